@@ -1,0 +1,3 @@
+//! What every other room stands on: text, units, the clock, addresses, patterns.
+
+pub mod text;

@@ -1,0 +1,50 @@
+//! Configuration text: bytes that are mostly UTF-8, kept loss-free in a `String`.
+//!
+//! nginx takes any byte in its configuration; Rust's `str` does not. A byte that is not part of valid UTF-8 becomes
+//! one code point of a private plane on the way in ([`decode`]) and the same byte again on the way out ([`bytes`]).
+//! So every word of a configuration is a `&str`, and what reaches the wire or the file system are the bytes written.
+
+/// The first of 256 code points, one per stray byte, in private-use plane 16, where no text has business to be.
+const STRAY: u32 = 0x0010_ff00;
+
+/// Text for any bytes: valid UTF-8 as it is, every other byte as a private code point.
+pub fn decode(raw: &[u8]) -> String {
+    let mut text = String::with_capacity(raw.len());
+    for chunk in raw.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().filter_map(|&byte| char::from_u32(STRAY + u32::from(byte))));
+    }
+    text
+}
+
+/// The bytes that [`decode`] was given.
+pub fn bytes(text: &str) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(text.len());
+    let mut utf8 = [0; 4];
+    for c in text.chars() {
+        match u32::from(c).checked_sub(STRAY).and_then(|byte| u8::try_from(byte).ok()) {
+            Some(byte) => raw.push(byte),
+            None => raw.extend_from_slice(c.encode_utf8(&mut utf8).as_bytes()),
+        }
+    }
+    raw
+}
+
+/// The path that a configuration word names.
+pub fn path(text: &str) -> std::path::PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    std::ffi::OsString::from_vec(bytes(text)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_come_back() {
+        let every: Vec<u8> = (0..=255).collect();
+        assert_eq!(bytes(&decode(&every)), every);
+        assert_eq!(decode("中文".as_bytes()), "中文");
+        assert_eq!(bytes(&decode(b"\xd6\xd0 gbk")), b"\xd6\xd0 gbk");
+    }
+}
