@@ -20,17 +20,32 @@ pub struct Fault {
     pub at: Option<At>,
     /// The nearest known name, shown on a terminal only.
     pub suggestion: Option<String>,
+    /// The message still lacks its subject, see [`Fault::of`].
+    nameless: bool,
 }
 
 impl Fault {
     /// A fault that belongs to no line.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), at: None, suggestion: None }
+        Self { message: message.into(), at: None, suggestion: None, nameless: false }
     }
 
     /// A fault about the word at `at`.
     pub fn at(message: impl Into<String>, at: &At) -> Self {
-        Self { message: message.into(), at: Some(at.clone()), suggestion: None }
+        Self { message: message.into(), at: Some(at.clone()), suggestion: None, nameless: false }
+    }
+
+    /// A fault of a directive that does not know its own name: `is duplicate`. [`Fault::of`] completes the sentence.
+    pub fn directive(sentence: impl Into<String>) -> Self {
+        Self { nameless: true, ..Self::new(sentence) }
+    }
+
+    /// Completes a [`Fault::directive`]: `"root" directive is duplicate`.
+    pub fn of(mut self, name: &str) -> Self {
+        if std::mem::take(&mut self.nameless) {
+            self.message = format!("\"{name}\" directive {}", self.message);
+        }
+        self
     }
 
     /// Places a fault that has no place yet: setters say what is wrong, their caller knows where.
@@ -50,3 +65,9 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// The known name that is most like `word`, if one is like it at all.
+pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |name: &&str| strsim::damerau_levenshtein(word, name);
+    names.min_by_key(distance).filter(|name| distance(name) <= word.len().max(3) / 3)
+}

@@ -2,3 +2,8 @@
 
 pub mod error;
 pub mod lex;
+pub mod module;
+pub mod setting;
+pub mod template;
+pub mod vars;
+pub mod words;

@@ -1,0 +1,239 @@
+//! Variables: names become numbers while the file is read, rows when it is linked, values when somebody asks.
+//!
+//! In: the names that templates mention and the rows that modules define. Out: a [`Table`] that answers by number.
+//! A name may be used before its definition is read, so the two meet only at the end ([`Table::new`]), and a name
+//! that nobody defined is nginx's `unknown "x" variable`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::error::Fault;
+
+/// A variable's number, valid for the configuration that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VarId(u32);
+
+impl VarId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a variable has to say: `None` is nginx's "not found", which logs print as `-`.
+pub type Value = Option<Bytes>;
+
+/// Where values come from while a template is evaluated: a request or a session.
+pub trait Values {
+    fn value(&self, id: VarId) -> Value;
+    /// `$1` to `$9` of the last match; `$0` is the whole match.
+    fn capture(&self, n: usize) -> Value;
+}
+
+/// The names that a configuration uses, numbered in the order of their first mention.
+#[derive(Default)]
+pub struct Names(RefCell<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    ids: HashMap<String, VarId>,
+    order: Vec<String>,
+    /// Names that get their value at run time: by `set`, by a named capture.
+    slots: Vec<VarId>,
+}
+
+impl Names {
+    /// The number of a name. nginx compares names without regard to case.
+    pub fn id(&self, name: &str) -> VarId {
+        let name = name.to_ascii_lowercase();
+        let inner = &mut *self.0.borrow_mut();
+        if let Some(&id) = inner.ids.get(&name) {
+            return id;
+        }
+        let id = VarId(u32::try_from(inner.order.len()).unwrap_or(u32::MAX));
+        inner.order.push(name.clone());
+        inner.ids.insert(name, id);
+        id
+    }
+
+    /// The number of a name that the configuration itself gives values to: `set $name`, `(?<name>…)`.
+    pub fn slot(&self, name: &str) -> VarId {
+        let id = self.id(name);
+        self.0.borrow_mut().slots.push(id);
+        id
+    }
+
+    pub fn is_slot(&self, id: VarId) -> bool {
+        self.0.borrow().slots.contains(&id)
+    }
+}
+
+/// How long a value lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Computed at the first use of a request, then kept: nginx's indexed variables.
+    Once,
+    /// Computed at each use: nginx's `NGX_HTTP_VAR_NOCACHEABLE`.
+    Never,
+}
+
+pub type Get<R> = Box<dyn Fn(&R) -> Value + Send + Sync>;
+pub type Set<R> = Box<dyn Fn(&R, Value) + Send + Sync>;
+
+/// One variable: how to compute it and whether `set` may change it.
+pub struct Row<R> {
+    pub keep: Keep,
+    pub get: Get<R>,
+    /// What `set $name` does beyond keeping the value; `None` where nginx says `the duplicate "x" variable`.
+    pub set: Option<Set<R>>,
+    /// May be given another value by `set` or `map`.
+    pub changeable: bool,
+}
+
+impl<R> Row<R> {
+    pub fn once(get: impl Fn(&R) -> Value + Send + Sync + 'static) -> Self {
+        Self { keep: Keep::Once, get: Box::new(get), set: None, changeable: false }
+    }
+
+    pub fn each(get: impl Fn(&R) -> Value + Send + Sync + 'static) -> Self {
+        Self { keep: Keep::Never, ..Self::once(get) }
+    }
+
+    /// May be redefined by `set`, `map` or `geo`.
+    pub fn changeable(self) -> Self {
+        Self { changeable: true, ..self }
+    }
+
+    /// `set $name` calls this instead of keeping the value.
+    pub fn settable(self, set: impl Fn(&R, Value) + Send + Sync + 'static) -> Self {
+        Self { set: Some(Box::new(set)), changeable: true, ..self }
+    }
+}
+
+/// Makes the row of `$prefix_rest` from the rest, which is in lower case.
+pub type Make<R> = fn(&str) -> Row<R>;
+
+/// What modules define, collected while linking.
+pub struct Definitions<R> {
+    rows: HashMap<String, Row<R>>,
+    families: Vec<(&'static str, Make<R>)>,
+}
+
+impl<R> Default for Definitions<R> {
+    fn default() -> Self {
+        Self { rows: HashMap::new(), families: Vec::new() }
+    }
+}
+
+impl<R> Definitions<R> {
+    /// Defines `$name`; a second definition is refused unless the first is changeable.
+    pub fn define(&mut self, name: &str, row: Row<R>) -> Result<(), Fault> {
+        let name = name.to_ascii_lowercase();
+        if self.rows.get(&name).is_some_and(|old| !old.changeable) {
+            return Err(Fault::new(format!("the duplicate \"{name}\" variable")));
+        }
+        self.rows.insert(name, row);
+        Ok(())
+    }
+
+    /// Defines all of `$prefix…`.
+    pub fn family(&mut self, prefix: &'static str, make: Make<R>) {
+        self.families.push((prefix, make));
+    }
+
+    /// Whether `set $name` is allowed: an unknown name or a changeable one.
+    pub fn may_set(&self, name: &str) -> bool {
+        self.rows.get(&name.to_ascii_lowercase()).is_none_or(|row| row.changeable)
+    }
+}
+
+/// The rows of one configuration, by number.
+pub struct Table<R> {
+    rows: Vec<Row<R>>,
+    names: Vec<Box<str>>,
+}
+
+impl<R: 'static> Table<R> {
+    /// Joins the names used with the rows defined.
+    pub fn new(names: &Names, mut defined: Definitions<R>) -> Result<Self, Fault> {
+        let inner = names.0.borrow();
+        let mut rows = Vec::with_capacity(inner.order.len());
+        for (n, name) in inner.order.iter().enumerate() {
+            let is_slot = || inner.slots.iter().any(|id| id.index() == n);
+            let row = match defined.rows.remove(name) {
+                Some(row) => {
+                    if is_slot() && !row.changeable {
+                        return Err(Fault::new(format!("the duplicate \"{name}\" variable")));
+                    }
+                    row
+                }
+                None if is_slot() => Row::once(|_| None).changeable(),
+                None => {
+                    let longest = defined.families.iter().filter(|(prefix, _)| name.starts_with(prefix));
+                    match longest.max_by_key(|(prefix, _)| prefix.len()) {
+                        Some((prefix, make)) => make(&name[prefix.len()..]),
+                        None => return Err(Fault::new(format!("unknown \"{name}\" variable"))),
+                    }
+                }
+            };
+            rows.push(row);
+        }
+        Ok(Self { rows, names: inner.order.iter().map(|name| name.as_str().into()).collect() })
+    }
+}
+
+impl<R> Table<R> {
+    pub fn row(&self, id: VarId) -> &Row<R> {
+        &self.rows[id.index()]
+    }
+
+    pub fn name(&self, id: VarId) -> &str {
+        &self.names[id.index()]
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_meet_rows_families_and_slots() {
+        let names = Names::default();
+        let (a, b, c) = (names.id("Alpha"), names.id("x_long_rest"), names.slot("mine"));
+        assert_eq!(a, names.id("alpha"));
+        let mut defined = Definitions::<()>::default();
+        defined.define("alpha", Row::once(|()| Some("A".into()))).expect("new");
+        defined.family("x_", |_| Row::each(|()| Some("short".into())));
+        defined.family("x_long_", |rest| {
+            let rest = Bytes::copy_from_slice(rest.as_bytes());
+            Row::each(move |()| Some(rest.clone()))
+        });
+        let table = Table::new(&names, defined).expect("all known");
+        assert_eq!((table.row(a).get)(&()), Some("A".into()));
+        assert_eq!((table.row(b).get)(&()), Some("rest".into()));
+        assert_eq!((table.row(c).get)(&()), None);
+    }
+
+    #[test]
+    fn unknown_and_duplicate_names_are_faults() {
+        let names = Names::default();
+        names.id("nobody");
+        let fault = Table::new(&names, Definitions::<()>::default()).err().expect("unknown");
+        assert_eq!(fault.message, "unknown \"nobody\" variable");
+        let names = Names::default();
+        names.slot("host");
+        let mut defined = Definitions::<()>::default();
+        defined.define("host", Row::once(|()| None)).expect("new");
+        let fault = Table::new(&names, defined).err().expect("not changeable");
+        assert_eq!(fault.message, "the duplicate \"host\" variable");
+    }
+}

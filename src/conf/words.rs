@@ -1,0 +1,245 @@
+//! One statement as its directive's method sees it: the words, read as what they should be.
+//!
+//! Every reader answers with nginx's sentence when a word is not what it should be.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::{At, Fault};
+use super::lex::{Node, Statement, Word};
+use super::template::Template;
+use super::vars::Names;
+use crate::base::{text, units};
+
+/// What the whole load shares: variables' names, the prefixes of relative paths, warnings.
+pub struct Context {
+    pub names: Names,
+    /// `-p`: relative paths of logs, roots and temporary files start here.
+    pub prefix: PathBuf,
+    /// The directory of the configuration file: relative paths of included and key files start here.
+    pub conf_prefix: PathBuf,
+    /// Every directive of every table, for telling `unknown` from `not allowed here`.
+    known: HashSet<String>,
+    warnings: RefCell<Vec<Fault>>,
+}
+
+impl Context {
+    pub fn new(prefix: impl Into<PathBuf>, conf_prefix: impl Into<PathBuf>) -> Self {
+        Self {
+            names: Names::default(),
+            prefix: prefix.into(),
+            conf_prefix: conf_prefix.into(),
+            known: HashSet::new(),
+            warnings: RefCell::default(),
+        }
+    }
+
+    /// Adds the names of one table.
+    pub fn with_names<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        self.known.extend(names.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// Whether any table has this directive.
+    pub fn knows(&self, name: &str) -> bool {
+        self.known.contains(name)
+    }
+
+    /// Notes something that loads and yet deserves a `[warn]` line.
+    pub fn warn(&self, fault: Fault) {
+        self.warnings.borrow_mut().push(fault);
+    }
+
+    /// The warnings so far, in order; the list is empty afterwards.
+    pub fn take_warnings(&self) -> Vec<Fault> {
+        self.warnings.take()
+    }
+
+    /// A path below the prefix, as `root` and `access_log` mean it.
+    pub fn path(&self, word: &str) -> PathBuf {
+        self.prefix.join(text::path(word))
+    }
+}
+
+/// The words of one statement.
+pub struct Words<'a> {
+    statement: &'a Statement,
+    pub cx: &'a Context,
+    /// The name as the table knows it.
+    name: &'a str,
+    /// Which child of the level a block directive opened; 0 for the first.
+    pub child: usize,
+}
+
+impl<'a> Words<'a> {
+    pub fn new(statement: &'a Statement, cx: &'a Context, child: usize) -> Self {
+        Self { statement, cx, name: &statement.words[0].text, child }
+    }
+
+    /// The directive's name as written.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// Where the directive's name stands.
+    pub fn at(&self) -> &'a At {
+        &self.statement.words[0].at
+    }
+
+    /// The arguments.
+    pub fn args(&self) -> &'a [Word] {
+        &self.statement.words[1..]
+    }
+
+    /// How many arguments there are.
+    pub fn len(&self) -> usize {
+        self.args().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.args().is_empty()
+    }
+
+    /// Argument `n`, from 0. An argument that is not there reads as empty: arity was checked before.
+    pub fn arg(&self, n: usize) -> &'a str {
+        self.args().get(n).map_or("", |word| &word.text)
+    }
+
+    /// The arguments' texts.
+    pub fn texts(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.args().iter().map(|word| word.text.as_str())
+    }
+
+    /// The only argument.
+    pub fn one(&self) -> &'a str {
+        self.arg(0)
+    }
+
+    /// What stands in the directive's block; empty for a directive without one.
+    pub fn block(&self) -> &'a [Node] {
+        self.statement.block.as_deref().unwrap_or_default()
+    }
+
+    /// A fault about argument `n`.
+    pub fn fault(&self, n: usize, message: impl Into<String>) -> Fault {
+        let at = self.args().get(n).map_or(self.at(), |word| &word.at);
+        Fault::at(message, at)
+    }
+
+    /// `"x" directive invalid value`, about argument `n`.
+    fn invalid(&self, n: usize, sentence: &str) -> Fault {
+        self.fault(n, format!("\"{}\" directive {sentence}", self.name))
+    }
+
+    /// nginx's sentence for a parameter it does not know.
+    pub fn invalid_parameter(&self, n: usize) -> Fault {
+        self.fault(n, format!("invalid parameter \"{}\"", self.arg(n)))
+    }
+
+    /// nginx's sentence for a value among several that it does not know.
+    pub fn invalid_value(&self, n: usize) -> Fault {
+        self.fault(n, format!("invalid value \"{}\"", self.arg(n)))
+    }
+
+    /// `on` or `off`.
+    pub fn flag(&self) -> Result<bool, Fault> {
+        let word = self.one();
+        match word.to_ascii_lowercase().as_str() {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(self.fault(
+                0,
+                format!("invalid value \"{word}\" in \"{}\" directive, it must be \"on\" or \"off\"", self.name),
+            )),
+        }
+    }
+
+    /// A whole number.
+    pub fn number(&self, n: usize) -> Result<u64, Fault> {
+        let word = self.arg(n);
+        let digits = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+        let number = if digits { word.parse::<i64>().ok() } else { None };
+        number.and_then(|number| u64::try_from(number).ok()).ok_or_else(|| self.invalid(n, "invalid number"))
+    }
+
+    /// Bytes with `k` or `m`.
+    pub fn size(&self, n: usize) -> Result<usize, Fault> {
+        let size = units::size(self.arg(n)).and_then(|size| usize::try_from(size).ok());
+        size.ok_or_else(|| self.invalid(n, "invalid value"))
+    }
+
+    /// Bytes with `k`, `m` or `g`.
+    pub fn offset(&self, n: usize) -> Result<u64, Fault> {
+        units::offset(self.arg(n)).ok_or_else(|| self.invalid(n, "invalid value"))
+    }
+
+    /// A time in milliseconds; a bare number counts seconds.
+    pub fn time(&self, n: usize) -> Result<Duration, Fault> {
+        let time = units::milliseconds(self.arg(n)).map(Duration::from_millis);
+        time.ok_or_else(|| self.invalid(n, "invalid value"))
+    }
+
+    /// A time in whole seconds.
+    pub fn seconds(&self, n: usize) -> Result<Duration, Fault> {
+        let time = units::seconds(self.arg(n)).map(Duration::from_secs);
+        time.ok_or_else(|| self.invalid(n, "invalid value"))
+    }
+
+    /// `number size`: how many buffers, and how large each is.
+    pub fn buffers(&self) -> Result<Buffers, Fault> {
+        let number = self.number(0).ok().filter(|number| *number > 0);
+        let number = number.ok_or_else(|| self.invalid(0, "invalid value"))?;
+        let size = self.size(1)?;
+        if size == 0 {
+            return Err(self.invalid(1, "invalid value"));
+        }
+        Ok(Buffers { number: usize::try_from(number).unwrap_or(usize::MAX), size })
+    }
+
+    /// Argument `n` with its variables.
+    pub fn template(&self, n: usize) -> Result<Template, Fault> {
+        self.compile(n, self.arg(n))
+    }
+
+    /// A part of argument `n` with its variables: what follows `if=`, say.
+    pub fn compile(&self, n: usize, part: &str) -> Result<Template, Fault> {
+        let at = self.args().get(n).map_or(self.at(), |word| &word.at);
+        Template::new(part, &self.cx.names).map_err(|fault| fault.or_at(at))
+    }
+
+    /// The variable that argument `n` names: the word without its `$`.
+    pub fn variable(&self, n: usize) -> Result<&'a str, Fault> {
+        let word = self.arg(n);
+        match word.strip_prefix('$') {
+            Some(name) if !name.is_empty() => Ok(name),
+            _ => Err(self.fault(n, format!("invalid variable name \"{word}\""))),
+        }
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(&self, n: usize, choices: &[(&str, T)]) -> Result<T, Fault> {
+        let word = self.arg(n);
+        let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+        found.map(|(_, value)| *value).ok_or_else(|| self.invalid_value(n))
+    }
+
+    /// A path below `prefix`.
+    pub fn path(&self, n: usize, prefix: &Path) -> PathBuf {
+        prefix.join(text::path(self.arg(n)))
+    }
+}
+
+/// `number size`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    pub number: usize,
+    pub size: usize,
+}
+
+impl Buffers {
+    pub fn total(self) -> usize {
+        self.number.saturating_mul(self.size)
+    }
+}
