@@ -36,6 +36,15 @@ pub fn path(text: &str) -> std::path::PathBuf {
     std::ffi::OsString::from_vec(bytes(text)).into()
 }
 
+/// A system error as nginx writes it behind what failed: `(2: No such file or directory)`.
+pub fn errno(error: &std::io::Error) -> String {
+    let words = error.to_string();
+    match error.raw_os_error() {
+        Some(code) => format!("({code}: {})", words.strip_suffix(&format!(" (os error {code})")).unwrap_or(&words)),
+        None => format!("({words})"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +55,12 @@ mod tests {
         assert_eq!(bytes(&decode(&every)), every);
         assert_eq!(decode("中文".as_bytes()), "中文");
         assert_eq!(bytes(&decode(b"\xd6\xd0 gbk")), b"\xd6\xd0 gbk");
+    }
+
+    #[test]
+    fn system_errors_read_as_in_nginx() {
+        let missing = std::fs::read("/nonexistent/file").expect_err("no such file");
+        assert_eq!(errno(&missing), "(2: No such file or directory)");
+        assert_eq!(errno(&std::io::Error::from_raw_os_error(21)), "(21: Is a directory)");
     }
 }

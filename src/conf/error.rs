@@ -3,11 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a word stands: file, line (from 1) and byte column in that line (from 0) with its length as written.
+/// The name of the source that `-g` is; it has no lines.
+pub const COMMAND_LINE: &str = "command line";
+
+/// Where a word stands. Lines are counted from 1; 0 says that the source has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct At {
     pub file: Arc<str>,
+    /// The line that nginx names: where its reader stands when the whole statement is read, up to its `;` or `{`.
     pub line: u32,
+    /// The line that the word itself stands on, which is an earlier one in a statement of many lines.
+    pub row: u32,
+    /// The word's first byte in `row`, from 0, and its length as written, quotes included.
     pub column: u32,
     pub length: u32,
 }
@@ -58,6 +65,7 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.at {
+            Some(at) if at.line == 0 => write!(f, "{} in {}", self.message, at.file),
             Some(at) => write!(f, "{} in {}:{}", self.message, at.file, at.line),
             None => f.write_str(&self.message),
         }

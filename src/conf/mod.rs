@@ -4,6 +4,7 @@ pub mod error;
 pub mod lex;
 pub mod module;
 pub mod setting;
+pub mod source;
 pub mod template;
 pub mod vars;
 pub mod words;

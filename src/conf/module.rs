@@ -124,8 +124,7 @@ pub struct Directive<M: Module> {
 type SetMain<M> = fn(&mut <M as Module>::Main, &Words<'_>) -> Result<(), Fault>;
 type SetServer<M> = fn(&mut <M as Module>::Server, &Words<'_>) -> Result<(), Fault>;
 type SetLocation<M> = fn(&mut <M as Module>::Location, &Words<'_>) -> Result<(), Fault>;
-type OpenLevel<M> =
-    fn(&mut <M as Module>::Location, &mut <M as Module>::Location, &Words<'_>) -> Result<(), Fault>;
+type OpenLevel<M> = fn(&mut <M as Module>::Location, &mut <M as Module>::Location, &Words<'_>) -> Result<(), Fault>;
 
 enum Setter<M: Module> {
     Main(SetMain<M>, Shape),
@@ -345,9 +344,7 @@ impl<P: Plan> Modules<P> {
         };
         self.read(&mut root, block, cx)?;
         self.inherit(&mut root)?;
-        let index = Rc::new(Index {
-            ids: self.modules.iter().enumerate().map(|(n, module)| (module.id, n)).collect(),
-        });
+        let index = Rc::new(Index { ids: self.modules.iter().enumerate().map(|(n, module)| (module.id, n)).collect() });
         let defaults: Vec<_> = self.modules.iter().map(|module| &module.defaults).collect();
         let level = Level { open: &root, main: &root, server: &root, index: &index, defaults: &defaults, cx };
         build(&Linker { modules: &self.modules }, level)

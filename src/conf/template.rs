@@ -59,9 +59,9 @@ impl Template {
         let end = body.bytes().position(|b| !b.is_ascii_alphanumeric() && b != b'_').unwrap_or(body.len());
         let (name, mut tail) = body.split_at(end);
         if braced {
-            tail = tail.strip_prefix('}').ok_or_else(|| {
-                Fault::new(format!("the closing bracket in \"{name}\" variable is missing"))
-            })?;
+            tail = tail
+                .strip_prefix('}')
+                .ok_or_else(|| Fault::new(format!("the closing bracket in \"{name}\" variable is missing")))?;
         }
         match name.as_bytes() {
             [] => Err(Fault::new("invalid variable name")),
