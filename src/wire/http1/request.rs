@@ -68,7 +68,7 @@ impl std::fmt::Display for LineError {
 
 /// The protocol's version as nginx counts it: major * 1000 + minor. `HTTP/1.2` is taken and compares as newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version(pub u16);
+pub struct Version(pub u32);
 
 impl Version {
     pub const HTTP_09: Self = Self(9);
@@ -656,14 +656,14 @@ fn version(text: &[u8]) -> Result<Option<(Version, usize)>, LineError> {
     }
     let mut minor = match digits.next() {
         None => return Ok(None),
-        Some(byte @ b'0'..=b'9') => u16::from(byte - b'0'),
+        Some(byte @ b'0'..=b'9') => u32::from(byte - b'0'),
         Some(_) => return Err(LineError::Request),
     };
     let mut len = NAME.len() + 3;
     for byte in digits {
         match byte {
             b'0'..=b'9' if minor > 99 => return Err(LineError::Request),
-            b'0'..=b'9' => minor = minor * 10 + u16::from(byte - b'0'),
+            b'0'..=b'9' => minor = minor * 10 + u32::from(byte - b'0'),
             b' ' | b'\r' | b'\n' => return Ok(Some((Version(1000 + minor), len))),
             _ => return Err(LineError::Request),
         }
@@ -707,7 +707,7 @@ mod tests {
     #[test]
     fn good_lines() {
         // line, method, target, protocol, version
-        let cases: &[(&str, &str, &str, &str, u16)] = &[
+        let cases: &[(&str, &str, &str, &str, u32)] = &[
             ("GET / HTTP/1.1\r\n", "GET", "/", "HTTP/1.1", 1001),
             ("GET / HTTP/1.0\n", "GET", "/", "HTTP/1.0", 1000),
             ("GET /\r\n", "GET", "/", "", 9),
