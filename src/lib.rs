@@ -3,4 +3,5 @@
 //! The map. Floors from the ground up; a file uses its own floor and those below.
 
 pub mod base; // 0: text, units, clock, addresses, patterns
-pub mod conf; // 1: the configuration language, settings, the module contract, variables, templates
+pub mod conf;
+pub mod wire; // 0: byte formats as pure functions: heads, fields, chunks, targets // 1: the configuration language, settings, the module contract, variables, templates

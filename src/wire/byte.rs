@@ -1,0 +1,168 @@
+//! Classes of bytes as one table, and the small numbers that many formats share.
+
+/// May stand in a method: `A-Z`, `_`, `-`.
+pub(crate) const METHOD: u8 = 1;
+/// May stand in a scheme after its first letter.
+pub(crate) const SCHEME: u8 = 1 << 1;
+/// May stand in the host of an absolute target: letters, digits, `.`, `-`.
+pub(crate) const HOST: u8 = 1 << 2;
+/// May stand between the brackets of an IP literal.
+pub(crate) const LITERAL: u8 = 1 << 3;
+/// Means nothing in a target: no control, no space, none of `# % + . / ?`.
+pub(crate) const USUAL: u8 = 1 << 4;
+/// May stand in the name of a field: letters, digits, `-`.
+pub(crate) const NAME: u8 = 1 << 5;
+/// May stand in a Host: unreserved, sub-delims, `%`; `.` and `:` have rules of their own.
+pub(crate) const REG_NAME: u8 = 1 << 6;
+
+/// The classes of every byte, or-ed.
+pub(crate) const CLASS: [u8; 256] = classes();
+
+/// True when `byte` is in one of `classes`.
+#[inline(always)]
+pub(crate) fn is(byte: u8, classes: u8) -> bool {
+    CLASS[byte as usize] & classes != 0
+}
+
+/// The first place at or after `from` whose byte is not in `classes`; the length when there is none.
+#[inline(always)]
+pub(crate) fn skip(buf: &[u8], from: usize, classes: u8) -> usize {
+    let rest = buf.get(from..).unwrap_or_default();
+    from + rest.iter().position(|&byte| !is(byte, classes)).unwrap_or(rest.len())
+}
+
+/// A decimal number that fills the whole of `text`: digits only, at least one, at most `i64::MAX`
+/// (nginx: `ngx_atoof`).
+pub fn offset(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    let mut number: u64 = 0;
+    for &byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+        if number > i64::MAX as u64 {
+            return None;
+        }
+    }
+    Some(number)
+}
+
+/// The value of a hexadecimal digit.
+#[inline]
+pub(crate) fn hex(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Digits of decimal numbers, upper and lower hexadecimal ones.
+pub(crate) const UPPER: &[u8; 16] = b"0123456789ABCDEF";
+
+/// Writes `number` in decimal.
+pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Where `needle` begins in `text`, letters of either case alike.
+pub fn find_ignore_case(text: &[u8], needle: &[u8]) -> Option<usize> {
+    if needle.is_empty() {
+        return Some(0);
+    }
+    text.windows(needle.len())
+        .position(|window| window.eq_ignore_ascii_case(needle))
+}
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        let mut class = 0;
+        if b.is_ascii_uppercase() || b == b'_' || b == b'-' {
+            class |= METHOD;
+        }
+        if b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.') {
+            class |= SCHEME;
+        }
+        if b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-') {
+            class |= HOST;
+        }
+        let unreserved = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~');
+        let sub_delim = matches!(
+            b,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
+        );
+        if unreserved || sub_delim || matches!(b, b'.' | b':') {
+            class |= LITERAL;
+        }
+        if unreserved || sub_delim || b == b'%' {
+            class |= REG_NAME;
+        }
+        if b > b' ' && b != 0x7f && !matches!(b, b'#' | b'%' | b'+' | b'.' | b'/' | b'?') {
+            class |= USUAL;
+        }
+        if b.is_ascii_alphanumeric() || b == b'-' {
+            class |= NAME;
+        }
+        table[byte] = class;
+        byte += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_digits_and_fit() {
+        assert_eq!(offset(b"0"), Some(0));
+        assert_eq!(offset(b"00012"), Some(12));
+        assert_eq!(offset(b"9223372036854775807"), Some(i64::MAX as u64));
+        for bad in [
+            "",
+            " 1",
+            "1 ",
+            "+1",
+            "-1",
+            "1a",
+            "9223372036854775808",
+            "18446744073709551616",
+            "99999999999999999999999",
+        ] {
+            assert_eq!(offset(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn decimals_are_written_whole() {
+        for number in [0, 7, 10, 4096, u64::MAX] {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().into_bytes());
+        }
+    }
+
+    #[test]
+    fn needles_are_found_in_either_case() {
+        assert_eq!(find_ignore_case(b"Keep-Alive, Upgrade", b"upgrade"), Some(12));
+        assert_eq!(find_ignore_case(b"clos", b"close"), None);
+    }
+}
