@@ -1,5 +1,6 @@
 //! What every other room stands on: text, units, the clock, addresses, patterns.
 
+pub mod addr;
 pub mod glob;
 pub mod text;
 pub mod units;

@@ -85,8 +85,7 @@ pub fn find_ignore_case(text: &[u8], needle: &[u8]) -> Option<usize> {
     if needle.is_empty() {
         return Some(0);
     }
-    text.windows(needle.len())
-        .position(|window| window.eq_ignore_ascii_case(needle))
+    text.windows(needle.len()).position(|window| window.eq_ignore_ascii_case(needle))
 }
 
 const fn classes() -> [u8; 256] {
@@ -105,10 +104,7 @@ const fn classes() -> [u8; 256] {
             class |= HOST;
         }
         let unreserved = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~');
-        let sub_delim = matches!(
-            b,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        );
+        let sub_delim = matches!(b, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
         if unreserved || sub_delim || matches!(b, b'.' | b':') {
             class |= LITERAL;
         }
@@ -136,17 +132,9 @@ mod tests {
         assert_eq!(offset(b"0"), Some(0));
         assert_eq!(offset(b"00012"), Some(12));
         assert_eq!(offset(b"9223372036854775807"), Some(i64::MAX as u64));
-        for bad in [
-            "",
-            " 1",
-            "1 ",
-            "+1",
-            "-1",
-            "1a",
-            "9223372036854775808",
-            "18446744073709551616",
-            "99999999999999999999999",
-        ] {
+        for bad in
+            ["", " 1", "1 ", "+1", "-1", "1a", "9223372036854775808", "18446744073709551616", "99999999999999999999999"]
+        {
             assert_eq!(offset(bad.as_bytes()), None, "{bad}");
         }
     }

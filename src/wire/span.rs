@@ -18,10 +18,7 @@ impl Span {
     /// Offsets beyond 4 GiB do not exist here: parsers look at no more than that of any buffer.
     pub(crate) fn new(start: usize, end: usize) -> Self {
         debug_assert!(start <= end && u32::try_from(end).is_ok());
-        Self {
-            start: start as u32,
-            end: end as u32,
-        }
+        Self { start: start as u32, end: end as u32 }
     }
 
     pub fn len(self) -> usize {
@@ -51,10 +48,7 @@ impl Span {
 
     /// The same piece when everything before it moved by `shift` (a head that was copied to a buffer of its own).
     pub fn rebase(self, shift: u32) -> Self {
-        Self {
-            start: self.start.saturating_sub(shift),
-            end: self.end.saturating_sub(shift),
-        }
+        Self { start: self.start.saturating_sub(shift), end: self.end.saturating_sub(shift) }
     }
 }
 

@@ -69,12 +69,7 @@ enum Part {
 
 impl Decoder {
     pub fn new(trailers: Trailers) -> Self {
-        Self {
-            part: Part::Start,
-            trailers,
-            size: 0,
-            skipped: 0,
-        }
+        Self { part: Part::Start, trailers, size: 0, skipped: 0 }
     }
 
     /// True once the body has ended.
@@ -133,10 +128,7 @@ impl Decoder {
         if self.size == 0 {
             self.part = Part::AfterData;
         }
-        Chunk::Data {
-            data: Span::new(at, at + taken as usize),
-            rest: self.size,
-        }
+        Chunk::Data { data: Span::new(at, at + taken as usize), rest: self.size }
     }
 
     /// Over the inside of an extension or a trailer, where only CR and LF mean something.
@@ -149,11 +141,7 @@ impl Decoder {
 
     fn skip(&mut self, len: u32) -> Result<(), BadChunk> {
         self.skipped = self.skipped.saturating_add(len);
-        if self.skipped > MAX_SKIPPED {
-            Err(BadChunk)
-        } else {
-            Ok(())
-        }
+        if self.skipped > MAX_SKIPPED { Err(BadChunk) } else { Ok(()) }
     }
 
     /// One byte that is not data.
@@ -283,12 +271,7 @@ mod tests {
                 }
                 used += piece.len();
             }
-            assert_eq!(
-                verdict.map(|end| (body, end)),
-                whole,
-                "{:?} by {size}",
-                String::from_utf8_lossy(input)
-            );
+            assert_eq!(verdict.map(|end| (body, end)), whole, "{:?} by {size}", String::from_utf8_lossy(input));
         }
         whole
     }
@@ -349,13 +332,7 @@ mod tests {
         assert_eq!(decoder.next(b"7ffffffffffffff\r\n", 0), Ok(Chunk::More));
         assert_eq!(decoder.expected(), 0x07ff_ffff_ffff_ffff + 7);
         let first = decoder.next(b"ab", 0);
-        assert_eq!(
-            first,
-            Ok(Chunk::Data {
-                data: Span::new(0, 2),
-                rest: 0x07ff_ffff_ffff_fffd
-            })
-        );
+        assert_eq!(first, Ok(Chunk::Data { data: Span::new(0, 2), rest: 0x07ff_ffff_ffff_fffd }));
     }
 
     #[test]
@@ -368,10 +345,7 @@ mod tests {
     fn what_is_skipped_has_an_end() {
         let long = |head: &str, tail: &str, len: usize| [head.as_bytes(), &vec![b'a'; len], tail.as_bytes()].concat();
         let verdict = |input: &[u8]| feed(&mut Decoder::new(Trailers::Skip), input, &mut Vec::new());
-        assert!(matches!(
-            verdict(&long("1;", "\r\nx\r\n0\r\n\r\n", 60_000)),
-            Ok(Some(_))
-        ));
+        assert!(matches!(verdict(&long("1;", "\r\nx\r\n0\r\n\r\n", 60_000)), Ok(Some(_))));
         assert_eq!(verdict(&long("1;", "", 66_000)), Err(BadChunk));
         assert!(matches!(verdict(&long("0\r\n", "\r\n\r\n", 60_000)), Ok(Some(_))));
         assert_eq!(verdict(&long("0\r\n", "", 66_000)), Err(BadChunk));
@@ -383,12 +357,7 @@ mod tests {
 
     #[test]
     fn size_lines() {
-        for (size, line) in [
-            (0, "0\r\n"),
-            (10, "a\r\n"),
-            (4096, "1000\r\n"),
-            (u64::MAX, "ffffffffffffffff\r\n"),
-        ] {
+        for (size, line) in [(0, "0\r\n"), (10, "a\r\n"), (4096, "1000\r\n"), (u64::MAX, "ffffffffffffffff\r\n")] {
             assert_eq!(SizeLine::new(size).as_ref(), line.as_bytes());
         }
     }

@@ -25,10 +25,7 @@ pub struct Field {
 impl Field {
     /// From the name to the end of the value.
     pub fn line(&self) -> Span {
-        Span {
-            start: self.name.start,
-            end: self.value.end.max(self.name.end),
-        }
+        Span { start: self.name.start, end: self.value.end.max(self.name.end) }
     }
 }
 
@@ -58,10 +55,7 @@ pub struct NameRules {
 }
 
 impl NameRules {
-    pub const UPSTREAM: Self = Self {
-        underscores: true,
-        upstream: true,
-    };
+    pub const UPSTREAM: Self = Self { underscores: true, upstream: true };
 }
 
 /// Reads field lines. Show it the same buffer again, grown, until it says [`Line::End`].
@@ -99,15 +93,7 @@ enum Found {
 impl FieldParser {
     /// A parser for the lines that begin at `pos`: behind the request line or the status line.
     pub fn new(pos: usize) -> Self {
-        Self {
-            part: Part::Start,
-            pos,
-            start: pos,
-            name_end: pos,
-            value_start: pos,
-            value_end: pos,
-            invalid: false,
-        }
+        Self { part: Part::Start, pos, start: pos, name_end: pos, value_start: pos, value_end: pos, invalid: false }
     }
 
     /// Where the line at hand begins: what is logged as too long when the buffer is full.
@@ -242,11 +228,7 @@ impl FieldParser {
         self.value_start = start;
         self.value_end = end;
         self.pos += 1;
-        if byte == b'\n' {
-            Found::Field
-        } else {
-            Found::Next(Part::LineFeed)
-        }
+        if byte == b'\n' { Found::Field } else { Found::Next(Part::LineFeed) }
     }
 
     fn line_feed(&mut self, buf: &[u8]) -> Result<Found, BrokenLine> {
@@ -303,10 +285,7 @@ impl FieldParser {
     }
 
     fn broken(&self, end: usize, byte: u8) -> BrokenLine {
-        BrokenLine {
-            line: Span::new(self.start, end),
-            byte,
-        }
+        BrokenLine { line: Span::new(self.start, end), byte }
     }
 }
 
@@ -314,10 +293,7 @@ impl FieldParser {
 mod tests {
     use super::*;
 
-    const PLAIN: NameRules = NameRules {
-        underscores: false,
-        upstream: false,
-    };
+    const PLAIN: NameRules = NameRules { underscores: false, upstream: false };
 
     #[derive(Debug, PartialEq, Eq)]
     enum Seen {
@@ -387,26 +363,14 @@ mod tests {
         let cases: Vec<(&str, Vec<Seen>)> = vec![
             ("\r\n", vec![Seen::End(WHOLE)]),
             ("\n", vec![Seen::End(WHOLE)]),
-            (
-                "Host: a.b\r\nA:b\n\r\n",
-                vec![field("Host", "a.b"), field("A", "b"), Seen::End(WHOLE)],
-            ),
+            ("Host: a.b\r\nA:b\n\r\n", vec![field("Host", "a.b"), field("A", "b"), Seen::End(WHOLE)]),
             ("A:   b  c   \r\n\n", vec![field("A", "b  c"), Seen::End(WHOLE)]),
             (
                 "A:\r\nB: \nC\r\nD\n\n",
-                vec![
-                    field("A", ""),
-                    field("B", ""),
-                    field("C", ""),
-                    field("D", ""),
-                    Seen::End(WHOLE),
-                ],
+                vec![field("A", ""), field("B", ""), field("C", ""), field("D", ""), Seen::End(WHOLE)],
             ),
             ("A: \tb\t \r\n\n", vec![field("A", "\tb\t"), Seen::End(WHOLE)]),
-            (
-                "A: \u{1}\u{7f}:\u{e4}\r\n\n",
-                vec![field("A", "\u{1}\u{7f}:\u{e4}"), Seen::End(WHOLE)],
-            ),
+            ("A: \u{1}\u{7f}:\u{e4}\r\n\n", vec![field("A", "\u{1}\u{7f}:\u{e4}"), Seen::End(WHOLE)]),
             ("A: b\r\r\r\n\n", vec![field("A", "b"), Seen::End(WHOLE)]),
             ("0-9: b\r\n\n", vec![field("0-9", "b"), Seen::End(WHOLE)]),
             ("A_b: c\n\n", vec![odd("A_b", "c"), Seen::End(WHOLE)]),
@@ -440,10 +404,7 @@ mod tests {
 
     #[test]
     fn underscores_are_letters_when_allowed() {
-        let allowed = NameRules {
-            underscores: true,
-            upstream: false,
-        };
+        let allowed = NameRules { underscores: true, upstream: false };
         assert_eq!(parse(b"_A_b: c\n\n", allowed), [field("_A_b", "c"), Seen::End(9)]);
     }
 

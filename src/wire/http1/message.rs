@@ -163,11 +163,7 @@ pub fn host(value: &[u8]) -> Option<Host<'_>> {
         Some((b':', digits)) => port_number(digits)?,
         Some(_) => return None,
     };
-    let name = if literal {
-        name
-    } else {
-        name.strip_suffix(b".").unwrap_or(name)
-    };
+    let name = if literal { name } else { name.strip_suffix(b".").unwrap_or(name) };
     if name.is_empty() {
         return None;
     }
@@ -231,19 +227,10 @@ mod tests {
             ("[a..b]", None),
         ];
         for &(value, expected) in cases {
-            let expected = expected.map(|(name, port)| Host {
-                name: Cow::Borrowed(name.as_bytes()),
-                port,
-            });
+            let expected = expected.map(|(name, port)| Host { name: Cow::Borrowed(name.as_bytes()), port });
             assert_eq!(host(value.as_bytes()), expected, "{value}");
         }
-        assert!(matches!(
-            host(b"a.b:1"),
-            Some(Host {
-                name: Cow::Borrowed(_),
-                ..
-            })
-        ));
+        assert!(matches!(host(b"a.b:1"), Some(Host { name: Cow::Borrowed(_), .. })));
     }
 
     #[test]
@@ -251,14 +238,7 @@ mod tests {
         use HeadError::*;
         let (v10, v11) = (Version::HTTP_10, Version::HTTP_11);
         // method, version, host, length, encoding
-        type Case<'a> = (
-            Method,
-            Version,
-            Option<&'a str>,
-            Option<&'a str>,
-            Option<&'a str>,
-            Result<Body, HeadError>,
-        );
+        type Case<'a> = (Method, Version, Option<&'a str>, Option<&'a str>, Option<&'a str>, Result<Body, HeadError>);
         let cases: &[Case<'_>] = &[
             (Method::Get, v11, Some("a"), None, None, Ok(Body::None)),
             (Method::Get, v10, None, None, None, Ok(Body::None)),
@@ -268,68 +248,19 @@ mod tests {
             (Method::Get, v11, Some("a"), Some("0"), None, Ok(Body::Length(0))),
             (Method::Get, v11, Some("a"), Some("+1"), None, Err(ContentLength)),
             (Method::Get, v11, Some("a"), Some(""), None, Err(ContentLength)),
-            (
-                Method::Get,
-                v11,
-                Some("a"),
-                Some("9223372036854775808"),
-                None,
-                Err(ContentLength),
-            ),
+            (Method::Get, v11, Some("a"), Some("9223372036854775808"), None, Err(ContentLength)),
             (Method::Get, v11, Some("a"), None, Some("CHUNKED"), Ok(Body::Chunked)),
-            (
-                Method::Get,
-                v11,
-                Some("a"),
-                None,
-                Some("gzip, chunked"),
-                Err(TransferEncoding),
-            ),
-            (
-                Method::Get,
-                v11,
-                Some("a"),
-                None,
-                Some("identity"),
-                Err(TransferEncoding),
-            ),
-            (
-                Method::Get,
-                v11,
-                Some("a"),
-                Some("1"),
-                Some("identity"),
-                Err(TransferEncoding),
-            ),
-            (
-                Method::Get,
-                v11,
-                Some("a"),
-                Some("1"),
-                Some("chunked"),
-                Err(LengthAndEncoding),
-            ),
+            (Method::Get, v11, Some("a"), None, Some("gzip, chunked"), Err(TransferEncoding)),
+            (Method::Get, v11, Some("a"), None, Some("identity"), Err(TransferEncoding)),
+            (Method::Get, v11, Some("a"), Some("1"), Some("identity"), Err(TransferEncoding)),
+            (Method::Get, v11, Some("a"), Some("1"), Some("chunked"), Err(LengthAndEncoding)),
             (Method::Get, v10, None, None, Some("chunked"), Err(TransferEncodingIn10)),
-            (
-                Method::Get,
-                v11,
-                Some("a"),
-                Some("x"),
-                Some("chunked"),
-                Err(ContentLength),
-            ),
+            (Method::Get, v11, Some("a"), Some("x"), Some("chunked"), Err(ContentLength)),
             (Method::Trace, v11, Some("a"), None, None, Err(Trace)),
             (Method::Connect, v11, Some("a"), None, None, Ok(Body::None)),
             (Method::Connect, v11, Some("a"), Some("0"), None, Ok(Body::Length(0))),
             (Method::Connect, v11, Some("a"), Some("1"), None, Err(ConnectWithBody)),
-            (
-                Method::Connect,
-                v11,
-                Some("a"),
-                None,
-                Some("chunked"),
-                Err(ConnectWithBody),
-            ),
+            (Method::Connect, v11, Some("a"), None, Some("chunked"), Err(ConnectWithBody)),
             (Method::Connect, v10, None, None, None, Err(Connect)),
         ];
         for &(method, version, host, length, encoding, expected) in cases {
@@ -338,21 +269,11 @@ mod tests {
                 content_length: length.map(str::as_bytes),
                 transfer_encoding: encoding.map(str::as_bytes),
             };
-            assert_eq!(
-                essentials.body(method, version, true),
-                expected,
-                "{method:?} {essentials:?}"
-            );
+            assert_eq!(essentials.body(method, version, true), expected, "{method:?} {essentials:?}");
         }
-        let plain = Essentials {
-            host: Some(b"a"),
-            ..Essentials::default()
-        };
+        let plain = Essentials { host: Some(b"a"), ..Essentials::default() };
         assert_eq!(plain.body(Method::Connect, v11, false), Err(Connect));
-        assert_eq!(
-            (Connect.status(), TransferEncoding.status(), NoHost.status()),
-            (405, 501, 400)
-        );
+        assert_eq!((Connect.status(), TransferEncoding.status(), NoHost.status()), (405, 501, 400));
     }
 
     #[test]

@@ -57,19 +57,13 @@ impl Name {
             3 => &[(b"via", Self::Via)],
             4 => &[(b"host", Self::Host), (b"date", Self::Date)],
             5 => &[(b"range", Self::Range), (b"depth", Self::Depth)],
-            6 => &[
-                (b"accept", Self::Accept),
-                (b"cookie", Self::Cookie),
-                (b"expect", Self::Expect),
-            ],
+            6 => &[(b"accept", Self::Accept), (b"cookie", Self::Cookie), (b"expect", Self::Expect)],
             7 => &[(b"referer", Self::Referer), (b"upgrade", Self::Upgrade)],
             8 => &[(b"if-match", Self::IfMatch), (b"if-range", Self::IfRange)],
             9 => &[(b"x-real-ip", Self::XRealIp), (b"overwrite", Self::Overwrite)],
-            10 => &[
-                (b"connection", Self::Connection),
-                (b"user-agent", Self::UserAgent),
-                (b"keep-alive", Self::KeepAlive),
-            ],
+            10 => {
+                &[(b"connection", Self::Connection), (b"user-agent", Self::UserAgent), (b"keep-alive", Self::KeepAlive)]
+            }
             11 => &[(b"destination", Self::Destination)],
             12 => &[(b"content-type", Self::ContentType)],
             13 => &[
@@ -84,20 +78,13 @@ impl Name {
                 (b"x-forwarded-for", Self::XForwardedFor),
             ],
             16 => &[(b"proxy-connection", Self::ProxyConnection)],
-            17 => &[
-                (b"if-modified-since", Self::IfModifiedSince),
-                (b"transfer-encoding", Self::TransferEncoding),
-            ],
-            19 => &[
-                (b"if-unmodified-since", Self::IfUnmodifiedSince),
-                (b"proxy-authorization", Self::ProxyAuthorization),
-            ],
+            17 => &[(b"if-modified-since", Self::IfModifiedSince), (b"transfer-encoding", Self::TransferEncoding)],
+            19 => {
+                &[(b"if-unmodified-since", Self::IfUnmodifiedSince), (b"proxy-authorization", Self::ProxyAuthorization)]
+            }
             _ => return None,
         };
-        candidates
-            .iter()
-            .find(|(word, _)| name.eq_ignore_ascii_case(word))
-            .map(|&(_, known)| known)
+        candidates.iter().find(|(word, _)| name.eq_ignore_ascii_case(word)).map(|&(_, known)| known)
     }
 
     pub fn rule(self) -> Rule {

@@ -632,11 +632,7 @@ impl LineParser {
 fn version(text: &[u8]) -> Result<Option<(Version, usize)>, LineError> {
     const NAME: &[u8] = b"HTTP/";
     if text.len() < NAME.len() {
-        return if NAME.starts_with(text) {
-            Ok(None)
-        } else {
-            Err(LineError::Request)
-        };
+        return if NAME.starts_with(text) { Ok(None) } else { Err(LineError::Request) };
     }
     let Some(digits) = text.strip_prefix(NAME) else {
         return Err(LineError::Request);
@@ -688,15 +684,8 @@ mod tests {
             assert_eq!(verdict, whole, "{:?} cut at {cut}", String::from_utf8_lossy(bytes));
         }
         let mut parser = LineParser::new(0);
-        let verdict = (0..=bytes.len())
-            .map(|len| parser.parse(&bytes[..len]))
-            .find(|verdict| *verdict != Ok(None));
-        assert_eq!(
-            verdict.unwrap_or(Ok(None)),
-            whole,
-            "{:?} byte by byte",
-            String::from_utf8_lossy(bytes)
-        );
+        let verdict = (0..=bytes.len()).map(|len| parser.parse(&bytes[..len])).find(|verdict| *verdict != Ok(None));
+        assert_eq!(verdict.unwrap_or(Ok(None)), whole, "{:?} byte by byte", String::from_utf8_lossy(bytes));
         whole
     }
 
@@ -716,20 +705,8 @@ mod tests {
             ("\r\n\n\rGET / HTTP/1.1\r\n", "GET", "/", "HTTP/1.1", 1001),
             ("M-SEARCH    /x   HTTP/1.1\r\n", "M-SEARCH", "/x", "HTTP/1.1", 1001),
             ("_ /x HTTP/1.999   \r\n", "_", "/x", "HTTP/1.999   ", 1999),
-            (
-                "POST /a/../b//c?d#e HTTP/1.2\r\n",
-                "POST",
-                "/a/../b//c?d#e",
-                "HTTP/1.2",
-                1002,
-            ),
-            (
-                "GET /\u{431}\"<>\\^`{|} HTTP/1.1\r\n",
-                "GET",
-                "/\u{431}\"<>\\^`{|}",
-                "HTTP/1.1",
-                1001,
-            ),
+            ("POST /a/../b//c?d#e HTTP/1.2\r\n", "POST", "/a/../b//c?d#e", "HTTP/1.2", 1002),
+            ("GET /\u{431}\"<>\\^`{|} HTTP/1.1\r\n", "GET", "/\u{431}\"<>\\^`{|}", "HTTP/1.1", 1001),
         ];
         for &(line, method, target, protocol, version) in cases {
             let bytes = line.as_bytes();
@@ -750,22 +727,12 @@ mod tests {
         // line, scheme, host, target
         let cases: &[(&str, Option<&str>, &str, &str)] = &[
             ("GET http://a.b/c?d HTTP/1.1\r\n", Some("http"), "a.b", "/c?d"),
-            (
-                "GET h+t-t.p2://A-1:8080/ HTTP/1.1\r\n",
-                Some("h+t-t.p2"),
-                "A-1:8080",
-                "/",
-            ),
+            ("GET h+t-t.p2://A-1:8080/ HTTP/1.1\r\n", Some("h+t-t.p2"), "A-1:8080", "/"),
             ("GET http://a HTTP/1.1\r\n", Some("http"), "a", "/"),
             ("GET http://a: HTTP/1.1\r\n", Some("http"), "a:", "/"),
             ("GET http://a?b HTTP/1.1\r\n", Some("http"), "a", "?b"),
             ("GET http://[::1]:80/ HTTP/1.1\r\n", Some("http"), "[::1]:80", "/"),
-            (
-                "GET http://[v1.a!$&'()*+,;=_~-]/ HTTP/1.1\r\n",
-                Some("http"),
-                "[v1.a!$&'()*+,;=_~-]",
-                "/",
-            ),
+            ("GET http://[v1.a!$&'()*+,;=_~-]/ HTTP/1.1\r\n", Some("http"), "[v1.a!$&'()*+,;=_~-]", "/"),
             ("GET http:///x HTTP/1.1\r\n", Some("http"), "", "/x"),
             ("CONNECT a.b:443 HTTP/1.1\r\n", None, "a.b:443", "/"),
             ("CONNECT  [::1]:443  HTTP/1.1\r\n", None, "[::1]:443", "/"),
@@ -845,53 +812,20 @@ mod tests {
         let plain = Shape::default();
         assert_eq!(shape("/"), plain);
         assert_eq!(shape("/a-b_c~!$&'()*,;=:@"), plain);
-        assert_eq!(
-            shape("/a.b"),
-            Shape {
-                extension: Some(7),
-                ..plain
-            }
-        );
-        assert_eq!(
-            shape("/a.b.c"),
-            Shape {
-                extension: Some(9),
-                ..plain
-            }
-        );
+        assert_eq!(shape("/a.b"), Shape { extension: Some(7), ..plain });
+        assert_eq!(shape("/a.b.c"), Shape { extension: Some(9), ..plain });
         assert_eq!(shape("/a.b/c"), plain);
-        assert_eq!(
-            shape("/a.b?c/d.e"),
-            Shape {
-                extension: Some(7),
-                args: Some(9),
-                ..plain
-            }
-        );
+        assert_eq!(shape("/a.b?c/d.e"), Shape { extension: Some(7), args: Some(9), ..plain });
         assert_eq!(shape("/?"), Shape { args: Some(6), ..plain });
         assert_eq!(shape("/.a"), Shape { complex: true, ..plain });
         assert_eq!(shape("//"), Shape { complex: true, ..plain });
         assert_eq!(shape("/a/b/./c"), Shape { complex: true, ..plain });
         assert_eq!(shape("/a%20"), Shape { quoted: true, ..plain });
         assert_eq!(shape("/a#b"), Shape { complex: true, ..plain });
-        assert_eq!(
-            shape("/a?b#c"),
-            Shape {
-                complex: true,
-                args: Some(7),
-                ..plain
-            }
-        );
+        assert_eq!(shape("/a?b#c"), Shape { complex: true, args: Some(7), ..plain });
         assert_eq!(shape("/a+b/+c"), Shape { plus: true, ..plain });
         assert_eq!(shape("/a?b+%c"), Shape { args: Some(7), ..plain });
-        assert_eq!(
-            shape("/+."),
-            Shape {
-                plus: true,
-                complex: true,
-                ..plain
-            }
-        );
+        assert_eq!(shape("/+."), Shape { plus: true, complex: true, ..plain });
     }
 
     #[test]

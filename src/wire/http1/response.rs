@@ -186,11 +186,7 @@ mod tests {
         let whole = status_line(bytes, 0);
         for len in 0..bytes.len() {
             let part = status_line(&bytes[..len], 0);
-            assert!(
-                part == Ok(None) || part == whole,
-                "{:?} cut at {len}",
-                String::from_utf8_lossy(bytes)
-            );
+            assert!(part == Ok(None) || part == whole, "{:?} cut at {len}", String::from_utf8_lossy(bytes));
         }
         whole
     }
@@ -251,19 +247,9 @@ mod tests {
         let mut framing = Framing::default();
         assert_eq!(framing.content_length(b"12"), Ok(()));
         assert_eq!(framing.content_length(b"12"), Err(BadFraming::Duplicate));
-        assert_eq!(
-            framing.transfer_encoding(b"chunked"),
-            Err(BadFraming::LengthAndEncoding)
-        );
+        assert_eq!(framing.transfer_encoding(b"chunked"), Err(BadFraming::LengthAndEncoding));
         framing.connection(b"keep-alive");
-        assert_eq!(
-            framing,
-            Framing {
-                length: Some(12),
-                chunked: false,
-                close: false
-            }
-        );
+        assert_eq!(framing, Framing { length: Some(12), chunked: false, close: false });
 
         let mut framing = Framing::default();
         assert_eq!(framing.transfer_encoding(b"gzip, chunked"), Err(BadFraming::Encoding));
@@ -271,21 +257,10 @@ mod tests {
         assert_eq!(framing.transfer_encoding(b"chunked"), Err(BadFraming::Duplicate));
         assert_eq!(framing.content_length(b"0"), Err(BadFraming::LengthAndEncoding));
         framing.connection(b"Close, Upgrade");
-        assert_eq!(
-            framing,
-            Framing {
-                length: None,
-                chunked: true,
-                close: true
-            }
-        );
+        assert_eq!(framing, Framing { length: None, chunked: true, close: true });
 
         for bad in ["", "-1", "+1", "1 ", "1,1", "0x1", "9223372036854775808"] {
-            assert_eq!(
-                Framing::default().content_length(bad.as_bytes()),
-                Err(BadFraming::Length),
-                "{bad}"
-            );
+            assert_eq!(Framing::default().content_length(bad.as_bytes()), Err(BadFraming::Length), "{bad}");
         }
     }
 }
