@@ -25,12 +25,20 @@ pub struct Fault {
 impl Fault {
     /// A fault that belongs to no line.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), at: None, suggestion: None }
+        Self {
+            message: message.into(),
+            at: None,
+            suggestion: None,
+        }
     }
 
     /// A fault about the word at `at`.
     pub fn at(message: impl Into<String>, at: &At) -> Self {
-        Self { message: message.into(), at: Some(at.clone()), suggestion: None }
+        Self {
+            message: message.into(),
+            at: Some(at.clone()),
+            suggestion: None,
+        }
     }
 
     /// Places a fault that has no place yet: setters say what is wrong, their caller knows where.
