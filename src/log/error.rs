@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 
+use super::layer;
 use super::line::Line;
 use super::sink::{Sink, Sinks};
 use super::syslog;
@@ -56,7 +57,7 @@ impl Level {
         }
     }
 
-    fn of(number: u64) -> Self {
+    pub(super) fn of(number: u64) -> Self {
         Self::ALL
             .into_iter()
             .find(|&level| level as u64 == number)
@@ -323,19 +324,11 @@ impl ErrorLog {
 
     #[cold]
     fn emit(&self, level: Level, context: &Context<'_>, errno: i32, message: fmt::Arguments<'_>) {
-        let mut line = Line::new(level, context.conn);
-        line.format(message);
-        if errno != 0 {
-            line.errno(errno);
-        }
-        if level != Level::Debug {
-            context.append(&mut line);
-        }
-        line.end();
-        self.deliver(level, &line);
+        layer::emit(self, level, context, errno, message);
     }
 
-    fn deliver(&self, level: Level, line: &Line) {
+    /// Writes a finished line to every log that takes its level.
+    pub(super) fn deliver(&self, level: Level, line: &Line) {
         let mut on_stderr = false;
         for log in self
             .logs
@@ -359,35 +352,6 @@ impl ErrorLog {
     }
 }
 
-impl Context<'_> {
-    fn append(&self, line: &mut Line) {
-        if !self.action.is_empty() {
-            line.push(b" while ");
-            line.push(self.action.as_bytes());
-        }
-        if let Some(client) = self.client {
-            line.field(if self.udp { "udp client" } else { "client" }, client);
-        }
-        if let Some(server) = self.server {
-            line.field("server", server);
-        }
-        let quoted = [
-            ("login", self.login),
-            ("request", self.request),
-            ("subrequest", self.subrequest),
-            ("upstream", self.upstream),
-            ("host", self.host),
-            ("referrer", self.referrer),
-        ];
-        for (name, value) in quoted {
-            if let Some(value) = value {
-                line.quoted(name, value);
-            }
-        }
-        line.push(self.session);
-    }
-}
-
 /// While set, lines of level warn and worse are also shown on stderr: until the server has started.
 static CONSOLE: AtomicBool = AtomicBool::new(true);
 
@@ -403,8 +367,9 @@ pub fn main() -> Option<ErrorLog> {
     MAIN.load().as_deref().cloned()
 }
 
-/// Puts `log` in force as the main scope's.
+/// Puts `log` in force as the main scope's, also for what libraries say.
 pub fn set_main(log: ErrorLog) {
+    layer::install();
     MAIN.store(Some(Arc::new(log)));
 }
 

@@ -21,25 +21,29 @@ pub(super) struct Line {
     message: usize,
 }
 
-impl Line {
-    /// `date [level] pid#tid: *connection `; connection 0 is none.
-    pub(super) fn new(level: Level, connection: u64) -> Self {
-        let mut line = Self {
+impl Default for Line {
+    fn default() -> Self {
+        Self {
             bytes: [0; MAX_LINE],
             len: 0,
             message: 0,
-        };
-        line.push(&super::stamp::error_time());
-        line.format(format_args!(
+        }
+    }
+}
+
+impl Line {
+    /// `date [level] pid#tid: *connection `; connection 0 is none.
+    pub(super) fn begin(&mut self, level: Level, connection: u64) {
+        self.push(&super::stamp::error_time());
+        self.format(format_args!(
             " [{level}] {}#{}: ",
             std::process::id(),
             nix::unistd::gettid()
         ));
         if connection != 0 {
-            line.format(format_args!("*{connection} "));
+            self.format(format_args!("*{connection} "));
         }
-        line.message = line.len;
-        line
+        self.message = self.len;
     }
 
     /// Appends what fits.

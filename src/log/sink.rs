@@ -136,12 +136,7 @@ pub struct OpenError {
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "open() \"{}\" failed{}",
-            Raw(self.path.as_os_str().as_bytes()),
-            errno_text(self.errno)
-        )
+        write!(f, "open() \"{}\" failed{}", shown(&self.path), errno_text(self.errno))
     }
 }
 
@@ -261,18 +256,15 @@ impl Sinks {
             .iter()
             .filter(|sink| !sink.is_stderr() && sink.descriptor().is_some())
         {
-            let opened = open(sink.path())
-                .map_err(|e| ("open()", e.errno))
-                .and_then(|descriptor| {
-                    give(&descriptor, owner)?;
-                    Ok(descriptor)
-                });
+            let opened = match (open(sink.path()), owner) {
+                (Ok(descriptor), Some(owner)) => give(&descriptor, sink.path(), owner).map(|()| descriptor),
+                (Ok(descriptor), None) => Ok(descriptor),
+                (Err(e), _) => Err((format!("open() \"{}\"", shown(sink.path())), e.errno)),
+            };
             let descriptor = match opened {
                 Ok(descriptor) => descriptor,
-                Err((call, errno)) => {
-                    let path = Raw(sink.path().as_os_str().as_bytes());
-                    let message = format_args!("{call} \"{path}\" failed");
-                    log.write_os(Level::Emerg, &Context::default(), errno, message);
+                Err((what, errno)) => {
+                    log.write_os(Level::Emerg, &Context::default(), errno, format_args!("{what} failed"));
                     continue;
                 }
             };
@@ -284,11 +276,23 @@ impl Sinks {
         fresh
     }
 
-    /// The worker's half of USR1: the master's new descriptor for `path`. Unknown paths are dropped.
+    /// The worker's half of USR1: the master's new descriptor for `path`. Unknown paths are dropped. Each thread calls
+    /// [`batch::drain`] before, so that held lines go to the old file, as nginx's do.
     pub fn replace(&self, path: &Path, descriptor: OwnedFd) {
         let sink = lock(&self.0.known).files.get(path).and_then(Weak::upgrade);
         if let Some(sink) = sink {
             sink.replace(descriptor);
+        }
+    }
+
+    /// Makes the first file of `log` the process's stderr, unless a log is stderr itself: what a panic says must not be
+    /// lost. After start-up, and whenever files were reopened.
+    pub fn redirect_stderr(&self, log: &ErrorLog) -> std::io::Result<()> {
+        let stderr = lock(&self.0.known).files.get(Path::new("")).and_then(Weak::upgrade);
+        let file = log.files().find_map(|sink| sink.descriptor());
+        match (stderr, file) {
+            (None, Some(file)) => Ok(nix::unistd::dup2_stderr(&*file)?),
+            _ => Ok(()),
         }
     }
 
@@ -350,17 +354,23 @@ pub fn open(path: &Path) -> Result<OwnedFd, OpenError> {
     }
 }
 
-/// Makes `owner` own the file and able to read and write it, so that a worker may open it by itself.
-fn give(descriptor: &OwnedFd, owner: Option<Uid>) -> Result<(), (&'static str, i32)> {
-    let Some(owner) = owner else { return Ok(()) };
-    let stat = rustix::fs::fstat(descriptor).map_err(|e| ("stat()", e.raw_os_error()))?;
+/// Makes `owner` own the file and able to read and write it, as nginx's master does. The error is the call that failed.
+fn give(descriptor: &OwnedFd, path: &Path, owner: Uid) -> Result<(), (String, i32)> {
+    let path = shown(path);
+    let stat = rustix::fs::fstat(descriptor).map_err(|e| (format!("stat() \"{path}\""), e.raw_os_error()))?;
     if stat.st_uid != owner.as_raw() {
-        nix::unistd::fchown(descriptor, Some(owner), None).map_err(|e| ("chown()", e as i32))?;
+        let chown = nix::unistd::fchown(descriptor, Some(owner), None);
+        chown.map_err(|e| (format!("chown(\"{path}\", {owner})"), e as i32))?;
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     let wanted = mode | Mode::RUSR | Mode::WUSR;
     if mode != wanted {
-        rustix::fs::fchmod(descriptor, wanted).map_err(|e| ("chmod()", e.raw_os_error()))?;
+        let chmod = rustix::fs::fchmod(descriptor, wanted);
+        chmod.map_err(|e| (format!("chmod() \"{path}\""), e.raw_os_error()))?;
     }
     Ok(())
+}
+
+fn shown(path: &Path) -> Raw<'_> {
+    Raw(path.as_os_str().as_bytes())
 }
