@@ -2,6 +2,12 @@
 //!
 //! The map. Floors from the ground up; a file uses its own floor and those below.
 
-pub mod base; // 0: text, units, clock, addresses, patterns
+// 0: text, units, the clock, addresses, patterns, temporary files
+pub mod base;
+// 0: byte formats as pure functions: heads, fields, chunks, targets, records
+pub mod wire;
+
+// 1: the configuration language, settings, the module contract, variables, templates
 pub mod conf;
-pub mod wire; // 0: byte formats as pure functions: heads, fields, chunks, targets // 1: the configuration language, settings, the module contract, variables, templates
+// 1: files, syslog and stderr; error log lines; batches; the writer thread
+pub mod log;

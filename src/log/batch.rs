@@ -1,0 +1,288 @@
+//! Lines wait here, per thread and file, for the end of the loop's turn.
+//!
+//! In: single lines from the requests of one thread. Out: one message per file and turn to the writer.
+//!
+//! A thread that turns a loop says [`attend`] once and calls [`flush_all`] at the end of each turn. Any other thread
+//! hands its lines over at once. Lines that `access_log`'s `buffer=` holds back have a buffer of their own, which goes
+//! when it is full or as old as `flush=` allows. Rules: the lines of one file keep their order per thread, prompt and
+//! held ones each; a buffer never grows past [`BOUND`] or `buffer=` by more than one line.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::sink::{Hold, Sink};
+use super::writer::{HEADER, Kind};
+
+/// Prompt lines of one file that go without waiting for the end of the turn.
+const BOUND: usize = 64 * 1024;
+
+/// Emptied buffers that a thread keeps for other files.
+const SPARE: usize = 4;
+
+/// This thread calls [`flush_all`] from now on.
+pub fn attend() {
+    set_mode(Mode::Loop);
+}
+
+/// Appends an access line, newline included, to this thread's lines of `sink`.
+pub fn push(sink: &Arc<Sink>, line: &[u8]) {
+    match sink.held() {
+        None => push_prompt(sink, line),
+        Some(hold) => push_held(sink, hold, line),
+    }
+}
+
+/// The end of the loop's turn: hands over what is due. Returns how long the oldest held line may still wait, so that an
+/// idle loop knows when to call again; `None`: nothing waits for a time.
+pub fn flush_all() -> Option<Duration> {
+    hand_over_prompt();
+    let (holding, timed) = with(|batches| (!batches.holding.is_empty(), batches.timed)).unwrap_or_default();
+    if !holding || !timed {
+        return None;
+    }
+    let now = Instant::now();
+    hand_over_held(|due| due.is_some_and(|due| due <= now));
+    let next = with(|batches| {
+        batches
+            .holding
+            .iter()
+            .filter_map(|&slot| batches.slots.get(slot)?.due)
+            .min()
+    })
+    .flatten();
+    next.map(|due| due.saturating_duration_since(now))
+}
+
+/// Hands over everything, held lines too: before the thread ends, and when files are reopened.
+pub fn drain() {
+    hand_over_prompt();
+    hand_over_held(|_| true);
+}
+
+/// Lines that nothing holds back.
+pub(super) fn push_prompt(sink: &Arc<Sink>, line: &[u8]) {
+    let verdict = with(|batches| match batches.mode {
+        Mode::Foreign => Verdict::Send,
+        Mode::Writer => Verdict::WriteThrough,
+        Mode::Loop => {
+            let slot = sink.slot();
+            let Batches {
+                slots, dirty, spare, ..
+            } = batches;
+            let batch = at(slots, slot);
+            if batch.prompt.is_empty() {
+                batch.prompt = spare.pop().unwrap_or_else(buffer);
+                batch.sink.get_or_insert_with(|| sink.clone());
+                dirty.push(slot);
+            }
+            batch.prompt.extend_from_slice(line);
+            if batch.prompt.len() < BOUND {
+                Verdict::Kept
+            } else {
+                Verdict::Full
+            }
+        }
+    });
+    match verdict.unwrap_or(Verdict::Send) {
+        Verdict::Kept => {}
+        Verdict::Full => hand_over_prompt(),
+        Verdict::Send => send(sink, Kind::Lines, line),
+        Verdict::WriteThrough => sink.write_through(line),
+    }
+}
+
+/// Lines of a log with `buffer=`. nginx: when a line does not fit, what is there goes first; a line that is longer than
+/// the whole buffer goes alone.
+fn push_held(sink: &Arc<Sink>, hold: Hold, line: &[u8]) {
+    let kind = hold.gzip.map_or(Kind::Lines, Kind::Gzip);
+    let slot = sink.slot();
+    let looped = with(|batches| {
+        let fits = at(&mut batches.slots, slot).held.len() + line.len() <= hold.size + HEADER;
+        (batches.mode == Mode::Loop, fits)
+    });
+    match looped {
+        Some((true, true)) => {}
+        Some((true, false)) => hand_over_slot(slot),
+        Some((false, _)) | None => return send(sink, kind, line),
+    }
+    if line.len() > hold.size {
+        return send(sink, kind, line);
+    }
+    with(|batches| {
+        let batch = at(&mut batches.slots, slot);
+        if batch.held.is_empty() {
+            batch.held = buffer();
+            batch.held.reserve(hold.size);
+            batch.kind = kind;
+            batch.due = hold.flush.map(|flush| Instant::now() + flush);
+            batch.sink.get_or_insert_with(|| sink.clone());
+            batches.timed |= hold.flush.is_some();
+            batches.holding.push(slot);
+        }
+        at(&mut batches.slots, slot).held.extend_from_slice(line);
+    });
+}
+
+/// The writer thread writes its own lines itself: waiting for the queue it empties would be for ever.
+pub(super) fn write_through() {
+    set_mode(Mode::Writer);
+}
+
+enum Verdict {
+    Kept,
+    Full,
+    Send,
+    WriteThrough,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Mode {
+    #[default]
+    Foreign,
+    Loop,
+    Writer,
+}
+
+/// One thread's lines. Never borrowed while a message is sent: a failing write may log a line of its own.
+#[derive(Default)]
+struct Batches {
+    mode: Mode,
+    slots: Vec<Batch>,
+    /// Slots with prompt lines.
+    dirty: Vec<usize>,
+    /// Slots with held lines.
+    holding: Vec<usize>,
+    /// Some held lines have a time to go.
+    timed: bool,
+    spare: Vec<Vec<u8>>,
+}
+
+/// One file's lines. Buffers that hold lines begin with room for the header; empty ones have no memory.
+#[derive(Default)]
+struct Batch {
+    /// Keeps the file alive, and with it the slot, while lines wait.
+    sink: Option<Arc<Sink>>,
+    prompt: Vec<u8>,
+    held: Vec<u8>,
+    kind: Kind,
+    due: Option<Instant>,
+}
+
+thread_local! {
+    static BATCHES: RefCell<Batches> = RefCell::default();
+}
+
+/// `None` while the thread ends.
+fn with<T>(f: impl FnOnce(&mut Batches) -> T) -> Option<T> {
+    BATCHES.try_with(|batches| f(&mut batches.borrow_mut())).ok()
+}
+
+fn set_mode(mode: Mode) {
+    with(|batches| batches.mode = mode);
+}
+
+fn at(slots: &mut Vec<Batch>, slot: usize) -> &mut Batch {
+    if slots.len() <= slot {
+        slots.resize_with(slot + 1, Batch::default);
+    }
+    &mut slots[slot]
+}
+
+fn buffer() -> Vec<u8> {
+    let mut buffer = Vec::with_capacity(4096);
+    buffer.resize(HEADER, 0);
+    buffer
+}
+
+fn send(sink: &Sink, kind: Kind, lines: &[u8]) {
+    let mut message = Vec::with_capacity(HEADER + lines.len());
+    message.resize(HEADER, 0);
+    message.extend_from_slice(lines);
+    sink.send(kind, &mut message);
+}
+
+impl Batches {
+    fn next_prompt(&mut self) -> Option<(Arc<Sink>, Vec<u8>)> {
+        while let Some(slot) = self.dirty.pop() {
+            let Some(batch) = self.slots.get_mut(slot) else {
+                continue;
+            };
+            let lines = std::mem::take(&mut batch.prompt);
+            if let Some(sink) = batch.sink_to_send() {
+                return Some((sink, lines));
+            }
+        }
+        None
+    }
+
+    fn next_held(&mut self, is_due: impl Fn(Option<Instant>) -> bool) -> Option<(Arc<Sink>, Kind, Vec<u8>)> {
+        let index = self
+            .holding
+            .iter()
+            .position(|&slot| self.slots.get(slot).is_some_and(|batch| is_due(batch.due)))?;
+        let slot = self.holding.swap_remove(index);
+        if self.holding.is_empty() {
+            self.timed = false;
+        }
+        let batch = self.slots.get_mut(slot)?;
+        let lines = std::mem::take(&mut batch.held);
+        Some((batch.sink_to_send()?, batch.kind, lines))
+    }
+
+    fn keep(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < SPARE && buffer.capacity() <= 2 * BOUND {
+            buffer.truncate(HEADER);
+            self.spare.push(buffer);
+        }
+    }
+}
+
+impl Batch {
+    /// The file, still held here while lines of the other kind wait.
+    fn sink_to_send(&mut self) -> Option<Arc<Sink>> {
+        if self.prompt.is_empty() && self.held.is_empty() {
+            self.sink.take()
+        } else {
+            self.sink.clone()
+        }
+    }
+}
+
+fn hand_over_prompt() {
+    while let Some((sink, mut lines)) = with(Batches::next_prompt).flatten() {
+        sink.send(Kind::Lines, &mut lines);
+        with(|batches| batches.keep(lines));
+    }
+}
+
+fn hand_over_held(is_due: impl Fn(Option<Instant>) -> bool) {
+    while let Some((sink, kind, mut lines)) = with(|batches| batches.next_held(&is_due)).flatten() {
+        sink.send(kind, &mut lines);
+    }
+}
+
+fn hand_over_slot(slot: usize) {
+    let full = with(|batches| {
+        let index = batches.holding.iter().position(|&holding| holding == slot)?;
+        batches.holding.swap_remove(index);
+        let batch = batches.slots.get_mut(slot)?;
+        let lines = std::mem::take(&mut batch.held);
+        Some((batch.sink_to_send()?, batch.kind, lines))
+    });
+    if let Some((sink, kind, mut lines)) = full.flatten() {
+        sink.send(kind, &mut lines);
+    }
+}
+
+impl Drop for Batches {
+    /// The thread ends: its lines go, held or not.
+    fn drop(&mut self) {
+        while let Some((sink, mut lines)) = self.next_prompt() {
+            sink.send(Kind::Lines, &mut lines);
+        }
+        while let Some((sink, kind, mut lines)) = self.next_held(|_| true) {
+            sink.send(kind, &mut lines);
+        }
+    }
+}
