@@ -26,14 +26,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rustix::net::SocketFlags;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 
-use crate::base::text::errno;
-use crate::log::{ErrorLog, Level};
+use super::listen::Address;
+use crate::log::{self, ErrorLog, Level};
 
 /// What runs connections: `http`, `stream`. One for each generation, shared by all threads.
 pub trait Serve: Send + Sync {
@@ -103,35 +100,24 @@ pub struct Door {
 /// nginx's default `accept_mutex_delay`, which is also how long it rests when there are no descriptors left.
 const REST: Duration = Duration::from_millis(500);
 
-/// Accepts until it is dropped. The socket stays open: it belongs to the master, too.
-pub async fn accept(socket: Arc<OwnedFd>, door: Door) {
+/// Accepts until it is dropped. The socket is a copy for this thread; it goes on listening without it.
+pub async fn accept(socket: OwnedFd, address: &Address, door: Door) {
     let log = &door.log;
-    let socket = match AsyncFd::with_interest(socket, Interest::READABLE) {
-        Ok(socket) => socket,
-        Err(error) => {
-            return log.write(Level::Alert, &format!("epoll_ctl(1) on a listening socket failed {}", errno(&error)));
-        }
+    let listening = match Listening::new(socket, address) {
+        Ok(listening) => listening,
+        Err(error) => return failed(log, Level::Alert, &error, "epoll_ctl(1)"),
     };
     loop {
-        let Ok(mut ready) = socket.readable().await else { return };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let accepted = ready.try_io(|socket| Ok(rustix::net::acceptfrom_with(socket.get_ref(), flags)?));
-        match accepted {
-            // Not ready after all: another thread took it.
-            Err(_) => continue,
-            Ok(Ok((socket, peer))) => {
-                // A peer without an address of the Internet has come by a unix socket.
-                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map_or(Peer::Unix, Peer::Inet);
-                admit(socket, peer, &door);
-            }
-            Ok(Err(error)) => {
+        match listening.accept().await {
+            Ok((stream, peer)) => admit(stream, peer, &door),
+            Err(error) => {
                 let (level, rest) = match error.raw_os_error() {
                     Some(libc::ECONNABORTED) => (Level::Error, false),
                     Some(libc::EMFILE | libc::ENFILE) => (Level::Crit, true),
                     Some(libc::ENOBUFS | libc::ENOMEM) => (Level::Alert, true),
                     _ => (Level::Alert, false),
                 };
-                log.write(level, &format!("accept4() failed {}", errno(&error)));
+                failed(log, level, &error, "accept4()");
                 if rest {
                     tokio::time::sleep(REST).await;
                 }
@@ -144,26 +130,43 @@ pub async fn accept(socket: Arc<OwnedFd>, door: Door) {
     }
 }
 
+/// A listening socket in this thread's loop.
+enum Listening {
+    Inet(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    fn new(socket: OwnedFd, address: &Address) -> io::Result<Self> {
+        Ok(match address {
+            Address::Inet(_) => Self::Inet(TcpListener::from_std(socket.into())?),
+            Address::Unix(_) => Self::Unix(UnixListener::from_std(socket.into())?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
+        match self {
+            Self::Inet(listener) => listener.accept().await.map(|(stream, peer)| (stream, Peer::Inet(peer))),
+            Self::Unix(listener) => {
+                let socket = OwnedFd::from(listener.accept().await?.0.into_std()?);
+                Ok((TcpStream::from_std(socket.into())?, Peer::Unix))
+            }
+        }
+    }
+}
+
 /// Starts the task of one connection, if there is room for it.
-fn admit(socket: OwnedFd, peer: Peer, door: &Door) {
+fn admit(stream: TcpStream, peer: Peer, door: &Door) {
     ACCEPTED.fetch_add(1, Ordering::Relaxed);
     let crowd = Crowd::here();
     if !crowd.admits(&door.log) {
         return; // and the connection closes
     }
-    let stream = std::net::TcpStream::from(socket);
-    let stream = match TcpStream::from_std(stream) {
-        Ok(stream) => stream,
-        Err(error) => {
-            return door.log.write(Level::Alert, &format!("epoll_ctl(1) failed {}", errno(&error)));
-        }
-    };
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+    let number = next_number();
     HANDLED.fetch_add(1, Ordering::Relaxed);
     ACTIVE.fetch_add(1, Ordering::Relaxed);
     crowd.used.set(crowd.used.get() + 1);
-    let client = Client { number, life: door.life.clone() };
-    let slot = Slot { crowd: crowd.clone(), client: Some(client) };
+    let slot = Slot { crowd: crowd.clone(), number, life: Some(door.life.clone()) };
     let accepted = Accepted { stream, peer, slot };
     let connection = door.serve.clone().connection(accepted, door.listener);
     let task = tokio::task::spawn_local(connection);
@@ -173,13 +176,9 @@ fn admit(socket: OwnedFd, peer: Peer, door: &Door) {
 /// The right to one socket of this thread. Dropping it gives the right back.
 pub struct Slot {
     crowd: Rc<Crowd>,
-    /// `None` for a connection that this process opened itself.
-    client: Option<Client>,
-}
-
-struct Client {
     number: u64,
-    life: Arc<Life>,
+    /// `None` for a connection that this process opened itself.
+    life: Option<Arc<Life>>,
 }
 
 impl Slot {
@@ -190,17 +189,17 @@ impl Slot {
             return None;
         }
         crowd.used.set(crowd.used.get() + 1);
-        Some(Self { crowd, client: None })
+        Some(Self { crowd, number: next_number(), life: None })
     }
 
-    /// The connection's number in the log; 0 for one to an upstream.
+    /// The connection's number in the log. nginx numbers those to upstreams in the same row.
     pub fn number(&self) -> u64 {
-        self.client.as_ref().map_or(0, |client| client.number)
+        self.number
     }
 
     /// Whether the connection should end when its answer is written.
     pub fn draining(&self) -> bool {
-        self.client.as_ref().is_some_and(|client| client.life.draining.load(Ordering::Relaxed))
+        self.life.as_ref().is_some_and(|life| life.draining.load(Ordering::Relaxed))
     }
 
     /// Ends when an idle connection has to go: its generation drains, or its place is needed. Await it beside the
@@ -213,10 +212,12 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.crowd.used.set(self.crowd.used.get().saturating_sub(1));
-        let Some(client) = &self.client else { return };
+        if self.life.is_none() {
+            return;
+        }
         ACTIVE.fetch_sub(1, Ordering::Relaxed);
         let mut live = self.crowd.live.borrow_mut();
-        live.remove(&client.number);
+        live.remove(&self.number);
         if live.is_empty() {
             self.crowd.empty.notify_waiters();
         }
@@ -234,7 +235,7 @@ impl Future for Unwanted<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(client) = &self.slot.client else { return Poll::Pending };
+        let Some(life) = &self.slot.life else { return Poll::Pending };
         if self.slot.draining() {
             return Poll::Ready(());
         }
@@ -244,7 +245,7 @@ impl Future for Unwanted<'_> {
             None => {
                 let key = crowd.next_key.get();
                 crowd.next_key.set(key + 1);
-                idle.insert(key, Idle { generation: client.life.id, waker: cx.waker().clone() });
+                idle.insert(key, Idle { generation: life.id, waker: cx.waker().clone() });
                 drop(idle);
                 self.key = Some(key);
                 Poll::Pending
@@ -273,6 +274,8 @@ impl Drop for Unwanted<'_> {
 pub struct Crowd {
     /// `worker_connections`; 0 until [`Crowd::limit`] said it.
     limit: Cell<usize>,
+    /// What nginx counts in: each listening socket, and the line to the master.
+    own: Cell<usize>,
     used: Cell<usize>,
     live: RefCell<HashMap<u64, Live>>,
     /// Those that wait for a next request, longest first.
@@ -303,18 +306,19 @@ impl Crowd {
         HERE.with(Rc::clone)
     }
 
-    /// `worker_connections`, of which nginx spends one on each listening socket and one on the line to the master.
+    /// Allows `worker_connections`, some of which go to the thread's own `listeners`.
     pub fn limit(&self, worker_connections: usize, listeners: usize) {
-        let own = listeners + 1;
-        self.limit.set(worker_connections.saturating_sub(own).max(1));
+        self.limit.set(worker_connections);
+        self.own.set(listeners + 1);
     }
 
     /// Whether one more connection has room, after idle ones were sent away to make some.
     fn admits(&self, log: &ErrorLog) -> bool {
         self.make_room(log);
-        let (used, limit) = (self.used.get(), self.limit.get());
+        let (used, limit) = (self.own.get() + self.used.get(), self.limit.get());
         if used >= limit {
-            log.write(Level::Alert, &format!("{limit} worker_connections are not enough"));
+            let message = format_args!("{limit} worker_connections are not enough");
+            log.write(Level::Alert, &log::Context::default(), message);
         }
         used < limit
     }
@@ -322,7 +326,7 @@ impl Crowd {
     /// nginx: when less than a sixteenth is free, up to 32 and up to an eighth of the idle connections must go, those
     /// first that have been idle for longest.
     fn make_room(&self, log: &ErrorLog) {
-        let (used, limit) = (self.used.get(), self.limit.get());
+        let (used, limit) = (self.own.get() + self.used.get(), self.limit.get());
         let mut idle = self.idle.borrow_mut();
         if limit.saturating_sub(used) > limit / 16 || idle.is_empty() {
             return;
@@ -330,7 +334,8 @@ impl Crowd {
         let now = std::time::Instant::now();
         if self.warned.get().is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1)) {
             self.warned.set(Some(now));
-            log.write(Level::Warn, &format!("{limit} worker_connections are not enough, reusing connections"));
+            let message = format_args!("{limit} worker_connections are not enough, reusing connections");
+            log.write(Level::Warn, &log::Context::default(), message);
         }
         for _ in 0..(idle.len() / 8).clamp(1, 32) {
             if let Some((_, unwanted)) = idle.pop_first() {
@@ -374,4 +379,13 @@ impl Crowd {
             changed.await;
         }
     }
+}
+
+fn next_number() -> u64 {
+    NUMBER.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+fn failed(log: &ErrorLog, level: Level, error: &io::Error, call: &str) {
+    let code = error.raw_os_error().unwrap_or(0);
+    log.write_os(level, &log::Context::default(), code, format_args!("{call} failed"));
 }

@@ -18,9 +18,9 @@ use nix::sys::socket::SetSockOpt;
 use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::base::text::errno;
 use crate::conf::error::Fault;
-use crate::log::{ErrorLog, Level};
+use crate::log::error::errno_text;
+use crate::log::{Context, ErrorLog, Level};
 
 /// nginx's NGX_LISTEN_BACKLOG on Linux.
 pub const BACKLOG: i32 = 511;
@@ -141,7 +141,7 @@ pub fn open(
         if attempt == TRIES {
             return Err(Fault::new("still could not bind()"));
         }
-        log.write(Level::Notice, "try again to bind() after 500ms");
+        log.write(Level::Notice, &Context::default(), format_args!("try again to bind() after 500ms"));
         std::thread::sleep(PAUSE);
     }
     if purpose == Purpose::Serve {
@@ -157,7 +157,7 @@ pub fn remove_file(listener: &Listener, log: &ErrorLog) {
     if let Address::Unix(path) = &listener.options.address
         && let Err(error) = std::fs::remove_file(path)
     {
-        log.write(Level::Emerg, &format!("unlink() {} failed {}", path.display(), errno(&error)));
+        failed(log, Level::Emerg, &error, format_args!("unlink() {} failed", path.display()));
     }
 }
 
@@ -175,9 +175,13 @@ fn inherit(options: &Options, previous: &[Listener], threads: usize, log: &Error
         if (options.reuseport && !old.options.reuseport) || !usable {
             for socket in &old.sockets {
                 if let Err(error) = SockRef::from(&**socket).set_reuse_port(true) {
-                    let message =
-                        format!("setsockopt(SO_REUSEPORT) {} failed, ignored {}", options.address, errno(&error));
-                    log.write(Level::Alert, &message);
+                    let address = &options.address;
+                    failed(
+                        log,
+                        Level::Alert,
+                        &error,
+                        format_args!("setsockopt(SO_REUSEPORT) {address} failed, ignored"),
+                    );
                 }
             }
         }
@@ -191,41 +195,39 @@ fn inherit(options: &Options, previous: &[Listener], threads: usize, log: &Error
 /// A new socket that listens; `None` when the address is in use.
 fn create(options: &Options, purpose: Purpose, log: &ErrorLog) -> Result<Option<OwnedFd>, Fault> {
     let address = &options.address;
-    let failed = |call: &str, error: io::Error| Fault::new(format!("{call} {address} failed {}", errno(&error)));
+    let fault =
+        |call: &str, error: io::Error| Fault::new(format!("{call} {address} failed{}", errno_text(code(&error))));
     let (domain, protocol, target) = match address {
         Address::Inet(inet) => {
             let protocol = if options.multipath { Protocol::MPTCP } else { Protocol::TCP };
             (Domain::for_address(*inet), Some(protocol), SockAddr::from(*inet))
         }
         Address::Unix(path) => {
-            let target = SockAddr::unix(path).map_err(|error| failed("bind() to", error))?;
+            let target = SockAddr::unix(path).map_err(|error| fault("bind() to", error))?;
             (Domain::UNIX, None, target)
         }
     };
-    let socket = Socket::new(domain, Type::STREAM, protocol).map_err(|error| failed("socket()", error))?;
-    socket.set_reuse_address(true).map_err(|error| failed("setsockopt(SO_REUSEADDR)", error))?;
+    let socket = Socket::new(domain, Type::STREAM, protocol).map_err(|error| fault("socket()", error))?;
+    socket.set_reuse_address(true).map_err(|error| fault("setsockopt(SO_REUSEADDR)", error))?;
     if options.reuseport && matches!(address, Address::Inet(_)) && purpose == Purpose::Serve {
-        socket.set_reuse_port(true).map_err(|error| failed("setsockopt(SO_REUSEPORT)", error))?;
+        socket.set_reuse_port(true).map_err(|error| fault("setsockopt(SO_REUSEPORT)", error))?;
     }
     if domain == Domain::IPV6
         && let Err(error) = socket.set_only_v6(options.ipv6only)
     {
-        log.write(
-            Level::Emerg,
-            &format!("setsockopt(IPV6_V6ONLY) {address} failed, ignored {}", errno(&error)),
-        );
+        failed(log, Level::Emerg, &error, format_args!("setsockopt(IPV6_V6ONLY) {address} failed, ignored"));
     }
-    socket.set_nonblocking(true).map_err(|error| failed("ioctl(FIONBIO)", error))?;
+    socket.set_nonblocking(true).map_err(|error| fault("ioctl(FIONBIO)", error))?;
 
     if let Err(error) = socket.bind(&target) {
-        return refused(error, |error| failed("bind() to", error), purpose, log);
+        return refused(error, |error| fault("bind() to", error), purpose, log);
     }
     if let Address::Unix(path) = address {
         share_file(path, purpose, log);
     }
     if let Err(error) = socket.listen(options.backlog) {
-        let failed = |error| failed(&format!("listen() to {address}, backlog {}", options.backlog), error);
-        return refused(error, failed, purpose, log);
+        let call = format!("listen() to {address}, backlog {}", options.backlog);
+        return refused(error, |error| Fault::new(format!("{call} failed{}", errno_text(code(&error)))), purpose, log);
     }
     Ok(Some(socket.into()))
 }
@@ -241,7 +243,7 @@ fn refused(
         return Err(fault(error));
     }
     if purpose == Purpose::Serve {
-        log.write(Level::Emerg, &fault(error).to_string());
+        log.write(Level::Emerg, &Context::default(), format_args!("{}", fault(error)));
     }
     Ok(None)
 }
@@ -250,12 +252,12 @@ fn refused(
 fn share_file(path: &Path, purpose: Purpose, log: &ErrorLog) {
     let everybody = std::fs::Permissions::from_mode(0o666);
     if let Err(error) = std::fs::set_permissions(path, everybody) {
-        log.write(Level::Emerg, &format!("chmod() \"{}\" failed {}", path.display(), errno(&error)));
+        failed(log, Level::Emerg, &error, format_args!("chmod() \"{}\" failed", path.display()));
     }
     if purpose == Purpose::Test
         && let Err(error) = std::fs::remove_file(path)
     {
-        log.write(Level::Emerg, &format!("unlink() {} failed {}", path.display(), errno(&error)));
+        failed(log, Level::Emerg, &error, format_args!("unlink() {} failed", path.display()));
     }
 }
 
@@ -273,7 +275,7 @@ fn configure(listener: &Listener, previous: Option<&Listener>, log: &ErrorLog) {
     let Options { address, backlog, rcvbuf, sndbuf, deferred, fastopen, keepalive, .. } = &listener.options;
     let check = |what: &str, result: io::Result<()>| {
         if let Err(error) = result {
-            log.write(Level::Alert, &format!("setsockopt({what}) {address} failed, ignored {}", errno(&error)));
+            failed(log, Level::Alert, &error, format_args!("setsockopt({what}) {address} failed, ignored"));
         }
     };
     for socket in &listener.sockets {
@@ -303,8 +305,8 @@ fn configure(listener: &Listener, previous: Option<&Listener>, log: &ErrorLog) {
         if previous.is_some_and(|previous| previous.options.backlog != *backlog)
             && let Err(error) = socket.listen(*backlog)
         {
-            let message = format!("listen() to {address}, backlog {backlog} failed, ignored {}", errno(&error));
-            log.write(Level::Alert, &message);
+            let message = format_args!("listen() to {address}, backlog {backlog} failed, ignored");
+            failed(log, Level::Alert, &error, message);
         }
         let was_deferred = previous.is_some_and(|previous| previous.options.deferred);
         if *deferred || was_deferred {
@@ -314,4 +316,12 @@ fn configure(listener: &Listener, previous: Option<&Listener>, log: &ErrorLog) {
             check(&format!("TCP_DEFER_ACCEPT, {seconds}"), result);
         }
     }
+}
+
+fn failed(log: &ErrorLog, level: Level, error: &io::Error, message: fmt::Arguments<'_>) {
+    log.write_os(level, &Context::default(), code(error), message);
+}
+
+fn code(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
 }

@@ -5,7 +5,7 @@
 //! operator would miss are named in a warning.
 
 use std::ffi::{CString, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -141,7 +141,7 @@ pub struct Core {
     lock_file: Setting<PathBuf>,
     working_directory: Setting<PathBuf>,
     debug_points: Setting<()>,
-    timer_resolution: Setting<u64>,
+    timer_resolution: Setting<Duration>,
     pcre_jit: Setting<bool>,
     ssl_engine: Setting<()>,
     ssl_object_cache_inheritable: Setting<bool>,
@@ -284,7 +284,7 @@ impl Core {
     ///
     /// Without effect: the time is asked for once in each turn of the loop.
     fn timer_resolution(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        self.timer_resolution.set(words.millis(0)?)
+        self.timer_resolution.set(words.time(0)?)
     }
 
     /// Syntax: `user user [group];`  Default: `weir`, or `nobody` where there is no such user  Context: main
@@ -300,7 +300,8 @@ impl Core {
             return Ok(());
         }
         let (name, group) = (words.arg(0), words.arg(words.len() - 1));
-        let user = known(User::from_name(name)).map_err(|why| words.fault(0, format!("getpwnam(\"{name}\") failed{why}")))?;
+        let user =
+            known(User::from_name(name)).map_err(|why| words.fault(0, format!("getpwnam(\"{name}\") failed{why}")))?;
         let found = known(Group::from_name(group));
         let found = found.map_err(|why| words.fault(words.len() - 1, format!("getgrnam(\"{group}\") failed{why}")))?;
         let name = CString::new(text::bytes(name)).map_err(|_| words.fault(0, "invalid user name"))?;
@@ -370,7 +371,7 @@ impl Core {
 
     /// Syntax: `worker_shutdown_timeout time;`  Default: none  Context: main
     fn worker_shutdown_timeout(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        self.worker_shutdown_timeout.set(Duration::from_millis(words.millis(0)?))
+        self.worker_shutdown_timeout.set(words.time(0)?)
     }
 
     /// Syntax: `working_directory directory;`  Default: none  Context: main
@@ -425,7 +426,7 @@ pub struct Events {
     worker_connections: Setting<usize>,
     multi_accept: Setting<bool>,
     accept_mutex: Setting<bool>,
-    accept_mutex_delay: Setting<u64>,
+    accept_mutex_delay: Setting<Duration>,
     worker_aio_requests: Setting<u64>,
     method: Setting<()>,
 }
@@ -454,7 +455,7 @@ impl Events {
     ///
     /// Without effect, see `accept_mutex`.
     fn accept_mutex_delay(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        self.accept_mutex_delay.set(words.millis(0)?)
+        self.accept_mutex_delay.set(words.time(0)?)
     }
 
     /// Syntax: `debug_connection address | CIDR | unix:;`  Default: none  Context: events
