@@ -11,3 +11,9 @@ pub mod wire;
 pub mod conf;
 // 1: files, syslog and stderr; error log lines; batches; the writer thread
 pub mod log;
+
+// 2: listening sockets, accepting threads, connections
+pub mod net;
+
+// 6: the command line, master and worker, signals, reload
+pub mod process;

@@ -1,0 +1,327 @@
+//! Listening sockets: opened by the master with the options that `listen` asked for, kept over reloads.
+//!
+//! In: what the configuration wants, and the sockets of the configuration before. Out: open sockets, the same socket
+//! for the same address, so that no waiting connection is lost. The rule: a failure leaves the old sockets as they
+//! were. Order of calls and words of messages are nginx's (`src/core/ngx_connection.c`), which its tests and its
+//! operators' eyes know.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::SetSockOpt;
+use nix::{setsockopt_impl, sockopt_impl};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::conf::error::Fault;
+use crate::log::error::errno_text;
+use crate::log::{Context, ErrorLog, Level};
+
+/// nginx's NGX_LISTEN_BACKLOG on Linux.
+pub const BACKLOG: i32 = 511;
+/// nginx tries as often, and waits as long in between.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Where a socket listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    Inet(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// As nginx writes it: `127.0.0.1:80`, `[::]:80`, `unix:/run/x.sock`.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The parameters of `listen` that belong to the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub address: Address,
+    pub backlog: i32,
+    pub rcvbuf: Option<usize>,
+    pub sndbuf: Option<usize>,
+    /// A socket for each worker thread, and the kernel shares the connections out.
+    pub reuseport: bool,
+    /// For IPv6 only: take no IPv4 connections.
+    pub ipv6only: bool,
+    /// Wake up only when the first bytes have come.
+    pub deferred: bool,
+    pub fastopen: Option<u32>,
+    pub keepalive: Keepalive,
+    pub multipath: bool,
+}
+
+/// `so_keepalive`; in `Tuned`, what is `None` stays the system's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keepalive {
+    System,
+    Off,
+    On,
+    Tuned { idle: Option<Duration>, interval: Option<Duration>, count: Option<u32> },
+}
+
+impl Options {
+    /// The defaults of `listen ADDRESS;`.
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            backlog: BACKLOG,
+            rcvbuf: None,
+            sndbuf: None,
+            reuseport: false,
+            ipv6only: true,
+            deferred: false,
+            fastopen: None,
+            keepalive: Keepalive::System,
+            multipath: false,
+        }
+    }
+
+    /// How many sockets the address gets.
+    pub fn sockets(&self, threads: usize) -> usize {
+        // Only IP sockets can share an address.
+        if self.reuseport && matches!(self.address, Address::Inet(_)) { threads.max(1) } else { 1 }
+    }
+}
+
+/// One address that is listened on, and its sockets: one, which all threads accept from, or with `reuseport` one for
+/// each thread.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub options: Options,
+    pub sockets: Vec<Arc<OwnedFd>>,
+}
+
+/// Whether this is `-t`, which tries what it can and disturbs nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Serve,
+    Test,
+}
+
+/// Opens what is `wanted`, taking over what `previous` has. Blocks while it waits for an address in use.
+pub fn open(
+    wanted: &[Options],
+    previous: &[Listener],
+    threads: usize,
+    purpose: Purpose,
+    log: &ErrorLog,
+) -> Result<Vec<Listener>, Fault> {
+    let mut listeners: Vec<Listener> = wanted.iter().map(|options| inherit(options, previous, threads, log)).collect();
+    for attempt in 1.. {
+        let mut in_use = false;
+        for listener in &mut listeners {
+            while listener.sockets.len() < listener.options.sockets(threads) {
+                match create(&listener.options, purpose, log)? {
+                    Some(socket) => listener.sockets.push(Arc::new(socket)),
+                    None if purpose == Purpose::Serve => {
+                        in_use = true;
+                        break;
+                    }
+                    // nginx: `-t` beside a running server finds its addresses in use, and that is well
+                    None => break,
+                }
+            }
+        }
+        if !in_use {
+            break;
+        }
+        if attempt == TRIES {
+            return Err(Fault::new("still could not bind()"));
+        }
+        log.write(Level::Notice, &Context::default(), format_args!("try again to bind() after 500ms"));
+        std::thread::sleep(PAUSE);
+    }
+    if purpose == Purpose::Serve {
+        for listener in &listeners {
+            configure(listener, previous_of(&listener.options, previous), log);
+        }
+    }
+    Ok(listeners)
+}
+
+/// Removes the file of a unix socket that is listened on no more.
+pub fn remove_file(listener: &Listener, log: &ErrorLog) {
+    if let Address::Unix(path) = &listener.options.address
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        failed(log, Level::Emerg, &error, format_args!("unlink() {} failed", path.display()));
+    }
+}
+
+/// The listener for the same address in `previous`.
+pub fn previous_of<'a>(options: &Options, previous: &'a [Listener]) -> Option<&'a Listener> {
+    previous.iter().find(|listener| listener.options.address == options.address)
+}
+
+/// A listener with as many sockets of the old one as it can use.
+fn inherit(options: &Options, previous: &[Listener], threads: usize, log: &ErrorLog) -> Listener {
+    let mut sockets = Vec::new();
+    if let Some(old) = previous_of(options, previous) {
+        // Another protocol needs another socket; the old one lets it in.
+        let usable = old.options.multipath == options.multipath;
+        if (options.reuseport && !old.options.reuseport) || !usable {
+            for socket in &old.sockets {
+                if let Err(error) = SockRef::from(&**socket).set_reuse_port(true) {
+                    let address = &options.address;
+                    failed(
+                        log,
+                        Level::Alert,
+                        &error,
+                        format_args!("setsockopt(SO_REUSEPORT) {address} failed, ignored"),
+                    );
+                }
+            }
+        }
+        if usable {
+            sockets.extend(old.sockets.iter().take(options.sockets(threads)).cloned());
+        }
+    }
+    Listener { options: options.clone(), sockets }
+}
+
+/// A new socket that listens; `None` when the address is in use.
+fn create(options: &Options, purpose: Purpose, log: &ErrorLog) -> Result<Option<OwnedFd>, Fault> {
+    let address = &options.address;
+    let fault =
+        |call: &str, error: io::Error| Fault::new(format!("{call} {address} failed{}", errno_text(code(&error))));
+    let (domain, protocol, target) = match address {
+        Address::Inet(inet) => {
+            let protocol = if options.multipath { Protocol::MPTCP } else { Protocol::TCP };
+            (Domain::for_address(*inet), Some(protocol), SockAddr::from(*inet))
+        }
+        Address::Unix(path) => {
+            let target = SockAddr::unix(path).map_err(|error| fault("bind() to", error))?;
+            (Domain::UNIX, None, target)
+        }
+    };
+    let socket = Socket::new(domain, Type::STREAM, protocol).map_err(|error| fault("socket()", error))?;
+    socket.set_reuse_address(true).map_err(|error| fault("setsockopt(SO_REUSEADDR)", error))?;
+    if options.reuseport && matches!(address, Address::Inet(_)) && purpose == Purpose::Serve {
+        socket.set_reuse_port(true).map_err(|error| fault("setsockopt(SO_REUSEPORT)", error))?;
+    }
+    if domain == Domain::IPV6
+        && let Err(error) = socket.set_only_v6(options.ipv6only)
+    {
+        failed(log, Level::Emerg, &error, format_args!("setsockopt(IPV6_V6ONLY) {address} failed, ignored"));
+    }
+    socket.set_nonblocking(true).map_err(|error| fault("ioctl(FIONBIO)", error))?;
+
+    if let Err(error) = socket.bind(&target) {
+        return refused(error, |error| fault("bind() to", error), purpose, log);
+    }
+    if let Address::Unix(path) = address {
+        share_file(path, purpose, log);
+    }
+    if let Err(error) = socket.listen(options.backlog) {
+        let call = format!("listen() to {address}, backlog {}", options.backlog);
+        return refused(error, |error| Fault::new(format!("{call} failed{}", errno_text(code(&error)))), purpose, log);
+    }
+    Ok(Some(socket.into()))
+}
+
+/// An address in use is worth another try, and in a test no failure at all; anything else is final.
+fn refused(
+    error: io::Error,
+    fault: impl FnOnce(io::Error) -> Fault,
+    purpose: Purpose,
+    log: &ErrorLog,
+) -> Result<Option<OwnedFd>, Fault> {
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return Err(fault(error));
+    }
+    if purpose == Purpose::Serve {
+        log.write(Level::Emerg, &Context::default(), format_args!("{}", fault(error)));
+    }
+    Ok(None)
+}
+
+/// Lets everybody connect, as nginx does: who may is the business of the directory.
+fn share_file(path: &Path, purpose: Purpose, log: &ErrorLog) {
+    let everybody = std::fs::Permissions::from_mode(0o666);
+    if let Err(error) = std::fs::set_permissions(path, everybody) {
+        failed(log, Level::Emerg, &error, format_args!("chmod() \"{}\" failed", path.display()));
+    }
+    if purpose == Purpose::Test
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        failed(log, Level::Emerg, &error, format_args!("unlink() {} failed", path.display()));
+    }
+}
+
+sockopt_impl!(
+    /// Seconds to wait for the first bytes before the connection is handed over without them.
+    DeferAccept, SetOnly, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, libc::c_int
+);
+sockopt_impl!(
+    /// The length of the queue of connections that came with data and are not confirmed yet.
+    FastOpen, SetOnly, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, libc::c_int
+);
+
+/// Sets what can also be changed on a socket that is already open. What fails is logged and left.
+fn configure(listener: &Listener, previous: Option<&Listener>, log: &ErrorLog) {
+    let Options { address, backlog, rcvbuf, sndbuf, deferred, fastopen, keepalive, .. } = &listener.options;
+    let check = |what: &str, result: io::Result<()>| {
+        if let Err(error) = result {
+            failed(log, Level::Alert, &error, format_args!("setsockopt({what}) {address} failed, ignored"));
+        }
+    };
+    for socket in &listener.sockets {
+        let socket = SockRef::from(&**socket);
+        if let Some(size) = rcvbuf {
+            check(&format!("SO_RCVBUF, {size}"), socket.set_recv_buffer_size(*size));
+        }
+        if let Some(size) = sndbuf {
+            check(&format!("SO_SNDBUF, {size}"), socket.set_send_buffer_size(*size));
+        }
+        match keepalive {
+            Keepalive::System => {}
+            Keepalive::Off => check("SO_KEEPALIVE, 0", socket.set_keepalive(false)),
+            Keepalive::On => check("SO_KEEPALIVE, 1", socket.set_keepalive(true)),
+            Keepalive::Tuned { idle, interval, count } => {
+                let mut tuned = TcpKeepalive::new();
+                tuned = idle.map_or(tuned.clone(), |idle| tuned.with_time(idle));
+                tuned = interval.map_or(tuned.clone(), |interval| tuned.with_interval(interval));
+                tuned = count.map_or(tuned.clone(), |count| tuned.with_retries(count));
+                check("SO_KEEPALIVE, 1", socket.set_tcp_keepalive(&tuned));
+            }
+        }
+        if let Some(length) = fastopen {
+            let length = libc::c_int::try_from(*length).unwrap_or(libc::c_int::MAX);
+            check(&format!("TCP_FASTOPEN, {length}"), FastOpen.set(&socket.as_fd(), &length).map_err(io::Error::from));
+        }
+        if previous.is_some_and(|previous| previous.options.backlog != *backlog)
+            && let Err(error) = socket.listen(*backlog)
+        {
+            let message = format_args!("listen() to {address}, backlog {backlog} failed, ignored");
+            failed(log, Level::Alert, &error, message);
+        }
+        let was_deferred = previous.is_some_and(|previous| previous.options.deferred);
+        if *deferred || was_deferred {
+            // One second: there is no telling how long a connection has already waited in the queue.
+            let seconds = libc::c_int::from(*deferred);
+            let result = DeferAccept.set(&socket.as_fd(), &seconds).map_err(io::Error::from);
+            check(&format!("TCP_DEFER_ACCEPT, {seconds}"), result);
+        }
+    }
+}
+
+fn failed(log: &ErrorLog, level: Level, error: &io::Error, message: fmt::Arguments<'_>) {
+    log.write_os(level, &Context::default(), code(error), message);
+}
+
+fn code(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
+}

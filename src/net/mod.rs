@@ -1,0 +1,4 @@
+//! The network: sockets that listen, connections that were accepted, names that resolve.
+
+pub mod accept;
+pub mod listen;

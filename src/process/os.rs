@@ -1,0 +1,140 @@
+//! What only the operating system can do and no safe crate offers: forking, the environment, the process title.
+//!
+//! This is the one file that may contain `unsafe`. Every function here is safe to call: what its block relies on is
+//! checked in the function itself, or follows from the one rule that the callers keep: all of this happens while the
+//! process has a single thread, before any runtime is built. `fork` and `set_environment` count the threads first.
+
+#![expect(unsafe_code, reason = "fork, the environment and the argument area have no safe interface")]
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::unistd::{self, ForkResult, Pid};
+
+/// Which side of [`fork`] this is.
+pub enum Fork {
+    Parent(Pid),
+    Child,
+}
+
+/// Splits the process in two. Refused when there is more than one thread: the child would have only this one, with
+/// the locks of the others held for ever.
+pub fn fork() -> io::Result<Fork> {
+    single_threaded()?;
+    // SAFETY: there is one thread, so no lock is held by a thread that the child lacks.
+    Ok(match unsafe { unistd::fork() }? {
+        ForkResult::Parent { child } => Fork::Parent(child),
+        ForkResult::Child => Fork::Child,
+    })
+}
+
+/// Makes `variables` the whole environment. Their texts are copied to the heap, which [`Title`] relies on.
+pub fn set_environment(variables: &[(OsString, OsString)]) -> io::Result<()> {
+    single_threaded()?;
+    let present: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
+    for name in present {
+        // SAFETY: there is one thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::remove_var(name) };
+    }
+    for (name, value) in variables {
+        // SAFETY: as above.
+        unsafe { std::env::set_var(name, value) };
+    }
+    Ok(())
+}
+
+/// The title that `ps` shows: the memory in which the kernel put the arguments of this process.
+///
+/// Taken once at start; a forked child inherits it, since its memory is a copy at the same addresses.
+#[derive(Clone, Copy)]
+pub struct Title {
+    start: usize,
+    length: usize,
+}
+
+impl Title {
+    /// Finds the argument area, and moves the environment, which lies behind it, out of the way, so that a title may
+    /// be longer than the arguments were. `None` where `/proc` does not tell: then the title stays as it was.
+    pub fn claim() -> Option<Self> {
+        let variables: Vec<_> = std::env::vars_os().collect();
+        let (start, length) = argument_area(&fs::read("/proc/self/stat").ok()?)?;
+        // Every string of the environment now gets a copy on the heap, and `environ` points to it.
+        set_environment(&variables).ok()?;
+        Some(Self { start, length })
+    }
+
+    /// Shows `title`, cut to the room there is. The arguments of the process (`std::env::args`) are lost.
+    pub fn set(self, title: &str) {
+        let shown = title.as_bytes();
+        let shown = &shown[..shown.len().min(self.length - 1)];
+        // SAFETY: [`Title::claim`] had start and length from the kernel: they span the argument and environment
+        // strings of this process, on its own stack, writable, mapped for its whole life. Nothing refers to the
+        // environment part any more; the C strings that `argv` points to stay terminated, as the last byte is zero.
+        unsafe {
+            let area = self.start as *mut u8;
+            std::ptr::copy_nonoverlapping(shown.as_ptr(), area, shown.len());
+            std::ptr::write_bytes(area.add(shown.len()), 0, self.length - shown.len());
+        }
+        // The name of the thread, which `top` and `ps -o comm` show.
+        let _ = nix::sys::prctl::set_name(c"weir");
+    }
+}
+
+/// Fields 48 to 51 of proc(5) `stat`: where arguments and environment begin and end. They must be adjacent.
+///
+/// When the byte at the end of the arguments is not zero, the kernel takes the title to run on into the environment
+/// (proc(5), `cmdline`); so the whole area is ours to use.
+fn argument_area(stat: &[u8]) -> Option<(usize, usize)> {
+    // The second field is a name in parentheses and may itself hold any byte: count from its end.
+    let rest = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
+    let fields: Vec<usize> =
+        std::str::from_utf8(rest).ok()?.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    let &[arg_start, arg_end, env_start, env_end] = fields.get(45..49)? else { return None };
+    let whole = arg_start != 0 && arg_start < arg_end && arg_end == env_start && env_start <= env_end;
+    whole.then(|| (arg_start, env_end - arg_start))
+}
+
+/// An error where this process has more than one thread. Where `/proc` is not mounted nobody can tell, and the
+/// order of things in `process` stands for it.
+fn single_threaded() -> io::Result<()> {
+    match fs::read_dir("/proc/self/task").map(Iterator::count) {
+        Ok(0 | 1) | Err(_) => Ok(()),
+        Ok(threads) => Err(io::Error::other(format!("{threads} threads are running"))),
+    }
+}
+
+/// A path or argument for a message: bytes that are not UTF-8 are shown as they can be.
+pub fn shown(text: &OsStr) -> String {
+    String::from_utf8_lossy(text.as_bytes()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_argument_area_is_found_behind_any_process_name() {
+        let mut stat = b"42 (a) b (c) S ".to_vec();
+        for field in 4..=52 {
+            let value = match field {
+                48 => 1000,
+                49 | 50 => 1100,
+                51 => 1500,
+                _ => field,
+            };
+            stat.extend_from_slice(format!("{value} ").as_bytes());
+        }
+        assert_eq!(argument_area(&stat), Some((1000, 500)));
+        assert_eq!(argument_area(b"42 (short) S 1 2 3"), None);
+        assert_eq!(argument_area(b""), None);
+    }
+
+    #[test]
+    fn fork_is_refused_beside_other_threads() {
+        // The test harness runs each test on a thread of its own beside the main one.
+        assert!(fork().is_err());
+        assert!(set_environment(&[]).is_err());
+    }
+}
