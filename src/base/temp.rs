@@ -1,0 +1,77 @@
+//! Temporary files: numbered names below a directory with levels, as nginx names them.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A directory for temporary files and how many digits of their number name each level below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TempPath {
+    pub path: PathBuf,
+    pub levels: Vec<usize>,
+}
+
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+impl TempPath {
+    /// The directory `name` below `prefix`, without levels: nginx's defaults.
+    pub fn below(prefix: &Path, name: &str) -> Self {
+        Self { path: prefix.join(name), levels: Vec::new() }
+    }
+
+    /// Creates a file that nobody else has. Level directories are made when they are missing.
+    pub fn create(&self) -> io::Result<(File, PathBuf)> {
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+            let path = self.name(&format!("{number:010}"));
+            let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+            let opened = match open() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let parent = path.parent().unwrap_or(&self.path);
+                    DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+                    open()
+                }
+                other => other,
+            };
+            match opened {
+                Ok(file) => return Ok((file, path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Creates a file whose name is gone at once: it lives as long as it is open.
+    pub fn create_nameless(&self) -> io::Result<File> {
+        let (file, path) = self.create()?;
+        std::fs::remove_file(path)?;
+        Ok(file)
+    }
+
+    /// `…/7/65/0000034567` for levels 1 and 2: each takes its digits from the end, the last first.
+    fn name(&self, number: &str) -> PathBuf {
+        let mut path = self.path.clone();
+        let mut end = number.len();
+        for &digits in &self.levels {
+            let start = end.saturating_sub(digits);
+            path.push(&number[start..end]);
+            end = start;
+        }
+        path.push(number);
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_take_digits_from_the_end() {
+        let path = TempPath { path: "/t".into(), levels: vec![1, 2] };
+        assert_eq!(path.name("0000034567"), Path::new("/t/7/56/0000034567"));
+        assert_eq!(TempPath::below(Path::new("/p"), "x").name("0000000001"), Path::new("/p/x/0000000001"));
+    }
+}

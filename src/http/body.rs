@@ -1,0 +1,268 @@
+//! A body as it flows: pieces, pulled from their source by whoever writes them.
+//!
+//! A piece of a file stays a piece of a file (and can go out by sendfile) until somebody must see its bytes. A source
+//! is polled, so that the one task of a connection can read from the upstream while the client's socket is full.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use super::response::Field;
+
+/// One part of a body.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    Mem(Bytes),
+    File(FilePiece),
+    /// Everything before should reach the client now.
+    Flush,
+}
+
+impl Piece {
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Mem(bytes) => bytes.len() as u64,
+            Self::File(file) => file.len,
+            Self::Flush => 0,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The part from `offset`, `len` bytes long; both within the piece.
+    pub fn slice(&self, offset: u64, len: u64) -> Self {
+        match self {
+            Self::Mem(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let end = start.saturating_add(usize::try_from(len).unwrap_or(usize::MAX)).min(bytes.len());
+                Self::Mem(bytes.slice(start..end))
+            }
+            Self::File(file) => {
+                let offset = offset.min(file.len);
+                let len = len.min(file.len - offset);
+                Self::File(FilePiece { file: file.file.clone(), offset: file.offset + offset, len })
+            }
+            Self::Flush => Self::Flush,
+        }
+    }
+}
+
+/// `len` bytes of an open file.
+#[derive(Clone, Debug)]
+pub struct FilePiece {
+    pub file: Arc<File>,
+    pub offset: u64,
+    pub len: u64,
+}
+
+impl FilePiece {
+    /// At most `limit` bytes from the front; the piece shrinks by as many. A file that was cut since is an error.
+    pub fn read(&mut self, limit: usize) -> std::io::Result<Bytes> {
+        let want = usize::try_from(self.len).unwrap_or(usize::MAX).min(limit);
+        let mut buffer = vec![0; want];
+        let got = self.file.read_at(&mut buffer, self.offset)?;
+        if got == 0 && want > 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer.truncate(got);
+        self.offset += got as u64;
+        self.len -= got as u64;
+        Ok(buffer.into())
+    }
+}
+
+/// The body ends before its time; whoever says so has logged why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+/// What comes next of a body: `Ok(None)` is its end.
+pub type Next = Result<Option<Piece>, Broken>;
+
+/// Where pieces come from.
+pub trait Source {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next>;
+
+    /// Called while the client's socket takes nothing: a chance to read ahead, within the source's own bounds.
+    fn poll_ahead(&mut self, _: &mut Context<'_>) {}
+
+    /// The trailer fields, once the end was reached.
+    fn trailers(&mut self) -> Vec<Field> {
+        Vec::new()
+    }
+}
+
+/// A response body.
+#[derive(Default)]
+pub enum Body {
+    #[default]
+    Empty,
+    One(Piece),
+    Stream(Box<dyn Source>),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::One(piece) => write!(f, "One({piece:?})"),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl Body {
+    pub fn memory(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        if bytes.is_empty() { Self::Empty } else { Self::One(Piece::Mem(bytes)) }
+    }
+
+    pub fn stream(source: impl Source + 'static) -> Self {
+        Self::Stream(Box::new(source))
+    }
+
+    /// These pieces, one after the other.
+    pub fn pieces(pieces: Vec<Piece>) -> Self {
+        Self::stream(Pieces { pieces: pieces.into_iter() })
+    }
+
+    /// Puts a transformer behind this body.
+    pub fn through(self, transform: impl Transform + 'static) -> Self {
+        Self::stream(Transformed { inner: self, transform, file: None, out: Vec::new(), taken: 0, ended: false })
+    }
+
+    /// Everything that is left, as bytes; bounded by `limit`, beyond which it is broken.
+    pub async fn collect(mut self, limit: usize) -> Result<Bytes, Broken> {
+        let mut all = Vec::new();
+        while let Some(piece) = std::future::poll_fn(|cx| self.poll_piece(cx)).await? {
+            if piece.len() > (limit - all.len()) as u64 {
+                return Err(Broken);
+            }
+            match piece {
+                Piece::Mem(bytes) => all.extend_from_slice(&bytes),
+                Piece::File(mut file) => {
+                    while file.len > 0 {
+                        all.extend_from_slice(&file.read(64 * 1024).map_err(|_| Broken)?);
+                    }
+                }
+                Piece::Flush => {}
+            }
+        }
+        Ok(all.into())
+    }
+}
+
+impl Source for Body {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        match self {
+            Self::Empty => Poll::Ready(Ok(None)),
+            Self::One(_) => {
+                let Self::One(piece) = std::mem::take(self) else { return Poll::Ready(Ok(None)) };
+                Poll::Ready(Ok(Some(piece)))
+            }
+            Self::Stream(source) => source.poll_piece(cx),
+        }
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) {
+        if let Self::Stream(source) = self {
+            source.poll_ahead(cx);
+        }
+    }
+
+    fn trailers(&mut self) -> Vec<Field> {
+        match self {
+            Self::Empty | Self::One(_) => Vec::new(),
+            Self::Stream(source) => source.trailers(),
+        }
+    }
+}
+
+struct Pieces {
+    pieces: std::vec::IntoIter<Piece>,
+}
+
+impl Source for Pieces {
+    fn poll_piece(&mut self, _: &mut Context<'_>) -> Poll<Next> {
+        Poll::Ready(Ok(self.pieces.next()))
+    }
+}
+
+/// Bytes in, bytes out: compression, substitution. It sees the bytes of file pieces too.
+pub trait Transform {
+    /// Takes one part of the body, `flush` when everything so far should go out, and appends what is ready.
+    fn push(&mut self, bytes: &[u8], flush: bool, out: &mut Vec<Piece>) -> Result<(), Broken>;
+
+    /// The end: appends what is left.
+    fn end(&mut self, out: &mut Vec<Piece>) -> Result<(), Broken>;
+}
+
+/// How much of a file a transformer gets at a time.
+const READ: usize = 64 * 1024;
+
+struct Transformed<T> {
+    inner: Body,
+    transform: T,
+    /// What is left of the file piece that is being read.
+    file: Option<FilePiece>,
+    out: Vec<Piece>,
+    /// How many of `out` were handed on.
+    taken: usize,
+    ended: bool,
+}
+
+impl<T: Transform> Transformed<T> {
+    fn feed(&mut self, piece: Option<Piece>) -> Result<(), Broken> {
+        match piece {
+            None => {
+                self.ended = true;
+                self.transform.end(&mut self.out)
+            }
+            Some(Piece::Flush) => {
+                self.transform.push(&[], true, &mut self.out)?;
+                self.out.push(Piece::Flush);
+                Ok(())
+            }
+            Some(Piece::Mem(bytes)) => self.transform.push(&bytes, false, &mut self.out),
+            Some(Piece::File(mut file)) => {
+                let bytes = file.read(READ).map_err(|_| Broken)?;
+                self.file = (file.len > 0).then_some(file);
+                self.transform.push(&bytes, false, &mut self.out)
+            }
+        }
+    }
+}
+
+impl<T: Transform> Source for Transformed<T> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        loop {
+            if let Some(piece) = self.out.get_mut(self.taken) {
+                self.taken += 1;
+                return Poll::Ready(Ok(Some(std::mem::replace(piece, Piece::Flush))));
+            }
+            self.out.clear();
+            self.taken = 0;
+            if self.ended {
+                return Poll::Ready(Ok(None));
+            }
+            let piece = match self.file.take() {
+                Some(file) => Some(Piece::File(file)),
+                None => ready!(self.inner.poll_piece(cx))?,
+            };
+            self.feed(piece)?;
+        }
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) {
+        self.inner.poll_ahead(cx);
+    }
+
+    fn trailers(&mut self) -> Vec<Field> {
+        self.inner.trailers()
+    }
+}

@@ -1,0 +1,223 @@
+//! From a tree of levels to an [`Http`]: servers, locations, and who listens where.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+
+use super::core::Core;
+use super::location::{Locations, Matcher};
+use super::names::Names;
+use super::plan::{Http, Location, LocationId, Main, Plan, Server, ServerId, ServerPlan};
+use super::server::{ListenConf, Name};
+use crate::base::addr::Address;
+use crate::base::text;
+use crate::conf::error::{At, Fault};
+use crate::conf::lex::Node;
+use crate::conf::module::{LOCATION, Level, Linker, Modules};
+use crate::conf::vars::Table;
+use crate::conf::words::Context;
+use crate::net::listen::Options;
+
+/// One listening socket and the addresses that it serves: more than one when a wildcard covers others.
+#[derive(Debug)]
+pub struct Listen {
+    pub options: Options,
+    pub addresses: Vec<ListenAddress>,
+}
+
+/// The servers of one address.
+#[derive(Debug)]
+pub struct ListenAddress {
+    /// `None` answers for every address that has no entry of its own.
+    pub local: Option<IpAddr>,
+    pub address: Address,
+    pub names: Names,
+    pub proxy_protocol: bool,
+}
+
+impl Listen {
+    /// Which of `addresses` a connection belongs to, by its local address, which is asked for only when it matters.
+    pub fn choose(&self, local: impl FnOnce() -> Option<IpAddr>) -> usize {
+        if self.addresses.len() < 2 {
+            return 0;
+        }
+        let local = local();
+        let own = self.addresses.iter().position(|address| address.local.is_some() && address.local == local);
+        own.or_else(|| self.addresses.iter().position(|address| address.local.is_none())).unwrap_or(0)
+    }
+}
+
+/// Reads the `http` block with these modules.
+pub fn load(modules: &Modules<Plan>, block: &[Node], at: &At, cx: &Context) -> Result<Http, Fault> {
+    modules.load(block, at, cx, |linker, level| Builder { linker, locations: Vec::new() }.http(&level))
+}
+
+struct Builder<'a> {
+    linker: &'a Linker<'a, Plan>,
+    locations: Vec<Location>,
+}
+
+impl Builder<'_> {
+    fn http(mut self, level: &Level<'_>) -> Result<Http, Fault> {
+        let mut main = Main::default();
+        self.linker.main(level, &mut main)?;
+        let mut servers = Vec::new();
+        let mut conf = Vec::new();
+        for child in level.children() {
+            servers.push(self.server(&child)?);
+            conf.push(child);
+        }
+        let listens = listens(&conf)?;
+        let vars = Table::new(&level.cx.names, main.vars)?;
+        Ok(Http { servers, locations: self.locations, listens, vars, post_read: main.post_read })
+    }
+
+    fn server(&mut self, level: &Level<'_>) -> Result<Server, Fault> {
+        let mut plan = ServerPlan::default();
+        self.linker.server(level, &mut plan)?;
+        let mut named = Vec::new();
+        let root = self.location(level, Bytes::new(), &mut named)?;
+        let name = level.server::<Core>().names.first().map(|name| name.text.clone()).unwrap_or_default();
+        // nginx: `.example.com` calls itself `example.com`.
+        let name = name.strip_prefix(b".").map_or(name.clone(), |rest| name.slice_ref(rest));
+        Ok(Server { name, settings: plan.settings, root, named })
+    }
+
+    fn location(
+        &mut self,
+        level: &Level<'_>,
+        name: Bytes,
+        named: &mut Vec<(Bytes, LocationId)>,
+    ) -> Result<LocationId, Fault> {
+        let mut plan = self.linker.location(level)?;
+        plan.filters.sort_by_key(|filter| filter.stage());
+        let id = LocationId(u32::try_from(self.locations.len()).map_err(|_| Fault::new("too many locations"))?);
+        let is_block = level.place() != LOCATION;
+        self.locations.push(Location { name, plan, inner: Locations::default(), blocks: Vec::new(), is_block });
+        let mut inner = Locations::default();
+        let mut blocks = Vec::new();
+        for child in level.children() {
+            let matcher = child.location::<Core>().matcher.as_ref().filter(|_| child.place() == LOCATION);
+            let Some(matcher) = matcher else {
+                // An `if` or `limit_except` block is a part of its location and goes by its name.
+                let name = self.locations[id.0 as usize].name.clone();
+                blocks.push(Some(self.location(&child, name, named)?));
+                continue;
+            };
+            let bytes = Bytes::from(text::bytes(matcher.name()));
+            let inner_id = self.location(&child, bytes.clone(), named)?;
+            blocks.push(None);
+            let redirect = self.locations[inner_id.0 as usize].plan.auto_redirect && bytes.ends_with(b"/");
+            inner.add(matcher, inner_id, redirect).map_err(|message| Fault::at(message, child.at()))?;
+            if let Matcher::Named(_) = matcher {
+                if named.iter().any(|(other, _)| *other == bytes) {
+                    return Err(Fault::at(format!("duplicate location \"{}\"", matcher.name()), child.at()));
+                }
+                named.push((bytes, inner_id));
+            }
+        }
+        inner.finish();
+        let place = &mut self.locations[id.0 as usize];
+        place.inner = inner;
+        place.blocks = blocks;
+        Ok(id)
+    }
+}
+
+/// Joins the `listen` directives of all servers by address, and addresses by socket.
+fn listens(servers: &[Level<'_>]) -> Result<Vec<Listen>, Fault> {
+    let mut addresses: Vec<(ListenConf, ListenAddress)> = Vec::new();
+    for (n, level) in servers.iter().enumerate() {
+        let id = ServerId(u32::try_from(n).map_err(|_| Fault::new("too many servers"))?);
+        let conf = level.server::<Core>();
+        let default_listen;
+        let listens = if conf.listens.is_empty() {
+            let port = if nix::unistd::geteuid().is_root() { 80 } else { 8000 };
+            default_listen = [ListenConf::plain(Address::Inet(SocketAddr::from(([0, 0, 0, 0], port))), level.at())];
+            &default_listen[..]
+        } else {
+            &conf.listens
+        };
+        for listen in listens {
+            let place = join(&mut addresses, listen, id)?;
+            let nameless = [Name { text: Bytes::new(), regex: None }];
+            let names = if conf.names.is_empty() { &nameless[..] } else { &conf.names };
+            for name in names {
+                let (_, address) = &mut addresses[place];
+                if !address.names.add(name, id) {
+                    let text = String::from_utf8_lossy(&name.text);
+                    let message = format!("conflicting server name \"{text}\" on {}, ignored", address.address);
+                    level.cx.warn(Fault::new(message));
+                }
+            }
+        }
+    }
+    Ok(sockets(addresses))
+}
+
+/// Finds the entry of a directive's address, or makes it.
+fn join(
+    addresses: &mut Vec<(ListenConf, ListenAddress)>,
+    listen: &ListenConf,
+    server: ServerId,
+) -> Result<usize, Fault> {
+    let address = &listen.options.address;
+    let Some(place) = addresses.iter().position(|(conf, _)| conf.options.address == *address) else {
+        let local = match address {
+            Address::Inet(inet) if !inet.ip().is_unspecified() => Some(inet.ip()),
+            _ => None,
+        };
+        let names = Names { default: server, ..Names::default() };
+        let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol: listen.proxy_protocol };
+        addresses.push((listen.clone(), entry));
+        return Ok(addresses.len() - 1);
+    };
+    let (first, entry) = &mut addresses[place];
+    if listen.explicit {
+        if first.explicit {
+            return Err(Fault::at(format!("duplicate listen options for {address}"), &listen.at));
+        }
+        first.options = listen.options.clone();
+        first.bind |= listen.bind;
+        first.explicit = true;
+    }
+    if listen.default_server {
+        if first.default_server {
+            return Err(Fault::at(format!("a duplicate default server for {address}"), &listen.at));
+        }
+        first.default_server = true;
+        entry.names.default = server;
+    }
+    entry.proxy_protocol |= listen.proxy_protocol;
+    Ok(place)
+}
+
+/// nginx binds a wildcard once and tells the other addresses of its port by the connection's own address, unless an
+/// address has socket parameters of its own.
+fn sockets(addresses: Vec<(ListenConf, ListenAddress)>) -> Vec<Listen> {
+    let wildcard = |address: &Address| match address {
+        Address::Inet(inet) if inet.ip().is_unspecified() => Some((inet.is_ipv6(), inet.port())),
+        _ => None,
+    };
+    let wildcards: Vec<_> = addresses.iter().filter_map(|(conf, _)| wildcard(&conf.options.address)).collect();
+    let covered = |conf: &ListenConf| match &conf.options.address {
+        Address::Inet(inet) if !inet.ip().is_unspecified() && !conf.bind => {
+            Some((inet.is_ipv6(), inet.port())).filter(|key| wildcards.contains(key))
+        }
+        _ => None,
+    };
+    let mut listens: Vec<Listen> = Vec::new();
+    let mut below = Vec::new();
+    for (conf, entry) in addresses {
+        match covered(&conf) {
+            Some(key) => below.push((key, entry)),
+            None => listens.push(Listen { options: conf.options, addresses: vec![entry] }),
+        }
+    }
+    for (key, entry) in below {
+        if let Some(listen) = listens.iter_mut().find(|listen| wildcard(&listen.options.address) == Some(key)) {
+            listen.addresses.push(entry);
+        }
+    }
+    listens
+}

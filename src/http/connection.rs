@@ -1,0 +1,84 @@
+//! A client's connection, as all its requests see it.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::build::ListenAddress;
+use super::plan::Http;
+use crate::base::clock;
+use crate::net::accept::{Peer, Slot};
+use crate::net::io::Io;
+
+/// See the module's head.
+pub struct Connection {
+    /// The generation that the connection belongs to, to its end.
+    pub http: Arc<Http>,
+    /// The number of the listening socket in [`Http::listens`].
+    pub listen: usize,
+    pub io: Io,
+    pub slot: Slot,
+    /// Who is there, as the socket says.
+    pub peer: Peer,
+    pub started: Instant,
+    /// What was read and not yet used.
+    pub input: RefCell<BytesMut>,
+    /// How many requests have begun.
+    pub requests: Cell<u64>,
+    /// The request at hand came together with others.
+    pub pipelined: Cell<bool>,
+    /// What the PROXY protocol said, where it is spoken.
+    pub proxied: OnceCell<Proxied>,
+    local: OnceCell<Option<SocketAddr>>,
+    address: Cell<usize>,
+}
+
+/// The addresses that a PROXY protocol header names.
+#[derive(Clone, Debug)]
+pub struct Proxied {
+    pub header: crate::wire::proxy_protocol::Header,
+}
+
+impl Connection {
+    pub fn new(http: Arc<Http>, listen: usize, io: Io, slot: Slot, peer: Peer) -> Self {
+        let this = Self {
+            http,
+            listen,
+            io,
+            slot,
+            peer,
+            started: clock::now(),
+            input: RefCell::default(),
+            requests: Cell::new(0),
+            pipelined: Cell::new(false),
+            proxied: OnceCell::new(),
+            local: OnceCell::new(),
+            address: Cell::new(0),
+        };
+        let address = this.http.listens[listen].choose(|| this.local().map(|local| local.ip()));
+        this.address.set(address);
+        this
+    }
+
+    /// The connection's own address; asked of the kernel once, and only when somebody wants it.
+    pub fn local(&self) -> Option<SocketAddr> {
+        *self.local.get_or_init(|| self.io.stream().local_addr().ok())
+    }
+
+    /// The servers of the address that the client connected to.
+    pub fn address(&self) -> &ListenAddress {
+        &self.http.listens[self.listen].addresses[self.address.get()]
+    }
+
+    /// Whether bytes of a next request came together with this one.
+    pub fn pipelined_with(&self, request: &super::request::Request) -> bool {
+        request.body.is_done() && !self.input.borrow().is_empty()
+    }
+
+    pub fn now(&self) -> Instant {
+        clock::now()
+    }
+}

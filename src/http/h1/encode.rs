@@ -1,0 +1,214 @@
+//! The head of a response as bytes, in nginx's order.
+//!
+//! nginx: `ngx_http_header_filter`, `ngx_http_chunked_header_filter`. RFC 9112, 4 to 6.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::base::clock;
+use crate::http::core::Tokens;
+use crate::http::request::Request;
+use crate::http::response::Head;
+use crate::wire::http1::request::Version;
+use crate::wire::http1::status;
+
+/// How the client will know where the body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none: HEAD, 204, 304.
+    None,
+    /// By the length in the head.
+    Length(u64),
+    Chunked,
+    /// By the end of the connection.
+    Close,
+}
+
+/// Decides the framing. An answer that only the connection's end can delimit costs the connection.
+pub fn framing(request: &Request, head: &Head, trailers: bool) -> Framing {
+    if request.is_head() || matches!(head.status, 204 | 304) || head.status < 200 {
+        return Framing::None;
+    }
+    let chunks = request.plan().core.chunked_transfer_encoding && request.head.version >= Version::HTTP_11;
+    match head.content_length {
+        Some(length) if !(trailers && chunks) => Framing::Length(length),
+        Some(_) | None if chunks => Framing::Chunked,
+        Some(_) | None => {
+            request.keepalive.set(false);
+            Framing::Close
+        }
+    }
+}
+
+/// Writes the head. HTTP/0.9 has none.
+pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
+    if request.head.version < Version::HTTP_10 {
+        return Bytes::new();
+    }
+    let core = &request.plan().core;
+    let mut out = BytesMut::with_capacity(512);
+    status_line(head, &mut out);
+    let own = Own::of(head);
+    if !own.server {
+        let server: &[u8] = match core.server_tokens {
+            Tokens::On | Tokens::Build => concat!("Server: weir/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(),
+            Tokens::Off => b"Server: weir\r\n",
+        };
+        out.put_slice(server);
+    }
+    if !own.date {
+        out.put_slice(b"Date: ");
+        out.put_slice(clock::http_date().as_bytes());
+        out.put_slice(b"\r\n");
+    }
+    if let Some(content_type) = head.content_type.as_ref().filter(|_| head.status != 204) {
+        out.put_slice(b"Content-Type: ");
+        out.put_slice(content_type);
+        if let Some(charset) = &head.charset {
+            out.put_slice(b"; charset=");
+            out.put_slice(charset);
+        }
+        out.put_slice(b"\r\n");
+    }
+    if let (Some(length), false) = (head.content_length, own.content_length) {
+        if framing != Framing::Chunked && !matches!(head.status, 204) {
+            out.put_slice(b"Content-Length: ");
+            out.put_slice(itoa(length, &mut [0; 20]));
+            out.put_slice(b"\r\n");
+        }
+    }
+    if let (Some(second), false) = (head.last_modified, own.last_modified) {
+        // nginx: the page of an error is not as old as what it is about.
+        if matches!(head.status, 200 | 206 | 304) {
+            out.put_slice(b"Last-Modified: ");
+            out.put_slice(clock::http_date_of(second).as_bytes());
+            out.put_slice(b"\r\n");
+        }
+    }
+    if let Some(location) = &head.location {
+        out.put_slice(b"Location: ");
+        absolute(request, location, &mut out);
+        out.put_slice(b"\r\n");
+    }
+    if framing == Framing::Chunked {
+        out.put_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if head.status == 101 {
+        out.put_slice(b"Connection: upgrade\r\n");
+    } else if request.keepalive.get() {
+        out.put_slice(b"Connection: keep-alive\r\n");
+        if let Some(seconds) = core.keepalive_timeout.header {
+            out.put_slice(b"Keep-Alive: timeout=");
+            out.put_slice(itoa(seconds, &mut [0; 20]));
+            out.put_slice(b"\r\n");
+        }
+    } else {
+        out.put_slice(b"Connection: close\r\n");
+    }
+    if head.vary_encoding {
+        out.put_slice(b"Vary: Accept-Encoding\r\n");
+    }
+    for field in &head.fields {
+        if framing == Framing::Chunked && field.is("Content-Length") {
+            continue;
+        }
+        out.put_slice(&field.name);
+        out.put_slice(b": ");
+        out.put_slice(&field.value);
+        out.put_slice(b"\r\n");
+    }
+    out.put_slice(b"\r\n");
+    out.freeze()
+}
+
+fn status_line(head: &Head, out: &mut BytesMut) {
+    if let Some(line) = &head.status_line {
+        out.put_slice(b"HTTP/1.1 ");
+        out.put_slice(line);
+        out.put_slice(b"\r\n");
+        return;
+    }
+    match status::status_line(head.status) {
+        Some(line) => out.put_slice(line),
+        None => {
+            out.put_slice(b"HTTP/1.1 ");
+            out.put_slice(&status::digits(head.status));
+            out.put_slice(b" \r\n");
+        }
+    }
+}
+
+/// Which fields an upstream or a module has given itself.
+#[derive(Default)]
+struct Own {
+    server: bool,
+    date: bool,
+    content_length: bool,
+    last_modified: bool,
+}
+
+impl Own {
+    fn of(head: &Head) -> Self {
+        let mut own = Self::default();
+        for field in &head.fields {
+            match field.name.len() {
+                4 => own.date |= field.is("Date"),
+                6 => own.server |= field.is("Server"),
+                13 => own.last_modified |= field.is("Last-Modified"),
+                14 => own.content_length |= field.is("Content-Length"),
+                _ => {}
+            }
+        }
+        own
+    }
+}
+
+/// `absolute_redirect`: a path becomes a whole URL with the host that the client asked for.
+fn absolute(request: &Request, location: &Bytes, out: &mut BytesMut) {
+    let core = &request.plan().core;
+    if !location.starts_with(b"/") || !core.absolute_redirect {
+        out.put_slice(location);
+        return;
+    }
+    out.put_slice(b"http://");
+    let server = &request.server().name;
+    match &request.head.host {
+        _ if core.server_name_in_redirect => out.put_slice(server),
+        Some(host) => out.put_slice(host),
+        None => match request.connection.local() {
+            Some(local) if local.is_ipv6() => out.put_slice(format!("[{}]", local.ip()).as_bytes()),
+            Some(local) => out.put_slice(local.ip().to_string().as_bytes()),
+            None => out.put_slice(server),
+        },
+    }
+    let port = request.connection.local().map_or(0, |local| local.port());
+    if core.port_in_redirect && port != 80 && port != 0 {
+        out.put_slice(b":");
+        out.put_slice(itoa(u64::from(port), &mut [0; 20]));
+    }
+    out.put_slice(location);
+}
+
+/// A number in decimal digits.
+pub fn itoa(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[start..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        for number in [0, 7, 10, 1234, u64::MAX] {
+            assert_eq!(itoa(number, &mut [0; 20]), number.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Reading the head of a request: buffers, limits, and nginx's refusals.
+//!
+//! In: the connection's bytes. Out: a [`Request`] that knows its server, or a status and what to log. nginx reads
+//! into one small buffer and then into a few large ones; we read into one that grows, and count as if it were those,
+//! for what is too large is refused by the same rule.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::http::connection::Connection;
+use crate::http::plan::ServerId;
+use crate::http::request::{Request, RequestHead};
+use crate::http::response::Field;
+use crate::http::server::ServerSettings;
+use crate::http::timer::Timer;
+use crate::http::upload::{Framing, Upload};
+use crate::log::{Level, Raw};
+use crate::wire::http1::chunked::{Decoder, Trailers};
+use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
+use crate::wire::http1::message::{self, Essentials};
+use crate::wire::http1::name::{Name, Rule};
+use crate::wire::http1::request::{LineParser, RequestLine, Version};
+use crate::wire::uri;
+
+/// What reading a head came to.
+pub enum Head {
+    Request(Rc<Request>),
+    /// Refused; the request knows as much as was understood.
+    Refused(Rc<Request>, u16),
+    /// The client went away, or was too slow: the connection ends, and a request that had begun is logged with this
+    /// status.
+    Gone(Option<(Rc<Request>, u16)>),
+}
+
+/// Counts bytes as nginx's buffers would take them.
+struct Buffers {
+    room: usize,
+    size: usize,
+    left: usize,
+}
+
+/// The line does not fit in any buffer.
+struct Full {
+    /// It is longer than a large buffer; else there are too few of them.
+    long: bool,
+}
+
+impl Buffers {
+    fn new(settings: &ServerSettings) -> Self {
+        let large = settings.large_buffers();
+        Self { room: settings.client_header_buffer_size, size: large.size, left: large.number }
+    }
+
+    /// A line of this length has come whole.
+    fn take(&mut self, len: usize) -> Result<(), Full> {
+        if len > self.room {
+            self.enlarge(len)?;
+        }
+        self.room -= len;
+        Ok(())
+    }
+
+    fn enlarge(&mut self, len: usize) -> Result<(), Full> {
+        if len > self.size {
+            return Err(Full { long: true });
+        }
+        self.left = self.left.checked_sub(1).ok_or(Full { long: false })?;
+        self.room = self.size;
+        Ok(())
+    }
+
+    /// A line of which this much has come is not at its end. How many more bytes may be read.
+    fn more(&mut self, len: usize) -> Result<usize, Full> {
+        if len >= self.room {
+            if len >= self.size {
+                return Err(Full { long: true });
+            }
+            self.enlarge(len)?;
+        }
+        Ok(self.room - len)
+    }
+}
+
+/// What of the head is known so far.
+struct Parts<'a> {
+    connection: &'a Rc<Connection>,
+    line: Option<RequestLine>,
+    fields: Vec<field::Field>,
+    server: ServerId,
+    settings: &'a ServerSettings,
+}
+
+/// Reads one head. The first byte is there or about to come.
+pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
+    let default = connection.address().names.default;
+    let http = connection.http.clone();
+    let settings = &http.server(default).settings;
+    let mut buffers = Buffers::new(settings);
+    let mut parts = Parts { connection, line: None, fields: Vec::with_capacity(16), server: default, settings };
+
+    // The request line.
+    let mut parser = LineParser::new(0);
+    let line = loop {
+        let parsed = parser.parse(&connection.input.borrow());
+        match parsed {
+            Ok(Some(line)) => break line,
+            Ok(None) => {
+                let len = connection.input.borrow().len();
+                match buffers.more(len) {
+                    Err(_) => return parts.refuse(414, "client sent too long URI"),
+                    Ok(room) => {
+                        if let Err(gone) = parts.fill(room, timer, "while reading client request line").await {
+                            return gone;
+                        }
+                    }
+                }
+            }
+            Err(error) => return parts.refuse(error.status(), error.text()),
+        }
+    };
+    let end = line.end as usize;
+    if buffers.take(end).is_err() {
+        return parts.refuse(414, "client sent too long URI");
+    }
+    parts.line = Some(line);
+    if line.version < Version::HTTP_10 {
+        return parts.finish(line, end);
+    }
+    if let Some(host) = line.host {
+        let input = connection.input.borrow();
+        match message::host(host.of(&input)) {
+            Some(host) => parts.server = connection.address().names.choose(&host.name).id(),
+            None => {
+                drop(input);
+                return parts.refuse(400, "client sent invalid host in request line");
+            }
+        }
+    }
+
+    // The fields.
+    let mut parser = FieldParser::new(end);
+    let mut begun = end;
+    loop {
+        let settings = &http.server(parts.server).settings;
+        let rules = NameRules { underscores: settings.underscores_in_headers, upstream: false };
+        let found = parser.next(&connection.input.borrow(), rules);
+        match found {
+            Ok(Some(Line::End(end))) => return parts.finish(line, end as usize),
+            Ok(Some(Line::Field(field))) => {
+                if let Err(full) = buffers.take((field.end as usize).saturating_sub(begun)) {
+                    return parts.too_large(full, begun);
+                }
+                begun = field.end as usize;
+                if let Some(refused) = parts.field(field, settings) {
+                    return refused;
+                }
+            }
+            Ok(None) => {
+                let len = connection.input.borrow().len().saturating_sub(begun);
+                match buffers.more(len) {
+                    Err(full) => return parts.too_large(full, begun),
+                    Ok(room) => {
+                        if let Err(gone) = parts.fill(room, timer, "while reading client request headers").await {
+                            return gone;
+                        }
+                    }
+                }
+            }
+            Err(broken) => {
+                let input = connection.input.borrow();
+                let line = Bytes::copy_from_slice(broken.line.of(&input));
+                drop(input);
+                let text = format!("client sent invalid header line: \"{}\\x{:02x}...\"", Raw(&line), broken.byte);
+                return parts.refuse(400, &text);
+            }
+        }
+    }
+}
+
+impl Parts<'_> {
+    /// Reads more from the socket, at most `room`.
+    async fn fill(&mut self, room: usize, timer: &mut Timer, doing: &'static str) -> Result<(), Head> {
+        let connection = self.connection;
+        let timeout = self.settings.client_header_timeout;
+        connection.input.borrow_mut().reserve(room.clamp(1, READ));
+        let read = std::future::poll_fn(|cx| {
+            match connection.io.poll_read(cx, &mut connection.input.borrow_mut()) {
+                Poll::Ready(read) => Poll::Ready(Ok(read)),
+                Poll::Pending => {
+                    ready!(timer.poll(cx, timeout));
+                    Poll::Ready(Err(()))
+                }
+            }
+        })
+        .await;
+        match read {
+            Ok(Ok(0)) => {
+                let request = self.begin();
+                request.log(Level::Info, format_args!("client prematurely closed connection {doing}"));
+                Err(Head::Gone(Some((request, 400))))
+            }
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                let request = self.begin();
+                let errno = crate::base::text::errno(&error);
+                request.log(Level::Info, format_args!("recv() failed {errno} {doing}"));
+                Err(Head::Gone(Some((request, 400))))
+            }
+            Err(()) => {
+                let request = self.begin();
+                request.log(Level::Info, format_args!("client timed out (110: Connection timed out) {doing}"));
+                if request.plan().core.reset_timedout_connection {
+                    connection.io.reset_on_close();
+                }
+                Err(Head::Gone(Some((request, 408))))
+            }
+        }
+    }
+
+    /// Takes one field line in.
+    fn field(&mut self, field: field::Field, settings: &ServerSettings) -> Option<Head> {
+        let input = self.connection.input.borrow();
+        let (name, value) = (field.name.of(&input), field.value.of(&input));
+        if field.invalid && settings.ignore_invalid_headers {
+            let line = Bytes::copy_from_slice(field.line().of(&input));
+            drop(input);
+            let request = self.begin();
+            request.log(Level::Info, format_args!("client sent invalid header line: \"{}\"", Raw(&line)));
+            return None;
+        }
+        if self.fields.len() as u64 >= settings.max_headers {
+            drop(input);
+            return Some(self.refuse(494, "client sent too many header lines"));
+        }
+        let known = Name::of(name);
+        match known.map_or(Rule::Many, Name::rule) {
+            Rule::Many => {}
+            rule @ (Rule::Unique | Rule::Host) => {
+                let same = |other: &&field::Field| other.name.of(&input).eq_ignore_ascii_case(name);
+                if let Some(before) = self.fields.iter().find(same) {
+                    let kind = if rule == Rule::Host { "host header" } else { "header line" };
+                    let text = format!(
+                        "client sent duplicate {kind}: \"{}: {}\", previous value: \"{}: {}\"",
+                        Raw(name),
+                        Raw(value),
+                        Raw(before.name.of(&input)),
+                        Raw(before.value.of(&input))
+                    );
+                    drop(input);
+                    return Some(self.refuse(400, &text));
+                }
+            }
+        }
+        if known == Some(Name::Host) {
+            match message::host(value) {
+                None => {
+                    drop(input);
+                    return Some(self.refuse(400, "client sent invalid host header"));
+                }
+                // The host of the request line, where there is one, has precedence (RFC 9112, 3.2.2).
+                Some(host) if self.line.is_some_and(|line| line.host.is_none()) => {
+                    self.server = self.connection.address().names.choose(&host.name).id();
+                }
+                Some(_) => {}
+            }
+        }
+        drop(input);
+        self.fields.push(field);
+        None
+    }
+
+    /// The head is whole: takes it off the connection and makes the request of it.
+    fn finish(self, line: RequestLine, end: usize) -> Head {
+        let connection = self.connection.clone();
+        let raw = connection.input.borrow_mut().split_to(end).freeze();
+        let settings = &connection.http.server(self.server).settings;
+        let normal = uri::normalise(&raw, line.target, &line.shape, settings.merge_slashes);
+        let uri = normal.and_then(|normal| normal.freeze(&raw));
+        let head = self.head(&raw, Some(line));
+        let essentials = Essentials {
+            host: head.field("Host").map(Bytes::as_ref),
+            content_length: head.field("Content-Length").map(Bytes::as_ref),
+            transfer_encoding: head.field("Transfer-Encoding").map(Bytes::as_ref),
+        };
+        let body = essentials.body(line.known, line.version, false);
+        let framing = match body {
+            Ok(message::Body::Length(length)) => Framing::Length(length),
+            Ok(message::Body::Chunked) => Framing::Chunked(Decoder::new(Trailers::Skip)),
+            Ok(message::Body::None) | Err(_) => Framing::Length(0),
+        };
+        let (path, args) = match &uri {
+            Ok(uri) => (uri.path.bytes().clone(), uri.args.clone()),
+            Err(_) => (Bytes::new(), Bytes::new()),
+        };
+        let length = match body {
+            Ok(message::Body::Length(length)) => Some(length),
+            _ => None,
+        };
+        let head = RequestHead { content_length: length, chunked: matches!(body, Ok(message::Body::Chunked)), ..head };
+        let keepalive = keeps_alive(&head);
+        let mut request = Request::new(connection.clone(), head, path, args, self.server);
+        request.body = Upload::new(framing);
+        let request = Rc::new(request);
+        request.keepalive.set(keepalive);
+        if connection.pipelined_with(&request) {
+            connection.pipelined.set(true);
+        }
+        if let Some(host) = &request.head.host {
+            connection.address().names.choose(host).fill(&request);
+        }
+        if uri.is_err() {
+            request.log(Level::Info, format_args!("client sent invalid request while reading client request line"));
+            request.keepalive.set(false);
+            return Head::Refused(request, 400);
+        }
+        if let Err(error) = body {
+            request.log(Level::Info, format_args!("{}{READING_FIELDS}", error.text()));
+            request.keepalive.set(false);
+            return Head::Refused(request, error.status());
+        }
+        Head::Request(request)
+    }
+
+    /// What was understood so far, over the bytes `raw`.
+    fn head(&self, raw: &Bytes, line: Option<RequestLine>) -> RequestHead {
+        let fields: Vec<Field> = self
+            .fields
+            .iter()
+            .map(|field| Field { name: field.name.slice(raw), value: field.value.slice(raw) })
+            .collect();
+        let named = line.and_then(|line| line.host).map(|host| host.slice(raw));
+        let named = named.or_else(|| fields.iter().find(|field| field.is("Host")).map(|field| field.value.clone()));
+        let host = named.as_ref().and_then(|named| {
+            let host = message::host(named)?;
+            let name = match host.name {
+                Cow::Borrowed(name) => named.slice_ref(name),
+                Cow::Owned(name) => name.into(),
+            };
+            Some((name, host.port))
+        });
+        let (host, host_port) = host.map_or((None, 0), |(name, port)| (Some(name), port));
+        RequestHead {
+            line: line.map(|line| line.line.slice(raw)).unwrap_or_default(),
+            method: line.map(|line| line.method.slice(raw)).unwrap_or_default(),
+            target: line.map(|line| line.target.slice(raw)).unwrap_or_default(),
+            protocol: line.map(|line| line.protocol.slice(raw)).unwrap_or_default(),
+            version: line.map_or(Version::HTTP_09, |line| line.version),
+            fields,
+            host,
+            host_port,
+            content_length: None,
+            chunked: false,
+            size: raw.len() as u64,
+        }
+    }
+
+    /// A request of what is there: for the log, and for the answer to a head that is refused.
+    fn begin(&self) -> Rc<Request> {
+        let raw = Bytes::copy_from_slice(&self.connection.input.borrow());
+        let head = self.head(&raw, self.line);
+        let head = match self.line {
+            Some(_) => head,
+            // nginx shows what it has of a line that it could not read, and answers as to HTTP/1.0.
+            None => {
+                let end = memchr::memchr2(b'\r', b'\n', &raw).unwrap_or(raw.len());
+                RequestHead { line: raw.slice(..end), version: Version::HTTP_10, ..head }
+            }
+        };
+        Rc::new(Request::new(self.connection.clone(), head, Bytes::new(), Bytes::new(), self.server))
+    }
+
+    fn too_large(&self, full: Full, begun: usize) -> Head {
+        if !full.long {
+            return self.refuse(494, "client sent too large request");
+        }
+        let input = self.connection.input.borrow();
+        let line = input.get(begun..).unwrap_or_default();
+        let shown = &line[..line.len().min(LOGGED)];
+        let text = format!("client sent too long header line: \"{}...\"", Raw(shown));
+        drop(input);
+        self.refuse(494, &text)
+    }
+
+    fn refuse(&self, status: u16, why: &str) -> Head {
+        let request = self.begin();
+        let doing = if self.line.is_none() { " while reading client request line" } else { READING_FIELDS };
+        request.log(Level::Info, format_args!("{why}{doing}"));
+        request.keepalive.set(false);
+        // What follows cannot be told from the head any more.
+        self.connection.input.replace(BytesMut::new());
+        Head::Refused(request, status)
+    }
+}
+
+const READING_FIELDS: &str = " while reading client request headers";
+
+/// The most that is read at once.
+const READ: usize = 16 * 1024;
+
+/// nginx: so much of a line that is too long goes to the log.
+const LOGGED: usize = 300;
+
+/// RFC 9112, 9.3, by nginx's reading of `Connection`.
+fn keeps_alive(head: &RequestHead) -> bool {
+    let said = head.fields.iter().filter(|field| field.is("Connection"));
+    let said = said.filter_map(|field| message::Connection::of(&field.value)).last();
+    match said {
+        Some(message::Connection::Close) => false,
+        Some(message::Connection::KeepAlive) => true,
+        None => head.version > Version::HTTP_10,
+    }
+}

@@ -1,0 +1,431 @@
+//! Writing a response: pieces from its body, into the socket, in as few system calls as there are turns.
+//!
+//! In: an encoded head and a body. Out: bytes on the wire, and the request's counters. Memory goes out by writev
+//! together with the head; a large piece of a file by sendfile; while the socket is full the body's source may read
+//! ahead within its own bounds.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+
+use super::encode::Framing;
+use crate::base::clock;
+use crate::conf::vars::Values;
+use crate::http::body::{Body, FilePiece, Piece, Source};
+use crate::http::connection::Connection;
+use crate::http::request::Request;
+use crate::http::response::Field;
+use crate::http::timer::Timer;
+use crate::log::Level;
+use crate::wire::http1::chunked::SizeLine;
+
+/// Why a response was not sent whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsent {
+    /// The client is gone or too slow.
+    Client,
+    /// The body broke off.
+    Body,
+}
+
+/// What waits to be written on a connection. It outlives a request so that answers to pipelined requests leave
+/// together.
+#[derive(Debug, Default)]
+pub struct Output {
+    queue: VecDeque<Piece>,
+    /// Bytes of `queue`.
+    queued: u64,
+    timer: Timer,
+}
+
+/// So much is gathered from a body before it is written.
+const GATHER: u64 = 64 * 1024;
+/// Files up to this size are read and go out with the head; above, sendfile is cheaper.
+const INLINE: u64 = 32 * 1024;
+/// The most pieces in one writev.
+const SLICES: usize = 64;
+
+impl Output {
+    fn push(&mut self, piece: Piece) {
+        self.queued += piece.len();
+        self.queue.push_back(piece);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+/// Sends a whole response. With `hold`, a small answer may stay in `output`: another will follow at once.
+pub async fn send(
+    request: &Request,
+    output: &RefCell<Output>,
+    head: Bytes,
+    mut body: Body,
+    framing: Framing,
+    hold: bool,
+) -> Result<(), Unsent> {
+    let mut sender = Sender {
+        request,
+        connection: &request.connection,
+        output,
+        pace: Pace::new(request),
+        chunked: framing == Framing::Chunked,
+        counted: 0,
+    };
+    request.head_sent.set(head.len() as u64);
+    sender.queue(Piece::Mem(head));
+    if framing == Framing::None {
+        return sender.end(hold).await;
+    }
+    let mut left = match framing {
+        Framing::Length(length) => length,
+        Framing::None | Framing::Chunked | Framing::Close => u64::MAX,
+    };
+    loop {
+        let more = match sender.gather(&mut body, &mut left).await {
+            Ok(more) => more,
+            Err(unsent) => {
+                // What came before the break still goes out: the client sees how far it got.
+                sender.flush(&mut body).await?;
+                return Err(unsent);
+            }
+        };
+        if !more {
+            break;
+        }
+        sender.flush(&mut body).await?;
+    }
+    if sender.chunked {
+        sender.queue(Piece::Mem(last_chunk(&body.trailers())));
+    } else if let Framing::Length(_) = framing {
+        if left != 0 {
+            // nginx closes; what was promised did not come.
+            sender.flush(&mut body).await?;
+            return Err(Unsent::Body);
+        }
+    }
+    sender.end(hold).await
+}
+
+/// Writes what is held back.
+pub async fn flush(request: &Request, output: &RefCell<Output>) -> Result<(), Unsent> {
+    let mut sender = Sender {
+        request,
+        connection: &request.connection,
+        output,
+        pace: Pace::default(),
+        chunked: false,
+        counted: u64::MAX,
+    };
+    sender.flush(&mut Body::Empty).await
+}
+
+struct Sender<'a> {
+    request: &'a Request,
+    connection: &'a Connection,
+    output: &'a RefCell<Output>,
+    pace: Pace,
+    chunked: bool,
+    counted: u64,
+}
+
+impl Sender<'_> {
+    fn queue(&mut self, piece: Piece) {
+        if !piece.is_empty() {
+            self.output.borrow_mut().push(piece);
+        }
+    }
+
+    /// Takes pieces off the body until there is enough for a write, or it has nothing at the moment. `false`: the end.
+    async fn gather(&mut self, body: &mut Body, left: &mut u64) -> Result<bool, Unsent> {
+        let mut gathered: Vec<Piece> = Vec::new();
+        let mut size = 0;
+        let result = std::future::poll_fn(|cx| {
+            loop {
+                let piece = match body.poll_piece(cx) {
+                    Poll::Ready(Ok(Some(piece))) => piece,
+                    Poll::Ready(Ok(None)) => return Poll::Ready(Ok(false)),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Unsent::Body)),
+                    Poll::Pending if size > 0 || !self.output.borrow().is_empty() => return Poll::Ready(Ok(true)),
+                    Poll::Pending => return Poll::Pending,
+                };
+                let len = piece.len();
+                if matches!(piece, Piece::Flush) {
+                    if size > 0 {
+                        return Poll::Ready(Ok(true));
+                    }
+                    continue;
+                }
+                if len == 0 {
+                    continue;
+                }
+                // More than the head promised would be read as the next answer.
+                let piece = if len > *left { piece.slice(0, *left) } else { piece };
+                *left -= piece.len();
+                size += piece.len();
+                if !piece.is_empty() {
+                    gathered.push(piece);
+                }
+                if size >= GATHER {
+                    return Poll::Ready(Ok(true));
+                }
+            }
+        })
+        .await;
+        if size > 0 {
+            if self.chunked {
+                self.queue(Piece::Mem(Bytes::copy_from_slice(SizeLine::new(size).as_ref())));
+            }
+            for piece in gathered {
+                self.queue(piece);
+            }
+            if self.chunked {
+                self.queue(Piece::Mem(Bytes::from_static(b"\r\n")));
+            }
+        }
+        result
+    }
+
+    /// The response is complete in the queue.
+    async fn end(&mut self, hold: bool) -> Result<(), Unsent> {
+        let small = {
+            let output = self.output.borrow();
+            output.queued <= GATHER && output.queue.iter().all(|piece| matches!(piece, Piece::Mem(_)))
+        };
+        if hold && small {
+            let queued = self.output.borrow().queued;
+            self.request.bytes_sent.set(self.request.bytes_sent.get() + queued);
+            return Ok(());
+        }
+        self.flush(&mut Body::Empty).await
+    }
+
+    /// Writes the queue. While the socket takes nothing, the body may read ahead.
+    async fn flush(&mut self, body: &mut Body) -> Result<(), Unsent> {
+        loop {
+            if self.output.borrow().is_empty() {
+                return Ok(());
+            }
+            let quota = match self.pace.quota(self.request) {
+                Quota::Bytes(bytes) => bytes,
+                Quota::Wait(delay) => {
+                    tokio::time::sleep(delay).await;
+                    continue;
+                }
+            };
+            let wrote = std::future::poll_fn(|cx| {
+                let wrote = self.poll_write(cx, quota);
+                if wrote.is_pending() {
+                    body.poll_ahead(cx);
+                }
+                wrote
+            })
+            .await?;
+            if self.counted != u64::MAX {
+                self.request.bytes_sent.set(self.request.bytes_sent.get() + wrote);
+            }
+            if let Some(delay) = self.pace.after(wrote) {
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, quota: u64) -> Poll<Result<u64, Unsent>> {
+        let output = &mut *self.output.borrow_mut();
+        if let Err(error) = self.inline(output) {
+            return Poll::Ready(Err(self.lost("read", &error)));
+        }
+        let written = match output.queue.front_mut() {
+            Some(Piece::File(file)) => {
+                let chunk = self.request.plan().core.sendfile_max_chunk;
+                let chunk = if chunk == 0 { usize::MAX } else { chunk };
+                let len = usize::try_from(file.len.min(quota)).unwrap_or(usize::MAX).min(chunk).min(SENDFILE);
+                self.connection.io.poll_sendfile(cx, &file.file, file.offset, len).map(|sent| ("sendfile", sent))
+            }
+            _ => {
+                let mut slices: [IoSlice<'_>; SLICES] = [const { IoSlice::new(&[]) }; SLICES];
+                let mut count = 0;
+                let mut room = quota;
+                for piece in output.queue.iter().take(SLICES) {
+                    let Piece::Mem(bytes) = piece else { break };
+                    let len = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+                    if len == 0 {
+                        break;
+                    }
+                    slices[count] = IoSlice::new(&bytes[..len]);
+                    count += 1;
+                    room -= len as u64;
+                }
+                self.connection.io.poll_writev(cx, &slices[..count]).map(|sent| ("writev", sent))
+            }
+        };
+        match written {
+            Poll::Pending => {
+                ready!(output.timer.poll(cx, self.request.plan().core.send_timeout));
+                self.request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
+                if self.request.plan().core.reset_timedout_connection {
+                    self.connection.io.reset_on_close();
+                }
+                Poll::Ready(Err(Unsent::Client))
+            }
+            Poll::Ready((call, Ok(0))) => {
+                let _ = call;
+                self.request.log(Level::Alert, format_args!("sendfile() reported that the file was truncated"));
+                Poll::Ready(Err(Unsent::Body))
+            }
+            Poll::Ready((_, Ok(wrote))) => {
+                output.timer.disarm();
+                output.consume(wrote as u64);
+                Poll::Ready(Ok(wrote as u64))
+            }
+            Poll::Ready((call, Err(error))) => Poll::Ready(Err(self.lost(call, &error))),
+        }
+    }
+
+    /// Reads file pieces that are small, or all when sendfile is off, into memory, as far as one write goes.
+    fn inline(&self, output: &mut Output) -> io::Result<()> {
+        let core = &self.request.plan().core;
+        let mut ahead = 0;
+        let mut n = 0;
+        while ahead < INLINE.max(1) {
+            let Some(piece) = output.queue.get_mut(n) else { break };
+            let Piece::File(file) = piece else {
+                ahead += piece.len();
+                n += 1;
+                continue;
+            };
+            if core.sendfile && file.len + ahead > INLINE {
+                break;
+            }
+            let limit = if core.sendfile { INLINE as usize } else { core.output_buffers.size };
+            let bytes = read_inline(file, limit)?;
+            ahead += bytes.len() as u64;
+            if file.len == 0 {
+                *piece = Piece::Mem(bytes);
+            } else {
+                output.queue.insert(n, Piece::Mem(bytes));
+            }
+            n += 1;
+        }
+        Ok(())
+    }
+
+    fn lost(&self, call: &str, error: &io::Error) -> Unsent {
+        let level = match error.raw_os_error() {
+            Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ETIMEDOUT) => Level::Info,
+            _ => Level::Alert,
+        };
+        self.request.log(level, format_args!("{call}() failed {}", crate::base::text::errno(error)));
+        if call == "read" { Unsent::Body } else { Unsent::Client }
+    }
+}
+
+/// Linux sends at most this much at once.
+const SENDFILE: usize = 0x7fff_f000;
+
+fn read_inline(file: &mut FilePiece, limit: usize) -> io::Result<Bytes> {
+    file.read(limit)
+}
+
+impl Output {
+    /// Forgets what was written.
+    fn consume(&mut self, mut wrote: u64) {
+        self.queued = self.queued.saturating_sub(wrote);
+        while wrote > 0 {
+            let Some(front) = self.queue.front_mut() else { return };
+            let len = front.len();
+            if len <= wrote {
+                wrote -= len;
+                self.queue.pop_front();
+                continue;
+            }
+            match front {
+                Piece::Mem(bytes) => bytes.advance(usize::try_from(wrote).unwrap_or(usize::MAX).min(bytes.len())),
+                Piece::File(file) => {
+                    file.offset += wrote;
+                    file.len -= wrote;
+                }
+                Piece::Flush => {}
+            }
+            return;
+        }
+    }
+}
+
+/// The end of a chunked body.
+fn last_chunk(trailers: &[Field]) -> Bytes {
+    if trailers.is_empty() {
+        return Bytes::from_static(b"0\r\n\r\n");
+    }
+    let mut out = b"0\r\n".to_vec();
+    for field in trailers {
+        out.extend_from_slice(&field.name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(&field.value);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.into()
+}
+
+/// `limit_rate` and `limit_rate_after`.
+#[derive(Default)]
+struct Pace {
+    /// Bytes per second; 0: as fast as the client takes them.
+    rate: u64,
+    after: u64,
+    sent: u64,
+    started: Option<Instant>,
+}
+
+enum Quota {
+    Bytes(u64),
+    Wait(Duration),
+}
+
+impl Pace {
+    fn new(request: &Request) -> Self {
+        let core = &request.plan().core;
+        let size = |template: &Option<crate::conf::template::Template>| {
+            let text = template.as_ref()?.eval(request as &Request);
+            crate::base::units::size(std::str::from_utf8(&text).ok()?)
+        };
+        let rate = request.limit_rate.get().or_else(|| size(&core.limit_rate)).unwrap_or(0);
+        let after = request.limit_rate_after.get().or_else(|| size(&core.limit_rate_after)).unwrap_or(0);
+        Self { rate, after, sent: 0, started: (rate > 0).then(clock::now) }
+    }
+
+    /// How much may go out now. nginx counts from the start of the request in whole seconds, and grants one ahead.
+    fn quota(&self, request: &Request) -> Quota {
+        // X-Accel-Limit-Rate and `set $limit_rate` may come late.
+        let rate = request.limit_rate.get().unwrap_or(self.rate);
+        if rate == 0 || self.started.is_none() && request.limit_rate.get().is_none() {
+            return Quota::Bytes(u64::MAX);
+        }
+        let seconds = clock::now().saturating_duration_since(request.started).as_secs() + 1;
+        let granted = rate.saturating_mul(seconds).saturating_add(self.after);
+        match granted.checked_sub(self.sent) {
+            Some(bytes @ 1..) => Quota::Bytes(bytes),
+            _ => {
+                let over = self.sent.saturating_sub(granted);
+                Quota::Wait(Duration::from_millis(over.saturating_mul(1000) / rate + 1))
+            }
+        }
+    }
+
+    /// How long to wait after a write of this size.
+    fn after(&mut self, wrote: u64) -> Option<Duration> {
+        self.sent += wrote;
+        if self.rate == 0 || self.sent <= self.after {
+            return None;
+        }
+        let limited = wrote.min(self.sent - self.after);
+        let delay = limited.saturating_mul(1000) / self.rate;
+        (delay > 0).then(|| Duration::from_millis(delay))
+    }
+}

@@ -1,0 +1,139 @@
+//! Which server a host means, on one address.
+//!
+//! nginx's order: the exact name, the longest `*.name`, the longest `name.*`, the first regular expression, and else
+//! the address's default server.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::location::Regex;
+use super::plan::ServerId;
+use super::request::Request;
+use super::server::Name;
+
+/// The servers of one address.
+#[derive(Debug, Default)]
+pub struct Names {
+    pub default: ServerId,
+    exact: HashMap<Bytes, ServerId>,
+    /// `*.example.com` under `example.com`.
+    leading: HashMap<Bytes, ServerId>,
+    /// `www.example.*` under `www.example`.
+    trailing: HashMap<Bytes, ServerId>,
+    regexes: Vec<(Regex, ServerId)>,
+}
+
+/// What a host means.
+pub enum Chosen<'a> {
+    Server(ServerId),
+    /// The pattern still has captures to give.
+    Regex(&'a Regex, ServerId),
+}
+
+impl Names {
+    /// Adds a name of `server`. `false`: the name is taken, and nginx warns and ignores it.
+    pub fn add(&mut self, name: &Name, server: ServerId) -> bool {
+        if let Some(regex) = &name.regex {
+            self.regexes.push((regex.clone(), server));
+            return true;
+        }
+        let text = &name.text;
+        let mut fresh = true;
+        let mut put = |map: &mut HashMap<Bytes, ServerId>, key: Bytes| {
+            if map.contains_key(&key) {
+                fresh = false;
+            } else {
+                map.insert(key, server);
+            }
+        };
+        if let Some(rest) = text.strip_prefix(b"*.") {
+            put(&mut self.leading, text.slice_ref(rest));
+        } else if let Some(rest) = text.strip_suffix(b".*") {
+            put(&mut self.trailing, text.slice_ref(rest));
+        } else if let Some(rest) = text.strip_prefix(b".") {
+            // nginx: `.example.com` is the name and all below it.
+            put(&mut self.exact, text.slice_ref(rest));
+            put(&mut self.leading, text.slice_ref(rest));
+        } else {
+            put(&mut self.exact, text.clone());
+        }
+        fresh
+    }
+
+    /// Whether every host means the same server.
+    pub fn is_single(&self) -> bool {
+        self.regexes.is_empty()
+            && [&self.exact, &self.leading, &self.trailing].iter().all(|map| map.values().all(|id| *id == self.default))
+    }
+
+    /// Chooses by a host in lower case.
+    pub fn choose(&self, host: &[u8]) -> Chosen<'_> {
+        if let Some(&id) = self.exact.get(host) {
+            return Chosen::Server(id);
+        }
+        if !self.leading.is_empty() {
+            for dot in memchr::memchr_iter(b'.', host) {
+                if let Some(&id) = self.leading.get(&host[dot + 1..]).filter(|_| dot > 0) {
+                    return Chosen::Server(id);
+                }
+            }
+        }
+        if !self.trailing.is_empty() {
+            for dot in memchr::memrchr_iter(b'.', host) {
+                if let Some(&id) = self.trailing.get(&host[..dot]) {
+                    return Chosen::Server(id);
+                }
+            }
+        }
+        match self.regexes.iter().find(|(regex, _)| regex.pattern.is_match(host)) {
+            Some((regex, id)) => Chosen::Regex(regex, *id),
+            None => Chosen::Server(self.default),
+        }
+    }
+}
+
+impl Chosen<'_> {
+    pub fn id(&self) -> ServerId {
+        match self {
+            Self::Server(id) | Self::Regex(_, id) => *id,
+        }
+    }
+
+    /// Gives the request the captures of the pattern that chose its server.
+    pub fn fill(&self, request: &Request) {
+        if let (Self::Regex(regex, _), Some(host)) = (self, &request.head.host) {
+            regex.matches(host, request);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exact_then_leading_then_trailing() {
+        let mut names = Names::default();
+        let all = ["a.example.com", "*.example.com", "www.example.*", ".dot.org", "*.b.example.com"];
+        for (n, text) in all.iter().enumerate() {
+            let id = ServerId(u32::try_from(n + 1).expect("few"));
+            assert!(names.add(&Name { text: Bytes::from_static(text.as_bytes()), regex: None }, id));
+        }
+        assert!(!names.add(&Name { text: Bytes::from_static(b"a.example.com"), regex: None }, ServerId(9)));
+        for (host, expected) in [
+            ("a.example.com", 1),
+            ("x.example.com", 2),
+            ("x.y.example.com", 2),
+            ("x.b.example.com", 5),
+            ("example.com", 0),
+            ("www.example.org", 3),
+            ("www.example.co.uk", 3),
+            ("dot.org", 4),
+            ("a.dot.org", 4),
+            ("other", 0),
+        ] {
+            assert_eq!(names.choose(host.as_bytes()).id(), ServerId(expected), "{host}");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! One request: what the client asked, where the lookup stands, what was computed so far.
+//!
+//! A request is one `Rc` of its connection's thread. Its parts change through cells; no borrow of a cell outlives the
+//! statement it is made in, so none is held across an await.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::connection::Connection;
+use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
+use super::response::{Field, Head};
+use super::upload::Upload;
+use crate::base::regex::Captures;
+use crate::conf::vars::{Keep, Value, Values, VarId};
+use crate::log::error::Level;
+use crate::upstream::Attempt;
+use crate::wire::http1::request::Version;
+
+/// What the client sent, as it sent it. Subrequests share their parent's.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// The request line without its line end.
+    pub line: Bytes,
+    pub method: Bytes,
+    /// The target as sent: nginx's `unparsed_uri`.
+    pub target: Bytes,
+    /// `HTTP/1.1`; empty for HTTP/0.9, which does not name itself.
+    pub protocol: Bytes,
+    pub version: Version,
+    /// Without the lines that `ignore_invalid_headers` dropped.
+    pub fields: Vec<Field>,
+    /// The host of the request line or of `Host`, valid and in lower case, without its port.
+    pub host: Option<Bytes>,
+    /// The port that came with the host; 0 without one.
+    pub host_port: u16,
+    /// `Content-Length`, when there is one.
+    pub content_length: Option<u64>,
+    pub chunked: bool,
+    /// Bytes of the head on the wire.
+    pub size: u64,
+}
+
+impl RequestHead {
+    /// The first field of that name.
+    pub fn field(&self, name: &str) -> Option<&Bytes> {
+        self.fields.iter().find(|field| field.is(name)).map(|field| &field.value)
+    }
+}
+
+/// A value of this request.
+#[derive(Clone, Debug, Default)]
+enum Slot {
+    #[default]
+    Unasked,
+    /// Being computed: whoever asks now asks in a circle.
+    Asked,
+    Known(Value),
+}
+
+/// See the module's head.
+pub struct Request {
+    pub connection: Rc<Connection>,
+    pub head: Rc<RequestHead>,
+    /// The request that this one is a part of; `None` for the client's own.
+    pub parent: Option<Rc<Request>>,
+    pub started: Instant,
+
+    /// The normalised path.
+    path: RefCell<Bytes>,
+    args: RefCell<Bytes>,
+    /// What `error_page` and subrequests make of the client's method.
+    method: RefCell<Bytes>,
+    server: Cell<ServerId>,
+    location: Cell<LocationId>,
+    /// Behind an internal redirect: `internal` locations are open.
+    pub internal: Cell<bool>,
+    /// `rewrite` changed the path: the location is to be found again.
+    pub path_changed: Cell<bool>,
+    /// How many internal redirects may still follow; nginx allows ten.
+    pub jumps: Cell<u8>,
+    /// The path has a `$` or came from the client unchanged: `proxy_pass` may send the target as it came.
+    pub target_valid: Cell<bool>,
+    /// The status whose error page is being made, once one is.
+    pub error_status: Cell<u16>,
+    /// An `error_page` is being made: another error gets the built-in page, unless `recursive_error_pages`.
+    pub in_error_page: Cell<bool>,
+    /// Fields that the answer gets, whoever makes it: `WWW-Authenticate` also on the page of `error_page 401`.
+    owed: RefCell<Vec<Field>>,
+    owed_location: RefCell<Option<Bytes>>,
+    pub body: Upload,
+
+    slots: Rc<RefCell<Vec<Slot>>>,
+    /// How many variables that are not kept are being computed.
+    depth: Cell<u8>,
+    captures: RefCell<Captures>,
+    extensions: RefCell<Vec<Rc<dyn Any>>>,
+
+    /// The connection may serve another request after this one.
+    pub keepalive: Cell<bool>,
+    pub limit_rate: Cell<Option<u64>>,
+    pub limit_rate_after: Cell<Option<u64>>,
+
+    /// The response head as it was sent, for `$sent_http_*` and the log.
+    pub answered: RefCell<Option<Rc<Head>>>,
+    pub status: Cell<u16>,
+    /// Bytes sent to the client, head included.
+    pub bytes_sent: Cell<u64>,
+    /// Bytes of `bytes_sent` that were the head.
+    pub head_sent: Cell<u64>,
+    /// Bytes of the request read so far.
+    pub bytes_read: Cell<u64>,
+    /// Every upstream peer that was tried, for `$upstream_*`.
+    pub attempts: RefCell<Vec<Attempt>>,
+}
+
+/// nginx's `NGX_HTTP_MAX_URI_CHANGES` is 10; the one that reaches zero is refused.
+pub const JUMPS: u8 = 11;
+
+/// How deep variables that are not kept may ask for each other: nginx's bound.
+const DEPTH: u8 = 100;
+
+impl Request {
+    pub fn new(connection: Rc<Connection>, head: RequestHead, path: Bytes, args: Bytes, server: ServerId) -> Self {
+        let location = connection.http.server(server).root;
+        let keepalive = Cell::new(false);
+        Self {
+            started: connection.now(),
+            path: RefCell::new(path),
+            args: RefCell::new(args),
+            method: RefCell::new(head.method.clone()),
+            server: Cell::new(server),
+            location: Cell::new(location),
+            internal: Cell::new(false),
+            path_changed: Cell::new(false),
+            jumps: Cell::new(JUMPS),
+            target_valid: Cell::new(true),
+            error_status: Cell::new(0),
+            in_error_page: Cell::new(false),
+            owed: RefCell::default(),
+            owed_location: RefCell::default(),
+            body: Upload::default(),
+            slots: Rc::default(),
+            depth: Cell::new(0),
+            captures: RefCell::default(),
+            extensions: RefCell::default(),
+            keepalive,
+            limit_rate: Cell::new(None),
+            limit_rate_after: Cell::new(None),
+            answered: RefCell::default(),
+            status: Cell::new(0),
+            bytes_sent: Cell::new(0),
+            head_sent: Cell::new(0),
+            bytes_read: Cell::new(head.size),
+            attempts: RefCell::default(),
+            parent: None,
+            head: Rc::new(head),
+            connection,
+        }
+    }
+
+    /// A request that asks for a part of `parent`'s answer. It shares the parent's variables and its body is empty.
+    pub fn child(parent: &Rc<Self>, path: Bytes, args: Bytes) -> Self {
+        Self {
+            connection: parent.connection.clone(),
+            head: parent.head.clone(),
+            parent: Some(parent.clone()),
+            started: parent.connection.now(),
+            path: RefCell::new(path),
+            args: RefCell::new(args),
+            method: RefCell::new(Bytes::from_static(b"GET")),
+            server: Cell::new(parent.server.get()),
+            location: Cell::new(parent.server().root),
+            internal: Cell::new(true),
+            path_changed: Cell::new(false),
+            jumps: Cell::new(JUMPS),
+            target_valid: Cell::new(false),
+            error_status: Cell::new(0),
+            in_error_page: Cell::new(false),
+            owed: RefCell::default(),
+            owed_location: RefCell::default(),
+            body: Upload::default(),
+            slots: parent.slots.clone(),
+            depth: Cell::new(0),
+            captures: RefCell::default(),
+            extensions: RefCell::default(),
+            keepalive: Cell::new(false),
+            limit_rate: Cell::new(None),
+            limit_rate_after: Cell::new(None),
+            answered: RefCell::default(),
+            status: Cell::new(0),
+            bytes_sent: Cell::new(0),
+            head_sent: Cell::new(0),
+            bytes_read: Cell::new(0),
+            attempts: RefCell::default(),
+        }
+    }
+
+    pub fn http(&self) -> &Http {
+        &self.connection.http
+    }
+
+    pub fn server(&self) -> &Server {
+        self.http().server(self.server.get())
+    }
+
+    pub fn location(&self) -> &Location {
+        self.http().location(self.location.get())
+    }
+
+    pub fn location_id(&self) -> LocationId {
+        self.location.get()
+    }
+
+    /// Goes to another location of the same server.
+    pub fn enter(&self, location: LocationId) {
+        self.location.set(location);
+    }
+
+    /// The plan of the location where the lookup stands.
+    pub fn plan(&self) -> &Plan {
+        &self.location().plan
+    }
+
+    /// The client's own request, which may be this one.
+    pub fn main(&self) -> &Request {
+        let mut request = self;
+        while let Some(parent) = &request.parent {
+            request = parent;
+        }
+        request
+    }
+
+    pub fn is_subrequest(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    pub fn path(&self) -> Bytes {
+        self.path.borrow().clone()
+    }
+
+    /// Sets the path; whatever asks for the target as sent is told that it no longer fits.
+    pub fn set_path(&self, path: Bytes) {
+        self.path.replace(path);
+        self.target_valid.set(false);
+    }
+
+    pub fn args(&self) -> Bytes {
+        self.args.borrow().clone()
+    }
+
+    pub fn set_args(&self, args: Bytes) {
+        self.args.replace(args);
+        self.target_valid.set(false);
+    }
+
+    pub fn method(&self) -> Bytes {
+        self.method.borrow().clone()
+    }
+
+    pub fn set_method(&self, method: Bytes) {
+        self.method.replace(method);
+    }
+
+    pub fn is_method(&self, method: &str) -> bool {
+        self.method.borrow().as_ref() == method.as_bytes()
+    }
+
+    /// The answer has no body, whatever its head says.
+    pub fn is_head(&self) -> bool {
+        self.is_method("HEAD")
+    }
+
+    pub fn is_get_or_head(&self) -> bool {
+        let method = self.method.borrow();
+        matches!(method.as_ref(), b"GET" | b"HEAD")
+    }
+
+    /// The first request field of that name.
+    pub fn field(&self, name: &str) -> Option<&Bytes> {
+        self.head.field(name)
+    }
+
+    /// `$host`: of the request, or the server's first name.
+    pub fn host(&self) -> Bytes {
+        match &self.head.host {
+            Some(host) if !host.is_empty() => host.clone(),
+            _ => self.server().name.clone(),
+        }
+    }
+
+    /// Adds a field to the answer, whoever makes it.
+    pub fn owe(&self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.owed.borrow_mut().push(Field::new(name, value));
+    }
+
+    /// The `Location` of the answer, whoever makes it.
+    pub fn owe_location(&self, target: Bytes) {
+        self.owed_location.replace(Some(target));
+    }
+
+    pub fn clear_owed_location(&self) {
+        self.owed_location.replace(None);
+    }
+
+    /// Adds what is owed to a head.
+    pub fn pay(&self, head: &mut Head) {
+        head.fields.append(&mut self.owed.borrow_mut());
+        if let Some(target) = self.owed_location.take() {
+            head.location.get_or_insert(target);
+        }
+    }
+
+    /// The bytes of the last match, for `$1` to `$9`.
+    pub fn set_captures(&self, captures: Captures) {
+        self.captures.replace(captures);
+    }
+
+    /// The memory of one module in this request, made at the first use. One type, one value.
+    pub fn extension<T: Default + 'static>(&self) -> Rc<T> {
+        let found = self.extensions.borrow().iter().find_map(|any| Rc::downcast(any.clone()).ok());
+        found.unwrap_or_else(|| {
+            let fresh = Rc::new(T::default());
+            self.extensions.borrow_mut().push(fresh.clone());
+            fresh
+        })
+    }
+
+    /// An internal redirect begins anew: modules forget what they kept of the location before.
+    pub fn forget_extensions(&self) {
+        self.extensions.borrow_mut().clear();
+    }
+
+    /// Gives a variable a value, as `set` and named captures do.
+    pub fn set_value(&self, id: VarId, value: Value) {
+        match &self.http().vars.row(id).set {
+            Some(set) => set(self, value),
+            None => self.keep(id, Slot::Known(value)),
+        }
+    }
+
+    /// Forgets a kept value, so that it is computed again.
+    pub fn forget(&self, id: VarId) {
+        self.keep(id, Slot::Unasked);
+    }
+
+    fn keep(&self, id: VarId, slot: Slot) -> Slot {
+        let mut slots = self.slots.borrow_mut();
+        if slots.is_empty() {
+            slots.resize(self.http().vars.len(), Slot::Unasked);
+        }
+        match slots.get_mut(id.index()) {
+            Some(place) => std::mem::replace(place, slot),
+            None => Slot::Unasked,
+        }
+    }
+
+    fn kept(&self, id: VarId) -> Slot {
+        self.slots.borrow().get(id.index()).cloned().unwrap_or_default()
+    }
+
+    fn circle(&self, id: VarId) -> Value {
+        let name = self.http().vars.name(id);
+        self.log(Level::Error, format_args!("cycle while evaluating variable \"{name}\""));
+        None
+    }
+
+    /// Writes to the error log of the location where the request stands.
+    pub fn log(&self, level: Level, message: std::fmt::Arguments<'_>) {
+        self.plan().core.error_log.write(level, &super::log_context(self), message);
+    }
+}
+
+impl Values for Request {
+    fn value(&self, id: VarId) -> Value {
+        let row = self.http().vars.row(id);
+        match self.kept(id) {
+            Slot::Known(value) => return value,
+            Slot::Unasked => {}
+            Slot::Asked => return self.circle(id),
+        }
+        if row.keep == Keep::Never {
+            let depth = self.depth.get();
+            if depth == DEPTH {
+                return self.circle(id);
+            }
+            self.depth.set(depth + 1);
+            let value = (row.get)(self);
+            self.depth.set(depth);
+            return value;
+        }
+        self.keep(id, Slot::Asked);
+        let value = (row.get)(self);
+        self.keep(id, Slot::Known(value.clone()));
+        value
+    }
+
+    fn capture(&self, n: usize) -> Value {
+        self.captures.borrow().get(n)
+    }
+}

@@ -1,0 +1,155 @@
+//! What a location answers: a head, a body, or a refusal.
+
+use bytes::Bytes;
+
+use super::body::Body;
+
+/// A field of a head, name and value as they go on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    pub name: Bytes,
+    pub value: Bytes,
+}
+
+impl Field {
+    pub fn new(name: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self { name: name.into(), value: value.into() }
+    }
+
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+/// A response head. What nginx writes in a place of its own has a member of its own; the rest follows in order.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
+    pub status: u16,
+    /// An upstream's own status line, `404 Nope`; without it the standard words.
+    pub status_line: Option<Bytes>,
+    pub content_type: Option<Bytes>,
+    /// Added to `content_type` as `; charset=`.
+    pub charset: Option<Bytes>,
+    /// Bytes of the body, when they are known beforehand.
+    pub content_length: Option<u64>,
+    /// Seconds since the epoch; written as `Last-Modified` unless `fields` has one.
+    pub last_modified: Option<i64>,
+    /// A target that may still be relative: the writer makes it absolute as `absolute_redirect` says.
+    pub location: Option<Bytes>,
+    pub fields: Vec<Field>,
+    /// The body may be cut into ranges.
+    pub allow_ranges: bool,
+    /// The client asked for a range of exactly what is here: filters that change the body must decline.
+    pub ranged: bool,
+    /// `Vary: Accept-Encoding` is owed (`gzip_vary`).
+    pub vary_encoding: bool,
+    /// Where in the whole representation the body begins, when an upstream answered 206 itself.
+    pub offset: u64,
+}
+
+impl Head {
+    pub fn new(status: u16) -> Self {
+        Self { status, ..Self::default() }
+    }
+
+    pub fn add(&mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.fields.push(Field::new(name, value));
+    }
+
+    /// The first field of that name.
+    pub fn field(&self, name: &str) -> Option<&Bytes> {
+        self.fields.iter().find(|field| field.is(name)).map(|field| &field.value)
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        self.fields.retain(|field| !field.is(name));
+    }
+
+    /// Replaces all fields of that name by one.
+    pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) {
+        self.remove(name);
+        self.add(name, value);
+    }
+
+    /// The length is not known any more: a filter will change the body.
+    pub fn clear_content_length(&mut self) {
+        self.content_length = None;
+        self.remove("Content-Length");
+    }
+
+    pub fn clear_last_modified(&mut self) {
+        self.last_modified = None;
+        self.remove("Last-Modified");
+    }
+
+    pub fn clear_etag(&mut self) {
+        self.remove("ETag");
+    }
+
+    /// Ranges are out of the question: a filter will change the body.
+    pub fn clear_accept_ranges(&mut self) {
+        self.allow_ranges = false;
+        self.remove("Accept-Ranges");
+    }
+
+    /// A changed body is no longer equal byte for byte (RFC 9110, 8.8.1): `"x"` becomes `W/"x"`, anything else goes.
+    pub fn weaken_etag(&mut self) {
+        let Some(field) = self.fields.iter_mut().find(|field| field.is("ETag")) else { return };
+        if field.value.starts_with(b"W/") {
+            return;
+        }
+        if !field.value.starts_with(b"\"") {
+            return self.clear_etag();
+        }
+        field.value = [b"W/", field.value.as_ref()].concat().into();
+    }
+
+    /// The media type without parameters, in lower case where it was written so.
+    pub fn media_type(&self) -> &[u8] {
+        let full = self.content_type.as_deref().unwrap_or_default();
+        let end = memchr::memchr2(b';', b' ', full).unwrap_or(full.len());
+        &full[..end]
+    }
+}
+
+/// A finished answer.
+#[derive(Debug)]
+pub struct Response {
+    pub head: Head,
+    pub body: Body,
+}
+
+impl Response {
+    /// A short text from memory.
+    pub fn text(status: u16, content_type: Bytes, text: Bytes) -> Self {
+        let mut head = Head::new(status);
+        head.content_type = Some(content_type);
+        head.content_length = Some(text.len() as u64);
+        Self { head, body: Body::memory(text) }
+    }
+
+    /// A head alone.
+    pub fn empty(status: u16) -> Self {
+        Self { head: Head { content_length: Some(0), ..Head::new(status) }, body: Body::Empty }
+    }
+}
+
+/// Why a location does not answer itself. `http/respond.rs` decides what the client sees.
+#[derive(Debug)]
+pub enum Refusal {
+    /// An error page, or what `error_page` says for this status.
+    Status(u16),
+    /// The request goes on elsewhere in this server.
+    Jump(Jump),
+    /// The connection ends without an answer: `return 444`, or the client is gone.
+    Close,
+}
+
+/// An internal redirect.
+#[derive(Clone, Debug)]
+pub enum Jump {
+    /// To a path, which is looked up anew; `None` keeps the arguments.
+    Path { path: Bytes, args: Option<Bytes> },
+    /// To `location @name`.
+    Named(Bytes),
+}

@@ -1,0 +1,387 @@
+//! The body of a client's request: read whole into memory and a file, streamed, or thrown away.
+//!
+//! In: the connection's bytes behind the head. Out: a [`Stored`] body, or one [`Bytes`] at a time. Nothing is read
+//! before somebody asks, and `Expect: 100-continue` is answered at that moment.
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::core::InFile;
+use super::request::Request;
+use super::response::Refusal;
+use super::timer::Timer;
+use crate::log::Level;
+use crate::wire::http1::request::Version;
+use crate::wire::http1::chunked::{Chunk, Decoder, Trailers};
+
+/// How the end of a body is known.
+#[derive(Debug)]
+pub enum Framing {
+    /// This many bytes are still to come.
+    Length(u64),
+    Chunked(Decoder),
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self::Length(0)
+    }
+}
+
+/// A body that was read whole.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// What did not go to the file: all of a small body, nothing of a large one.
+    pub memory: Bytes,
+    pub file: Option<Rc<StoredFile>>,
+    pub len: u64,
+}
+
+/// The temporary file of a body. It is deleted with the request unless `client_body_in_file_only on`.
+#[derive(Debug)]
+pub struct StoredFile {
+    pub file: Arc<File>,
+    pub path: PathBuf,
+    pub len: u64,
+    clean: bool,
+}
+
+impl Drop for StoredFile {
+    fn drop(&mut self) {
+        if self.clean {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The body of one request.
+#[derive(Debug, Default)]
+pub struct Upload {
+    framing: RefCell<Framing>,
+    stored: RefCell<Option<Stored>>,
+    /// Bytes of the body so far, for `client_max_body_size` of a body whose length nobody announced.
+    received: Cell<u64>,
+    /// Somebody asked for the body, or nobody will.
+    begun: Cell<bool>,
+    discarded: Cell<bool>,
+    no_lingering: Cell<bool>,
+    /// The client cannot be understood any more.
+    broken: Cell<bool>,
+    timer: RefCell<Timer>,
+}
+
+impl Upload {
+    pub fn new(framing: Framing) -> Self {
+        Self { framing: RefCell::new(framing), ..Self::default() }
+    }
+
+    /// What is left will be read and thrown away after the answer.
+    pub fn discard(&self) {
+        self.discarded.set(true);
+    }
+
+    pub fn is_discarded(&self) -> bool {
+        self.discarded.get()
+    }
+
+    /// After the answer the connection just closes: what the client says cannot be trusted.
+    pub fn forbid_lingering(&self) {
+        self.no_lingering.set(true);
+    }
+
+    pub fn may_linger(&self) -> bool {
+        !self.no_lingering.get()
+    }
+
+    /// Nothing of the body is left on the connection.
+    pub fn is_done(&self) -> bool {
+        !self.broken.get()
+            && match &*self.framing.borrow() {
+                Framing::Length(left) => *left == 0,
+                Framing::Chunked(decoder) => decoder.is_done(),
+            }
+    }
+
+    /// There is a body, though perhaps an empty one.
+    pub fn is_chunked(&self) -> bool {
+        matches!(&*self.framing.borrow(), Framing::Chunked(_))
+    }
+
+    /// The body, once it was read whole.
+    pub fn stored(&self) -> Option<Stored> {
+        self.stored.borrow().clone()
+    }
+
+    /// Makes this the body: a subrequest's, or one that a directive gives.
+    pub fn store(&self, body: Stored) {
+        self.begun.set(true);
+        self.stored.replace(Some(body));
+    }
+
+    /// Reads the body whole: into memory up to `client_body_buffer_size`, else into a temporary file.
+    pub async fn read(request: &Request) -> Result<Stored, Refusal> {
+        let upload = &request.body;
+        if let Some(stored) = upload.stored() {
+            return Ok(stored);
+        }
+        let core = &request.plan().core;
+        let limit = core.client_body_buffer_size;
+        let mut keeper = Keeper { request, limit, memory: BytesMut::new(), file: None, written: 0 };
+        if core.client_body_in_file_only != InFile::Off && !upload.is_done() {
+            keeper.open()?;
+        }
+        while let Some(bytes) = std::future::poll_fn(|cx| Self::poll_bytes(request, cx)).await? {
+            keeper.take(bytes)?;
+        }
+        let stored = keeper.finish()?;
+        upload.store(stored.clone());
+        Ok(stored)
+    }
+
+    /// The next bytes of the body as they come; `None` is its end. Refusals are nginx's: 400, 408, 413.
+    pub fn poll_bytes(request: &Request, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Refusal>> {
+        let upload = &request.body;
+        if !upload.begun.replace(true) {
+            invite(request);
+        }
+        loop {
+            if upload.is_done() {
+                return Poll::Ready(Ok(None));
+            }
+            if let Some(bytes) = upload.take_input(request)? {
+                upload.timer.borrow_mut().disarm();
+                return Poll::Ready(Ok(Some(bytes)));
+            }
+            if upload.is_done() {
+                return Poll::Ready(Ok(None));
+            }
+            ready!(upload.poll_input(request, cx))?;
+        }
+    }
+
+    /// Takes what the connection has already read. `None`: more is needed, or this was the end.
+    fn take_input(&self, request: &Request) -> Result<Option<Bytes>, Refusal> {
+        let mut input = request.connection.input.borrow_mut();
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let max = request.plan().core.client_max_body_size;
+        let before = input.len();
+        let taken = match &mut *self.framing.borrow_mut() {
+            Framing::Length(left) => {
+                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                *left -= len as u64;
+                Some(input.split_to(len).freeze())
+            }
+            Framing::Chunked(decoder) => self.decode(request, decoder, &mut input, max)?,
+        };
+        request.bytes_read.set(request.bytes_read.get() + (before - input.len()) as u64);
+        Ok(taken)
+    }
+
+    fn decode(
+        &self,
+        request: &Request,
+        decoder: &mut Decoder,
+        input: &mut BytesMut,
+        max: u64,
+    ) -> Result<Option<Bytes>, Refusal> {
+        match decoder.next(input, 0) {
+            Ok(Chunk::Data { data, rest }) => {
+                let received = self.received.get();
+                let len = data.len() as u64;
+                if max != 0 && !self.is_discarded() && received.saturating_add(len).saturating_add(rest) > max {
+                    request.log(
+                        Level::Error,
+                        format_args!("client intended to send too large chunked body: {}+{} bytes", received, len + rest),
+                    );
+                    self.discard();
+                    return Err(Refusal::Status(413));
+                }
+                self.received.set(received + len);
+                input.advance(data.start as usize);
+                Ok(Some(input.split_to(data.len()).freeze()))
+            }
+            Ok(Chunk::More) => {
+                input.clear();
+                Ok(None)
+            }
+            Ok(Chunk::End(at)) => {
+                input.advance(at as usize);
+                Ok(None)
+            }
+            Err(_) => {
+                request.log(Level::Error, format_args!("client sent invalid chunked body"));
+                self.broken.set(true);
+                request.keepalive.set(false);
+                Err(Refusal::Status(400))
+            }
+        }
+    }
+
+    /// Reads from the socket.
+    fn poll_input(&self, request: &Request, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        let core = &request.plan().core;
+        let mut input = request.connection.input.borrow_mut();
+        let want = match &*self.framing.borrow() {
+            Framing::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX),
+            Framing::Chunked(decoder) => usize::try_from(decoder.expected()).unwrap_or(usize::MAX),
+        };
+        input.reserve(want.clamp(1024, core.client_body_buffer_size.max(1024)).min(READ));
+        match request.connection.io.poll_read(cx, &mut input) {
+            Poll::Pending => {
+                ready!(self.timer.borrow_mut().poll(cx, core.client_body_timeout));
+                request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
+                self.broken.set(true);
+                request.keepalive.set(false);
+                Poll::Ready(Err(Refusal::Status(408)))
+            }
+            Poll::Ready(Ok(0)) => {
+                request.log(Level::Info, format_args!("client prematurely closed connection"));
+                self.broken.set(true);
+                request.keepalive.set(false);
+                Poll::Ready(Err(Refusal::Status(400)))
+            }
+            Poll::Ready(Ok(_)) => {
+                self.timer.borrow_mut().disarm();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                let errno = error.raw_os_error().unwrap_or_default();
+                request.log(Level::Info, format_args!("recv() failed ({errno}: {})", plain(&error)));
+                self.broken.set(true);
+                request.keepalive.set(false);
+                Poll::Ready(Err(Refusal::Close))
+            }
+        }
+    }
+
+    /// Reads and drops what the client has already sent or sends soon, within `lingering_time`, so that the
+    /// connection can be used again. `false`: it cannot.
+    pub async fn drain(request: &Request) -> bool {
+        let upload = &request.body;
+        upload.discard();
+        upload.begun.set(true);
+        std::future::poll_fn(|cx| {
+            loop {
+                match ready!(Self::poll_bytes(request, cx)) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Poll::Ready(true),
+                    Err(_) => return Poll::Ready(false),
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// The most that is read at once.
+const READ: usize = 64 * 1024;
+
+/// Tells a client that waits for it to go on (RFC 9110, 10.1.1).
+fn invite(request: &Request) {
+    let expects = request.field("Expect").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    if !expects || request.is_subrequest() || request.head.version < Version::HTTP_11 || request.body.is_discarded() {
+        return;
+    }
+    if !request.connection.input.borrow().is_empty() {
+        return; // nginx: the client did not wait
+    }
+    // The socket is empty at this point: what it does not take at once, it would not take at all.
+    let line = IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n");
+    let sent = request.connection.io.stream().try_write_vectored(&[line]);
+    if sent.is_err() {
+        request.keepalive.set(false);
+    }
+}
+
+fn plain(error: &io::Error) -> String {
+    crate::base::text::errno(error)
+}
+
+/// Takes a body in and keeps it.
+struct Keeper<'a> {
+    request: &'a Request,
+    limit: usize,
+    memory: BytesMut,
+    file: Option<(File, PathBuf)>,
+    written: u64,
+}
+
+impl Keeper<'_> {
+    fn take(&mut self, bytes: Bytes) -> Result<(), Refusal> {
+        if self.file.is_none() && self.memory.len() + bytes.len() > self.limit {
+            self.open()?;
+        }
+        if self.file.is_none() {
+            self.memory.extend_from_slice(&bytes);
+            return Ok(());
+        }
+        // Collect a few reads for one write.
+        if self.memory.len() + bytes.len() > self.limit.max(READ) {
+            self.flush()?;
+        }
+        if bytes.len() >= READ / 2 && self.memory.is_empty() {
+            return self.write(&bytes);
+        }
+        self.memory.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<(), Refusal> {
+        let temp = &self.request.plan().core.client_body_temp_path;
+        match temp.create() {
+            Ok((file, path)) => {
+                self.request.log(
+                    Level::Warn,
+                    format_args!("a client request body is buffered to a temporary file {}", path.display()),
+                );
+                self.file = Some((file, path));
+                Ok(())
+            }
+            Err(error) => {
+                let message = format_args!("open() \"{}\" failed {}", temp.path.display(), plain(&error));
+                self.request.log(Level::Crit, message);
+                Err(Refusal::Status(500))
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Refusal> {
+        let bytes = std::mem::take(&mut self.memory);
+        self.write(&bytes)?;
+        self.memory = bytes;
+        self.memory.clear();
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let Some((file, path)) = &self.file else { return Ok(()) };
+        if let Err(error) = file.write_all_at(bytes, self.written) {
+            let message = format_args!("pwrite() \"{}\" failed {}", path.display(), plain(&error));
+            self.request.log(Level::Crit, message);
+            return Err(Refusal::Status(500));
+        }
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Stored, Refusal> {
+        if self.file.is_some() {
+            self.flush()?;
+        }
+        let clean = self.request.plan().core.client_body_in_file_only != InFile::On;
+        let file = self.file.take().map(|(file, path)| StoredFile { file: Arc::new(file), path, len: self.written, clean });
+        let memory = std::mem::take(&mut self.memory).freeze();
+        let len = self.written + memory.len() as u64;
+        Ok(Stored { memory, file: file.map(Rc::new), len })
+    }
+}

@@ -1,0 +1,120 @@
+//! One connected socket, driven by its one task.
+//!
+//! In: a tokio stream. Out: polls that know how the kernel behaves: a short read means that the socket is empty, so
+//! the next read waits instead of asking again (tokio keeps the end of the stream ready for ever, so none is missed).
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// A connected socket. TCP and unix sockets alike: reading and writing are the same calls.
+#[derive(Debug)]
+pub struct Io {
+    stream: TcpStream,
+}
+
+impl Io {
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream }
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Ready when there is something to read or the peer is gone.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read_ready(cx)
+    }
+
+    /// Appends what is there to `buffer`, at most its spare capacity, which must not be empty. 0 is the end.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let room = buffer.capacity() - buffer.len();
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(&mut buffer.limit(room)) {
+                Ok(read) => {
+                    if read > 0 && read < room {
+                        self.drained();
+                    }
+                    return Poll::Ready(Ok(read));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Forgets that the socket was readable: a read came back short.
+    fn drained(&self) {
+        let nothing: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
+        let _ = self.stream.try_io(Interest::READABLE, || nothing);
+    }
+
+    /// Writes what the socket takes of these.
+    pub fn poll_writev(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Sends what the socket takes of `file`, from `offset`. 0 is the end of the file.
+    pub fn poll_sendfile(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let sent = self.stream.try_io(Interest::WRITABLE, || {
+                let mut offset = offset;
+                Ok(rustix::fs::sendfile(&self.stream, file, Some(&mut offset), len)?)
+            });
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Ready when the peer has closed its side or the connection is broken; data that waits to be read is no answer.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let peeked = self.stream.try_io(Interest::READABLE, || {
+                let mut byte = [0];
+                let (_, count) = rustix::net::recv(&self.stream, &mut byte, rustix::net::RecvFlags::PEEK)?;
+                Ok(count)
+            });
+            match peeked {
+                Ok(0) => return Poll::Ready(()),
+                // Something else is there first. The edge of the end will come after it is read.
+                Ok(_) => return Poll::Pending,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub fn shutdown_write(&self) {
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
+    }
+
+    /// The close will be a reset: `reset_timedout_connection`.
+    pub fn reset_on_close(&self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
