@@ -1,6 +1,8 @@
 //! What every other room stands on: text, units, the clock, addresses, patterns.
 
 pub mod addr;
+pub mod clock;
 pub mod glob;
+pub mod regex;
 pub mod text;
 pub mod units;

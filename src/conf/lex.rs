@@ -153,6 +153,7 @@ impl<'a> Reader<'a> {
     fn statement(&mut self) -> Result<Found, Fault> {
         let mut words = Vec::new();
         let mut behind = Behind::Space;
+        self.start = self.mark();
         loop {
             match behind {
                 Behind::Space => {}
@@ -164,10 +165,12 @@ impl<'a> Reader<'a> {
                 }
             }
 
-            self.start = self.mark();
+            // nginx: the window still begins at the last word when it is moved on to the byte behind it
+            let here = self.mark();
             let Some(byte) = self.next(None)? else {
                 return if words.is_empty() { Ok(Found::End) } else { Err(self.unfinished(&words)) };
             };
+            self.start = here;
             behind = match byte {
                 b' ' | b'\t' | b'\r' | b'\n' => Behind::Space,
                 b';' | b'{' if words.is_empty() => return Err(self.unexpected(byte)),
@@ -178,6 +181,7 @@ impl<'a> Reader<'a> {
                 b'#' => {
                     // nginx: a comment goes through the window like a word, and a longer one is refused like a word
                     while !matches!(self.next(None)?, None | Some(b'\n')) {}
+                    self.start = self.mark();
                     Behind::Space
                 }
                 b'"' | b'\'' => self.quoted_word(byte, &mut words)?,
@@ -491,7 +495,6 @@ mod tests {
         let too_long = "!too long parameter \"xxxxxxxxxx...\" started in f:2";
         let cases = [
             (format!("\n{};", long(4095)), None),
-            (format!("\n{} ;", long(4095)), None),
             (format!("\n{};", long(4096)), Some(too_long)),
             (format!("\n{}\n\n;", long(4096)), Some(too_long)),
             (format!("\n{}", long(4096)), Some("!unexpected end of file, expecting \";\" or \"}\" in f:2")),
@@ -508,6 +511,14 @@ mod tests {
             (format!("#{}\n;", long(4095)), Some("!too long parameter \"#xxxxxxxxx...\" started in f:1")),
             (format!("#{}\na;", long(4094)), None),
             (format!("{}a;", " ".repeat(9000)), None),
+            (
+                format!("\n{} ", long(4095)),
+                Some("!unexpected end of file, expecting \";\" or \"}\" in f:2"),
+            ),
+            (format!("\n{} a", long(4095)), Some(too_long)),
+            (format!("\n{}\n\n;", long(4095)), Some(too_long)),
+            (format!("\n{};a;", long(4095)), None),
+            (format!("\n{} a;", long(4094)), None),
         ];
         for (text, expected) in cases {
             let nodes = read(text.as_bytes());
