@@ -72,9 +72,10 @@ impl Sink {
         *lock(&self.asked).get_or_insert_default().hold.get_or_insert(hold) == hold
     }
 
-    /// Writes whole lines, in order with this thread's earlier ones. Access lines go through [`batch::push`].
+    /// Writes whole lines, in order with this thread's earlier ones, and without delay behind the turn of the loop.
+    /// Access lines go through [`batch::push`].
     pub fn write(self: &Arc<Self>, lines: &[u8]) {
-        batch::push_prompt(self, lines);
+        batch::push_prompt(self, lines, true);
     }
 
     /// Lets `descriptor` take over, behind all lines that were handed over before.
@@ -103,6 +104,11 @@ impl Sink {
     /// Sends a message whose first [`HEADER`] bytes are free.
     pub(super) fn send(&self, kind: Kind, message: &mut [u8]) {
         self.home.queue.send(&self.target, kind, message);
+    }
+
+    /// Has what was sent written without delay.
+    pub(super) fn hurry(&self) {
+        self.home.queue.hurry();
     }
 
     /// Writes on this thread, past the queue.

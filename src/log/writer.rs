@@ -9,7 +9,7 @@
 //!
 //! Rules: the queue is first in, first out, and so are the files: what is sent before a replaced descriptor goes to the
 //! old one. The thread writes the first line after silence at once, then lingers before it looks again, so that under
-//! load nobody pays for waking it. [`Router`] never returns an error, for `tracing-appender` would drop the message.
+//! load nobody pays for waking it; only error lines end the lingering, for whoever watches an error log. [`Router`] never returns an error, for `tracing-appender` would drop the message.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -297,6 +297,13 @@ impl Queue {
         }
     }
 
+    /// Has what was sent written without lingering: somebody may be looking for it.
+    pub(super) fn hurry(&self) {
+        if let Some(running) = &*self.read() {
+            running.pace.hurry();
+        }
+    }
+
     /// Lets `descriptor` take the file over, behind all lines that were sent before.
     pub(super) fn replace(&self, target: &Target, descriptor: OwnedFd) {
         lock(&target.next).push(descriptor);
@@ -318,6 +325,8 @@ struct Pace {
 
 #[derive(Default)]
 struct Wake {
+    /// A message that was sent shall be written at once.
+    hurry: bool,
     /// Barriers sent and barriers reached.
     asked: u64,
     reached: u64,
@@ -336,6 +345,12 @@ impl Pace {
         }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         false
+    }
+
+    /// After the message was sent: before, the thread could look, find nothing, and linger after all.
+    fn hurry(&self) {
+        lock(&self.wake).hurry = true;
+        self.changed.notify_all();
     }
 
     fn wait(&self, sender: &mut NonBlocking, limit: Duration) -> bool {
@@ -358,9 +373,12 @@ impl Pace {
     }
 
     fn linger(&self) {
-        let idle =
-            |wake: &mut Wake| !wake.stop && wake.asked == wake.reached && self.waiting.load(Ordering::Relaxed) < HURRY;
-        drop(self.changed.wait_timeout_while(lock(&self.wake), LINGER, idle));
+        let idle = |wake: &mut Wake| {
+            let asked = wake.stop || wake.hurry || wake.asked != wake.reached;
+            !asked && self.waiting.load(Ordering::Relaxed) < HURRY
+        };
+        let lingered = self.changed.wait_timeout_while(lock(&self.wake), LINGER, idle);
+        lingered.unwrap_or_else(PoisonError::into_inner).0.hurry = false;
     }
 }
 
@@ -467,10 +485,11 @@ fn member(lines: &[u8], level: u8) -> Vec<u8> {
     let mut encoder = GzBuilder::new()
         .operating_system(3)
         .write(Vec::new(), Compression::new(u32::from(level)));
-    match encoder.write_all(lines).and_then(|()| encoder.finish()) {
-        Ok(member) => member,
-        Err(_) => Vec::new(), // a `Vec` takes all that it is given
-    }
+    // A `Vec` takes all that it is given.
+    encoder
+        .write_all(lines)
+        .and_then(|()| encoder.finish())
+        .unwrap_or_default()
 }
 
 /// A lock whose holder panicked still guards whole values here.
