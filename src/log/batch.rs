@@ -43,14 +43,7 @@ pub fn flush_all() -> Option<Duration> {
     }
     let now = Instant::now();
     hand_over_held(|due| due.is_some_and(|due| due <= now));
-    let next = with(|batches| {
-        batches
-            .holding
-            .iter()
-            .filter_map(|&slot| batches.slots.get(slot)?.due)
-            .min()
-    })
-    .flatten();
+    let next = with(|batches| batches.holding.iter().filter_map(|&slot| batches.slots.get(slot)?.due).min()).flatten();
     next.map(|due| due.saturating_duration_since(now))
 }
 
@@ -67,9 +60,7 @@ pub(super) fn push_prompt(sink: &Arc<Sink>, line: &[u8], hurry: bool) {
         Mode::Writer => Verdict::WriteThrough,
         Mode::Loop => {
             let slot = sink.slot();
-            let Batches {
-                slots, dirty, spare, ..
-            } = batches;
+            let Batches { slots, dirty, spare, .. } = batches;
             let batch = at(slots, slot);
             if batch.prompt.is_empty() {
                 batch.prompt = spare.pop().unwrap_or_else(buffer);
@@ -78,11 +69,7 @@ pub(super) fn push_prompt(sink: &Arc<Sink>, line: &[u8], hurry: bool) {
             }
             batch.prompt.extend_from_slice(line);
             batch.hurry |= hurry;
-            if batch.prompt.len() < BOUND {
-                Verdict::Kept
-            } else {
-                Verdict::Full
-            }
+            if batch.prompt.len() < BOUND { Verdict::Kept } else { Verdict::Full }
         }
     });
     match verdict.unwrap_or(Verdict::Send) {
@@ -225,10 +212,8 @@ impl Batches {
     }
 
     fn next_held(&mut self, is_due: impl Fn(Option<Instant>) -> bool) -> Option<(Arc<Sink>, Kind, Vec<u8>)> {
-        let index = self
-            .holding
-            .iter()
-            .position(|&slot| self.slots.get(slot).is_some_and(|batch| is_due(batch.due)))?;
+        let index =
+            self.holding.iter().position(|&slot| self.slots.get(slot).is_some_and(|batch| is_due(batch.due)))?;
         let slot = self.holding.swap_remove(index);
         if self.holding.is_empty() {
             self.timed = false;
@@ -249,11 +234,7 @@ impl Batches {
 impl Batch {
     /// The file, still held here while lines of the other kind wait.
     fn sink_to_send(&mut self) -> Option<Arc<Sink>> {
-        if self.prompt.is_empty() && self.held.is_empty() {
-            self.sink.take()
-        } else {
-            self.sink.clone()
-        }
+        if self.prompt.is_empty() && self.held.is_empty() { self.sink.take() } else { self.sink.clone() }
     }
 }
 

@@ -123,11 +123,7 @@ impl Drop for Sink {
         let mut known = lock(&self.home.known);
         known.free.push(self.slot);
         // The path may already have a new sink.
-        if known
-            .files
-            .get(self.path())
-            .is_some_and(|sink| sink.strong_count() == 0)
-        {
+        if known.files.get(self.path()).is_some_and(|sink| sink.strong_count() == 0) {
             known.files.remove(self.path());
         }
     }
@@ -208,10 +204,7 @@ impl Sinks {
     pub fn open(&self) -> Result<(), OpenError> {
         let sinks = lock(&self.0.known).sinks();
         let mut opened = Vec::with_capacity(sinks.len());
-        for sink in sinks
-            .into_iter()
-            .filter(|sink| !sink.is_stderr() && lock(&sink.asked).is_some())
-        {
+        for sink in sinks.into_iter().filter(|sink| !sink.is_stderr() && lock(&sink.asked).is_some()) {
             let adopted = lock(&self.0.known).adopted.remove(sink.path());
             let descriptor = match adopted {
                 Some(descriptor) => descriptor,
@@ -258,10 +251,7 @@ impl Sinks {
     pub fn reopen(&self, owner: Option<Uid>, log: &ErrorLog) -> Vec<(PathBuf, Arc<OwnedFd>)> {
         let sinks = lock(&self.0.known).sinks();
         let mut fresh = Vec::with_capacity(sinks.len());
-        for sink in sinks
-            .iter()
-            .filter(|sink| !sink.is_stderr() && sink.descriptor().is_some())
-        {
+        for sink in sinks.iter().filter(|sink| !sink.is_stderr() && sink.descriptor().is_some()) {
             let opened = match (open(sink.path()), owner) {
                 (Ok(descriptor), Some(owner)) => give(&descriptor, sink.path(), owner).map(|()| descriptor),
                 (Ok(descriptor), None) => Ok(descriptor),
@@ -351,10 +341,7 @@ pub fn open(path: &Path) -> Result<OwnedFd, OpenError> {
             Ok(descriptor) => return Ok(descriptor),
             Err(Errno::INTR) => {}
             Err(errno) => {
-                return Err(OpenError {
-                    path: path.to_owned(),
-                    errno: errno.raw_os_error(),
-                });
+                return Err(OpenError { path: path.to_owned(), errno: errno.raw_os_error() });
             }
         }
     }

@@ -229,17 +229,9 @@ impl Queue {
             return;
         }
         let pace = Arc::new(Pace::default());
-        let router = Router {
-            targets: self.targets.clone(),
-            pace: pace.clone(),
-            gathers: HashMap::new(),
-            gathered: 0,
-        };
-        let (sender, guard) = NonBlockingBuilder::default()
-            .lossy(false)
-            .buffered_lines_limit(QUEUE)
-            .thread_name("log")
-            .finish(router);
+        let router = Router { targets: self.targets.clone(), pace: pace.clone(), gathers: HashMap::new(), gathered: 0 };
+        let (sender, guard) =
+            NonBlockingBuilder::default().lossy(false).buffered_lines_limit(QUEUE).thread_name("log").finish(router);
         *running = Some(Running { sender, pace, guard });
     }
 
@@ -247,12 +239,7 @@ impl Queue {
     pub(super) fn stop(&self, limit: Duration) -> bool {
         // The write lock is had only when no sender is half way, and nobody sends afterwards.
         let taken = self.running.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running {
-            mut sender,
-            pace,
-            guard,
-        }) = taken
-        else {
+        let Some(Running { mut sender, pace, guard }) = taken else {
             return true;
         };
         let written = pace.wait(&mut sender, limit);
@@ -366,9 +353,7 @@ impl Pace {
         if !self.send(sender, &message) {
             return true; // the thread is gone, and with it the queue
         }
-        let reached = self
-            .changed
-            .wait_timeout_while(lock(&self.wake), limit, |wake| wake.reached < number);
+        let reached = self.changed.wait_timeout_while(lock(&self.wake), limit, |wake| wake.reached < number);
         reached.unwrap_or_else(PoisonError::into_inner).0.reached >= number
     }
 
@@ -436,10 +421,7 @@ impl Router {
                 let Some(target) = lock(&self.targets).get(&serial).cloned() else {
                     return;
                 };
-                entry.insert(Gather {
-                    target,
-                    bytes: Vec::new(),
-                })
+                entry.insert(Gather { target, bytes: Vec::new() })
             }
         };
         gather.bytes.extend_from_slice(bytes);
@@ -453,11 +435,7 @@ impl Router {
         for gather in self.gathers.values_mut().filter(|gather| !gather.bytes.is_empty()) {
             gather.target.write(&gather.bytes);
             // Files that are written seldom keep no buffer.
-            if gather.bytes.capacity() > line::MAX_LINE {
-                gather.bytes = Vec::new()
-            } else {
-                gather.bytes.clear()
-            }
+            if gather.bytes.capacity() > line::MAX_LINE { gather.bytes = Vec::new() } else { gather.bytes.clear() }
         }
         self.gathered = 0;
     }
@@ -482,14 +460,9 @@ impl Write for Router {
 /// One gzip member, with the header that zlib writes.
 fn member(lines: &[u8], level: u8) -> Vec<u8> {
     // RFC 1952, 2.3.1: 3 is Unix.
-    let mut encoder = GzBuilder::new()
-        .operating_system(3)
-        .write(Vec::new(), Compression::new(u32::from(level)));
+    let mut encoder = GzBuilder::new().operating_system(3).write(Vec::new(), Compression::new(u32::from(level)));
     // A `Vec` takes all that it is given.
-    encoder
-        .write_all(lines)
-        .and_then(|()| encoder.finish())
-        .unwrap_or_default()
+    encoder.write_all(lines).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
 /// A lock whose holder panicked still guards whole values here.
