@@ -17,6 +17,7 @@ use super::layer;
 use super::line::Line;
 use super::sink::{Sink, Sinks};
 use super::syslog;
+use crate::base::text;
 
 /// How bad it is, most severe first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,16 +34,8 @@ pub enum Level {
 }
 
 impl Level {
-    const ALL: [Self; 8] = [
-        Self::Emerg,
-        Self::Alert,
-        Self::Crit,
-        Self::Error,
-        Self::Warn,
-        Self::Notice,
-        Self::Info,
-        Self::Debug,
-    ];
+    const ALL: [Self; 8] =
+        [Self::Emerg, Self::Alert, Self::Crit, Self::Error, Self::Warn, Self::Notice, Self::Info, Self::Debug];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -58,10 +51,7 @@ impl Level {
     }
 
     pub(super) fn of(number: u64) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|&level| level as u64 == number)
-            .unwrap_or(Self::Error)
+        Self::ALL.into_iter().find(|&level| level as u64 == number).unwrap_or(Self::Error)
     }
 }
 
@@ -157,22 +147,12 @@ impl Entry {
         } else {
             Output::File(reader.sinks.file(&(reader.path)(name)))
         };
-        Ok(Self {
-            threshold: threshold(levels)?,
-            output,
-        })
+        Ok(Self { threshold: threshold(levels)?, output })
     }
 
     pub fn file(sink: Arc<Sink>, level: Level) -> Self {
-        let threshold = if level == Level::Debug {
-            DEBUG_ALL
-        } else {
-            level as Threshold
-        };
-        Self {
-            threshold,
-            output: Output::File(sink),
-        }
+        let threshold = if level == Level::Debug { DEBUG_ALL } else { level as Threshold };
+        Self { threshold, output: Output::File(sink) }
     }
 }
 
@@ -195,11 +175,7 @@ fn threshold(words: &[&str]) -> Result<Threshold, String> {
             _ => return Err(format!("invalid log level \"{word}\"")),
         }
     }
-    Ok(if threshold == Level::Debug as Threshold {
-        DEBUG_ALL
-    } else {
-        threshold
-    })
+    Ok(if threshold == Level::Debug as Threshold { DEBUG_ALL } else { threshold })
 }
 
 const DEBUG_PARTS: [(&str, Part); 7] = [
@@ -216,11 +192,7 @@ impl ErrorLog {
     pub fn new(mut logs: Vec<Entry>) -> Self {
         logs.sort_by_key(|log| std::cmp::Reverse(log.threshold));
         let threshold = logs.first().map_or(0, |log| log.threshold);
-        Self {
-            threshold,
-            logs: Arc::new(logs),
-            debugging: false,
-        }
+        Self { threshold, logs: Arc::new(logs), debugging: false }
     }
 
     /// The log of the main scope: when `logs` names no file, `default` is one more, at level error.
@@ -288,25 +260,13 @@ impl ErrorLog {
     #[inline]
     pub fn debug(&self, part: Part, conn: u64, message: fmt::Arguments<'_>) {
         if self.debugs(part) {
-            self.emit(
-                Level::Debug,
-                &Context {
-                    conn,
-                    ..Context::default()
-                },
-                0,
-                message,
-            );
+            self.emit(Level::Debug, &Context { conn, ..Context::default() }, 0, message);
         }
     }
 
     /// The same logs, taking everything: `debug_connection`.
     pub fn debugging(&self) -> Self {
-        Self {
-            threshold: DEBUG_ALL,
-            logs: self.logs.clone(),
-            debugging: true,
-        }
+        Self { threshold: DEBUG_ALL, logs: self.logs.clone(), debugging: true }
     }
 
     /// Whether one of the logs is the file at `path`.
@@ -330,11 +290,7 @@ impl ErrorLog {
     /// Writes a finished line to every log that takes its level.
     pub(super) fn deliver(&self, level: Level, line: &Line) {
         let mut on_stderr = false;
-        for log in self
-            .logs
-            .iter()
-            .take_while(|log| log.threshold >= level as Threshold || self.debugging)
-        {
+        for log in self.logs.iter().take_while(|log| log.threshold >= level as Threshold || self.debugging) {
             match &log.output {
                 Output::File(sink) => {
                     sink.write(line.bytes());
@@ -385,20 +341,229 @@ impl fmt::Display for Raw<'_> {
     }
 }
 
-/// ` (2: No such file or directory)`, as nginx prints an errno; nothing for 0.
+/// ` (2: No such file or directory)`, as nginx prints an errno behind a message; nothing for 0.
 pub fn errno_text(errno: i32) -> impl fmt::Display {
-    std::fmt::from_fn(move |f| {
+    fmt::from_fn(move |f| {
         if errno == 0 {
             return Ok(());
         }
-        // The standard library adds the number in its own words.
-        let text = std::io::Error::from_raw_os_error(errno).to_string();
-        let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
-        let text = if text.starts_with("Unknown error") {
-            "Unknown error"
-        } else {
-            text
-        };
-        write!(f, " ({errno}: {text})")
+        write!(f, " {}", text::errno(&std::io::Error::from_raw_os_error(errno)))
     })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::{Mutex, MutexGuard};
+
+    use super::*;
+    use crate::log::line::MAX_LINE;
+
+    /// The main log is one for the process; tests that set it do so one after the other.
+    pub(in crate::log) fn alone() -> MutexGuard<'static, ()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        crate::log::writer::lock(&ONE)
+    }
+
+    /// A log in a file of its own, and a way to read its lines, each without date, pid and tid.
+    pub(in crate::log) struct Kept {
+        directory: tempfile::TempDir,
+        sinks: Sinks,
+    }
+
+    impl Kept {
+        pub(in crate::log) fn new() -> Self {
+            leave_console();
+            Self { directory: tempfile::tempdir().expect("a directory"), sinks: Sinks::new() }
+        }
+
+        pub(in crate::log) fn entry(&self, name: &str, level: Level) -> Entry {
+            let sink = self.sinks.file(&self.directory.path().join(name));
+            self.sinks.open().expect("a new file opens");
+            Entry::file(sink, level)
+        }
+
+        pub(in crate::log) fn log(&self, level: Level) -> ErrorLog {
+            ErrorLog::new(vec![self.entry("error.log", level)])
+        }
+
+        pub(in crate::log) fn raw(&self, name: &str) -> Vec<u8> {
+            std::fs::read(self.directory.path().join(name)).expect("the log is there")
+        }
+
+        pub(in crate::log) fn lines(&self, name: &str) -> Vec<String> {
+            let text = crate::base::text::decode(&self.raw(name));
+            text.lines().map(|line| line[20..].replacen(&identity(), "", 1)).collect()
+        }
+    }
+
+    fn identity() -> String {
+        format!(" {}#{}:", std::process::id(), nix::unistd::gettid())
+    }
+
+    fn request() -> Context<'static> {
+        Context {
+            conn: 17,
+            client: Some(b"127.0.0.1"),
+            server: Some(b"example.com"),
+            request: Some(b"GET /up/y HTTP/1.1"),
+            host: Some(b"127.0.0.1:18080"),
+            ..Context::default()
+        }
+    }
+
+    /// What nginx 1.31.5 wrote on the same occasions.
+    #[test]
+    fn lines_have_the_shape_of_nginx() {
+        let kept = Kept::new();
+        let log = kept.log(Level::Info);
+        let missing = Context { referrer: Some(b"http://r/"), ..request() };
+        log.write_os(Level::Error, &missing, 2, format_args!("open() \"/html/nope\" failed"));
+        let refused = Context {
+            action: "connecting to upstream",
+            upstream: Some(b"http://127.0.0.1:1/x/y"),
+            subrequest: Some(b"/sub"),
+            ..request()
+        };
+        log.write_os(Level::Error, &refused, 111, format_args!("connect() failed"));
+        let nameless = Context { server: Some(b""), request: Some(b"G\x01ET / HTTP/1.0"), host: None, ..request() };
+        log.write(Level::Info, &nameless, format_args!("client sent invalid method"));
+        let stray = Context { request: Some(b"GET /\xff\xfe HTTP/1.0"), host: Some(b"a\xffb"), ..request() };
+        log.write(Level::Warn, &stray, format_args!("{}", Raw(b"at \xff")));
+        log.write(Level::Notice, &Context::default(), format_args!("exit"));
+        let session = b", bytes from/to client:5/4, bytes from/to upstream:4/5";
+        let datagram = Context { udp: true, request: None, host: None, session, upstream: Some(b"u"), ..request() };
+        log.write(Level::Info, &datagram, format_args!("udp client disconnected"));
+        let mail = Context { login: Some(b"me"), request: None, host: None, ..request() };
+        log.write(Level::Info, &mail, format_args!("client logged in"));
+        let expected = [
+            r#"[error] *17 open() "/html/nope" failed (2: No such file or directory), client: 127.0.0.1, server: example.com, request: "GET /up/y HTTP/1.1", host: "127.0.0.1:18080", referrer: "http://r/""#,
+            r#"[error] *17 connect() failed (111: Connection refused) while connecting to upstream, client: 127.0.0.1, server: example.com, request: "GET /up/y HTTP/1.1", subrequest: "/sub", upstream: "http://127.0.0.1:1/x/y", host: "127.0.0.1:18080""#,
+            "[info] *17 client sent invalid method, client: 127.0.0.1, server: , request: \"G\u{1}ET / HTTP/1.0\"",
+            "[warn] *17 at \u{10ffff}, client: 127.0.0.1, server: example.com, request: \"GET /\u{10ffff}\u{10fffe} HTTP/1.0\", host: \"a\u{10ffff}b\"",
+            "[notice] exit",
+            r#"[info] *17 udp client disconnected, udp client: 127.0.0.1, server: example.com, upstream: "u", bytes from/to client:5/4, bytes from/to upstream:4/5"#,
+            r#"[info] *17 client logged in, client: 127.0.0.1, server: example.com, login: "me""#,
+        ];
+        for (line, expected) in kept.lines("error.log").iter().zip(expected) {
+            assert_eq!(line, expected);
+        }
+        assert_eq!(kept.lines("error.log").len(), expected.len());
+        // The bytes themselves, not what stands for them in text.
+        assert!(
+            memchr::memmem::find(&kept.raw("error.log"), b"\"GET /\xff\xfe HTTP/1.0\", host: \"a\xffb\"").is_some()
+        );
+    }
+
+    #[test]
+    fn long_lines_are_cut_where_nginx_cuts() {
+        let kept = Kept::new();
+        let log = kept.log(Level::Error);
+        let long = "a".repeat(3000);
+        log.write(Level::Error, &request(), format_args!("{long}"));
+        log.write_os(Level::Error, &request(), 36, format_args!("{long}"));
+        let host = Context { host: Some(long.as_bytes()), ..request() };
+        log.write(Level::Error, &host, format_args!("m"));
+        let raw = kept.raw("error.log");
+        let lines: Vec<&[u8]> = raw.split_inclusive(|&byte| byte == b'\n').collect();
+        assert_eq!(lines.iter().map(|line| line.len()).collect::<Vec<_>>(), [MAX_LINE; 3]);
+        assert!(lines[0].ends_with(b"aaa\n"));
+        assert!(lines[1].ends_with(b"aaa... (36: File name too long), client: 127.0.0.1, \n"), "as nginx's line ends");
+        assert!(lines[2].ends_with(b"aaa\n"));
+    }
+
+    #[test]
+    fn each_log_takes_its_levels() {
+        let kept = Kept::new();
+        let logs =
+            vec![kept.entry("warn", Level::Warn), kept.entry("info", Level::Info), kept.entry("emerg", Level::Emerg)];
+        let log = ErrorLog::new(logs);
+        assert!(log.on(Level::Info) && !log.on(Level::Debug) && !log.debugs(Part::Http));
+        for level in [Level::Emerg, Level::Warn, Level::Info, Level::Debug] {
+            log.write(level, &Context::default(), format_args!("at {level}"));
+        }
+        log.debug(Part::Http, 1, format_args!("never"));
+        assert_eq!(kept.lines("emerg"), ["[emerg] at emerg"]);
+        assert_eq!(kept.lines("warn"), ["[emerg] at emerg", "[warn] at warn"]);
+        assert_eq!(kept.lines("info"), ["[emerg] at emerg", "[warn] at warn", "[info] at info"]);
+        log.debugging().debug(Part::Http, 7, format_args!("one connection"));
+        for name in ["emerg", "warn", "info"] {
+            assert_eq!(kept.lines(name).last().map(String::as_str), Some("[debug] *7 one connection"));
+        }
+    }
+
+    #[test]
+    fn a_level_that_is_off_formats_nothing() {
+        let kept = Kept::new();
+        let untouched = fmt::from_fn(|_| panic!("formatted"));
+        kept.log(Level::Error).write(Level::Warn, &request(), format_args!("{untouched}"));
+        kept.log(Level::Info).debug(Part::Core, 0, format_args!("{untouched}"));
+        ErrorLog::none().write(Level::Emerg, &request(), format_args!("{untouched}"));
+    }
+
+    fn parse(words: &[&str]) -> Result<Entry, String> {
+        let sinks = Sinks::new();
+        let path = |name: &str| Path::new("/nonexistent").join(name);
+        let syslog = syslog::Reader { address: &syslog::address, hostname: "host" };
+        Entry::parse(words, &Reader { sinks: &sinks, path: &path, syslog })
+    }
+
+    /// The sentences are those of nginx 1.31.5.
+    #[test]
+    fn directives() {
+        let good: &[(&[&str], Threshold)] = &[
+            (&["f"], 4),
+            (&["f", "emerg"], 1),
+            (&["stderr", "info"], 7),
+            (&["f", "debug"], DEBUG_ALL),
+            (&["f", "debug_http"], 0x100),
+            (&["f", "debug_http", "debug_core"], 0x110),
+            (&["syslog:server=127.0.0.1", "crit"], 3),
+        ];
+        for (words, expected) in good {
+            assert_eq!(parse(words).map(|entry| entry.threshold), Ok(*expected), "{words:?}");
+        }
+        let bad: &[(&[&str], &str)] = &[
+            (&["f", "json"], "invalid log level \"json\""),
+            (&["f", "stderr"], "invalid log level \"stderr\""),
+            (&["f", "error", "debug_http"], "invalid log level \"debug_http\""),
+            (&["f", "debug_http", "error"], "duplicate log level \"error\""),
+            (&["f", "warn", "warn"], "duplicate log level \"warn\""),
+            (&["memory:32k", "debug"], "nginx was built without debug support"),
+            (&["syslog:", "debug"], "unknown syslog parameter \"\""),
+        ];
+        for (words, sentence) in bad {
+            assert_eq!(parse(words).map(|entry| entry.threshold), Err((*sentence).to_owned()), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn parts_of_debug() {
+        let log = ErrorLog::new(vec![parse(&["f", "debug_http"]).expect("a good one")]);
+        assert!(log.debugs(Part::Http) && !log.debugs(Part::Event));
+        assert!(log.on(Level::Info), "nginx compares numbers: the bit of a part is above every level");
+    }
+
+    #[test]
+    fn the_main_scope_always_has_a_file() {
+        let kept = Kept::new();
+        let Entry { output: Output::File(default), .. } = kept.entry("default", Level::Error) else { unreachable!() };
+        let with_file = ErrorLog::of_main(vec![kept.entry("own", Level::Info)], || unreachable!("there is a file"));
+        assert!(!with_file.contains(default.path()));
+        let entry = parse(&["syslog:server=127.0.0.1", "crit"]).expect("a good one");
+        let log = ErrorLog::of_main(vec![entry], || default.clone());
+        assert!(log.contains(default.path()) && log.on(Level::Error) && !log.on(Level::Warn));
+    }
+
+    #[test]
+    fn libraries_speak_to_the_main_log() {
+        let _alone = alone();
+        let kept = Kept::new();
+        set_main(kept.log(Level::Warn));
+        tracing::warn!(target: "library::part", size = 7, name = "x", "said {}", 1);
+        tracing::error!(target: "library", "worse");
+        tracing::info!(target: "library", "no news");
+        set_main(kept.log(Level::Error));
+        tracing::warn!(target: "library", "not any more");
+        assert_eq!(kept.lines("error.log"), ["[warn] library::part: said 1 size=7 name=x", "[error] library: worse"]);
+    }
 }

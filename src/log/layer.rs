@@ -36,11 +36,7 @@ pub(super) fn emit(log: &ErrorLog, level: Level, context: &Context<'_>, errno: i
     install();
     let _restore = Restore(IN_FORCE.replace(Some(log.clone())));
     // nginx: debug lines have no context but the connection.
-    let about = if level == Level::Debug {
-        &Context::default()
-    } else {
-        context
-    };
+    let about = if level == Level::Debug { &Context::default() } else { context };
     // The order of the fields is that of the line: the layer writes them as it visits them.
     tracing::event!(
         target: OWN,
@@ -93,21 +89,13 @@ impl<S: Subscriber> Layer<S> for ErrorLines {
     fn on_event(&self, event: &Event<'_>, _: Surroundings<'_, S>) {
         if event.metadata().target() == OWN {
             let Some(log) = IN_FORCE.take() else { return };
-            let mut own = Own {
-                line: Line::default(),
-                level: Level::Error,
-                udp: false,
-            };
+            let mut own = Own { line: Line::default(), level: Level::Error, udp: false };
             event.record(&mut own);
             own.line.end();
             log.deliver(own.level, &own.line);
             return;
         }
-        let level = if *event.metadata().level() == tracing::Level::ERROR {
-            Level::Error
-        } else {
-            Level::Warn
-        };
+        let level = if *event.metadata().level() == tracing::Level::ERROR { Level::Error } else { Level::Warn };
         let Some(log) = error::main().filter(|log| log.on(level)) else {
             return;
         };

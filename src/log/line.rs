@@ -23,11 +23,7 @@ pub(super) struct Line {
 
 impl Default for Line {
     fn default() -> Self {
-        Self {
-            bytes: [0; MAX_LINE],
-            len: 0,
-            message: 0,
-        }
+        Self { bytes: [0; MAX_LINE], len: 0, message: 0 }
     }
 }
 
@@ -35,11 +31,7 @@ impl Line {
     /// `date [level] pid#tid: *connection `; connection 0 is none.
     pub(super) fn begin(&mut self, level: Level, connection: u64) {
         self.push(&super::stamp::error_time());
-        self.format(format_args!(
-            " [{level}] {}#{}: ",
-            std::process::id(),
-            nix::unistd::gettid()
-        ));
+        self.format(format_args!(" [{level}] {}#{}: ", std::process::id(), nix::unistd::gettid()));
         if connection != 0 {
             self.format(format_args!("*{connection} "));
         }

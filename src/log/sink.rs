@@ -72,9 +72,10 @@ impl Sink {
         *lock(&self.asked).get_or_insert_default().hold.get_or_insert(hold) == hold
     }
 
-    /// Writes whole lines, in order with this thread's earlier ones. Access lines go through [`batch::push`].
+    /// Writes whole lines, in order with this thread's earlier ones, and without delay behind the turn of the loop.
+    /// Access lines go through [`batch::push`].
     pub fn write(self: &Arc<Self>, lines: &[u8]) {
-        batch::push_prompt(self, lines);
+        batch::push_prompt(self, lines, true);
     }
 
     /// Lets `descriptor` take over, behind all lines that were handed over before.
@@ -105,6 +106,11 @@ impl Sink {
         self.home.queue.send(&self.target, kind, message);
     }
 
+    /// Has what was sent written without delay.
+    pub(super) fn hurry(&self) {
+        self.home.queue.hurry();
+    }
+
     /// Writes on this thread, past the queue.
     pub(super) fn write_through(&self, lines: &[u8]) {
         self.target.write(lines);
@@ -117,11 +123,7 @@ impl Drop for Sink {
         let mut known = lock(&self.home.known);
         known.free.push(self.slot);
         // The path may already have a new sink.
-        if known
-            .files
-            .get(self.path())
-            .is_some_and(|sink| sink.strong_count() == 0)
-        {
+        if known.files.get(self.path()).is_some_and(|sink| sink.strong_count() == 0) {
             known.files.remove(self.path());
         }
     }
@@ -202,10 +204,7 @@ impl Sinks {
     pub fn open(&self) -> Result<(), OpenError> {
         let sinks = lock(&self.0.known).sinks();
         let mut opened = Vec::with_capacity(sinks.len());
-        for sink in sinks
-            .into_iter()
-            .filter(|sink| !sink.is_stderr() && lock(&sink.asked).is_some())
-        {
+        for sink in sinks.into_iter().filter(|sink| !sink.is_stderr() && lock(&sink.asked).is_some()) {
             let adopted = lock(&self.0.known).adopted.remove(sink.path());
             let descriptor = match adopted {
                 Some(descriptor) => descriptor,
@@ -252,10 +251,7 @@ impl Sinks {
     pub fn reopen(&self, owner: Option<Uid>, log: &ErrorLog) -> Vec<(PathBuf, Arc<OwnedFd>)> {
         let sinks = lock(&self.0.known).sinks();
         let mut fresh = Vec::with_capacity(sinks.len());
-        for sink in sinks
-            .iter()
-            .filter(|sink| !sink.is_stderr() && sink.descriptor().is_some())
-        {
+        for sink in sinks.iter().filter(|sink| !sink.is_stderr() && sink.descriptor().is_some()) {
             let opened = match (open(sink.path()), owner) {
                 (Ok(descriptor), Some(owner)) => give(&descriptor, sink.path(), owner).map(|()| descriptor),
                 (Ok(descriptor), None) => Ok(descriptor),
@@ -345,10 +341,7 @@ pub fn open(path: &Path) -> Result<OwnedFd, OpenError> {
             Ok(descriptor) => return Ok(descriptor),
             Err(Errno::INTR) => {}
             Err(errno) => {
-                return Err(OpenError {
-                    path: path.to_owned(),
-                    errno: errno.raw_os_error(),
-                });
+                return Err(OpenError { path: path.to_owned(), errno: errno.raw_os_error() });
             }
         }
     }

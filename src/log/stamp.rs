@@ -18,34 +18,15 @@ pub(super) fn syslog_time() -> [u8; 15] {
 }
 
 fn error_time_at(unix: i64) -> [u8; 19] {
-    let Moment {
-        year,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-    } = Moment::at(unix);
+    let Moment { year, month, day, hour, minute, second } = Moment::at(unix);
     let mut text = [b' '; 19];
-    let _ = write!(
-        &mut text[..],
-        "{year:4}/{month:02}/{day:02} {hour:02}:{minute:02}:{second:02}"
-    );
+    let _ = write!(&mut text[..], "{year:4}/{month:02}/{day:02} {hour:02}:{minute:02}:{second:02}");
     text
 }
 
 fn syslog_time_at(unix: i64) -> [u8; 15] {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let Moment {
-        month,
-        day,
-        hour,
-        minute,
-        second,
-        ..
-    } = Moment::at(unix);
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let Moment { month, day, hour, minute, second, .. } = Moment::at(unix);
     let month = MONTHS[(month as usize - 1) % 12];
     let mut text = [b' '; 15];
     let _ = write!(&mut text[..], "{month} {day:2} {hour:02}:{minute:02}:{second:02}");
@@ -54,9 +35,7 @@ fn syslog_time_at(unix: i64) -> [u8; 15] {
 
 fn now() -> i64 {
     // Before 1970 a clock is wrong anyway.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 struct Moment {
@@ -73,14 +52,7 @@ impl Moment {
         let local = unix + i64::from(zone::offset(unix));
         let (year, month, day) = zone::date(local.div_euclid(86_400));
         let second = local.rem_euclid(86_400);
-        Self {
-            year,
-            month,
-            day,
-            hour: second / 3600,
-            minute: second / 60 % 60,
-            second: second % 60,
-        }
+        Self { year, month, day, hour: second / 3600, minute: second / 60 % 60, second: second % 60 }
     }
 }
 

@@ -14,6 +14,7 @@ use super::error::{self, Context, Level};
 use super::line::MAX_LINE;
 use super::stamp;
 use super::writer::lock;
+use crate::base::addr;
 
 /// The port of a syslog server that is named without one.
 pub const DEFAULT_PORT: u16 = 514;
@@ -25,6 +26,16 @@ const REPORT_EVERY: Duration = Duration::from_secs(60);
 pub enum Address {
     Udp(SocketAddr),
     Unix(PathBuf),
+}
+
+/// Reads `host[:port]` or `unix:path`, asking the system about a name; for [`Reader::address`].
+pub fn address(word: &str) -> Result<Address, String> {
+    let url = addr::parse(word, addr::Form { default_port: DEFAULT_PORT, ..addr::Form::default() })?;
+    match url.addresses()?.into_iter().next() {
+        Some(addr::Address::Inet(server)) => Ok(Address::Udp(server)),
+        Some(addr::Address::Unix(path)) => Ok(Address::Unix(path)),
+        None => Err("host not found".into()),
+    }
 }
 
 /// What reading the words behind `syslog:` needs from outside.
@@ -68,10 +79,7 @@ impl Peer {
             if let Some(address) = word.strip_prefix("server=") {
                 refuse_second(&server, "server")?;
                 let parsed = (reader.address)(address);
-                server = Some((
-                    parsed.map_err(|e| format!("{e} in syslog server \"{address}\""))?,
-                    address,
-                ));
+                server = Some((parsed.map_err(|e| format!("{e} in syslog server \"{address}\""))?, address));
             } else if let Some(name) = word.strip_prefix("facility=") {
                 refuse_second(&facility, "facility")?;
                 facility = Some(index(&FACILITIES, name).ok_or(format!("unknown syslog facility \"{name}\""))?);
@@ -130,22 +138,9 @@ impl Peer {
         }
         if let Some(main) = error::main() {
             let server = format!(", server: {}", self.name);
-            let context = Context {
-                action: "logging to syslog",
-                session: server.as_bytes(),
-                ..Context::default()
-            };
-            let level = if e.kind() == io::ErrorKind::ConnectionRefused {
-                Level::Error
-            } else {
-                Level::Alert
-            };
-            main.write_os(
-                level,
-                &context,
-                e.raw_os_error().unwrap_or(0),
-                format_args!("{call} failed"),
-            );
+            let context = Context { action: "logging to syslog", session: server.as_bytes(), ..Context::default() };
+            let level = if e.kind() == io::ErrorKind::ConnectionRefused { Level::Error } else { Level::Alert };
+            main.write_os(level, &context, e.raw_os_error().unwrap_or(0), format_args!("{call} failed"));
         }
     }
 
@@ -211,11 +206,7 @@ pub fn hostname() -> String {
 }
 
 fn refuse_second<T>(first: &Option<T>, name: &str) -> Result<(), String> {
-    if first.is_some() {
-        Err(format!("duplicate syslog \"{name}\""))
-    } else {
-        Ok(())
-    }
+    if first.is_some() { Err(format!("duplicate syslog \"{name}\"")) } else { Ok(()) }
 }
 
 // RFC 3164, 4.1.3: the tag is alphanumeric and at most 32 characters long. nginx allows the underscore.
@@ -230,10 +221,7 @@ fn checked_tag(tag: &str) -> Result<&str, String> {
 }
 
 fn index(names: &[&str], name: &str) -> Option<u8> {
-    names
-        .iter()
-        .position(|&known| known == name)
-        .and_then(|at| u8::try_from(at).ok())
+    names.iter().position(|&known| known == name).and_then(|at| u8::try_from(at).ok())
 }
 
 const LOCAL7: u8 = 23;
@@ -245,3 +233,94 @@ const FACILITIES: [&str; 24] = [
     "audit", "alert", "cron", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
 const SEVERITIES: [&str; 8] = ["emerg", "alert", "crit", "error", "warn", "notice", "info", "debug"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::error::tests::{Kept, alone};
+
+    fn peer(words: &str) -> Result<Peer, String> {
+        Peer::parse(words, &Reader { address: &address, hostname: "host" })
+    }
+
+    fn receive(socket: &UnixDatagram) -> String {
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a deadline");
+        let mut datagram = [0; 4096];
+        let length = socket.recv(&mut datagram).expect("a datagram");
+        String::from_utf8_lossy(&datagram[..length]).into_owned()
+    }
+
+    /// The sentences are those of nginx 1.31.5.
+    #[test]
+    fn words() {
+        let bad = [
+            ("", "unknown syslog parameter \"\""),
+            ("tag=a", "no syslog server specified"),
+            ("server=127.0.0.1,", "unknown syslog parameter \"\""),
+            ("server=127.0.0.1,nohostname=1", "unknown syslog parameter \"nohostname=1\""),
+            ("server=127.0.0.1,server=127.0.0.1", "duplicate syslog \"server\""),
+            ("server=", "no host in syslog server \"\""),
+            ("server=127.0.0.1,facility=x", "unknown syslog facility \"x\""),
+            ("server=127.0.0.1,facility=kern,facility=kern", "duplicate syslog \"facility\""),
+            ("server=127.0.0.1,severity=err", "unknown syslog severity \"err\""),
+            ("server=127.0.0.1,severity=warn,severity=warn", "duplicate syslog \"severity\""),
+            ("server=127.0.0.1,tag=a,tag=b", "duplicate syslog \"tag\""),
+            ("server=127.0.0.1,tag=a-b", "syslog \"tag\" only allows alphanumeric characters and underscore"),
+            ("server=127.0.0.1,tag=123456789012345678901234567890123", "syslog tag length exceeds 32"),
+        ];
+        for (words, sentence) in bad {
+            assert_eq!(peer(words).map(|_| ()), Err(sentence.to_owned()), "{words}");
+        }
+        let peer = peer("severity=debug,server=127.0.0.1,facility=kern,tag=a_B9,nohostname").expect("good words");
+        assert_eq!((peer.facility, peer.severity, &*peer.tag, &peer.hostname), (0, 7, "a_B9", &None));
+        assert_eq!(peer.address, Address::Udp(([127, 0, 0, 1], 514).into()));
+    }
+
+    /// What nginx 1.31.5 sent, but for the time.
+    #[test]
+    fn datagrams() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let server = UnixDatagram::bind(&path).expect("a socket");
+        let server_word = format!("server=unix:{}", path.display());
+        let by_default = peer(&server_word).expect("good words");
+        by_default.send(b"line");
+        let sent = receive(&server);
+        assert_eq!((&sent[..5], &sent[20..]), ("<190>", " host nginx: line"));
+        let own = peer(&format!("{server_word},tag=a_B9,facility=kern,nohostname")).expect("good words");
+        own.send_error(Level::Error, b"2026/11/22 10:00:00 [error] 1#1: message\n");
+        let sent = receive(&server);
+        assert_eq!((&sent[..3], &sent[18..]), ("<3>", " a_B9: 2026/11/22 10:00:00 [error] 1#1: message"));
+    }
+
+    #[test]
+    fn a_peer_that_fails_is_named_once_and_tried_again() {
+        let _alone = alone();
+        let kept = Kept::new();
+        error::set_main(kept.log(Level::Error));
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let peer = peer(&format!("server=unix:{}", path.display())).expect("good words");
+        peer.send(b"lost");
+        peer.send(b"lost");
+        let server = UnixDatagram::bind(&path).expect("a socket");
+        peer.send(b"found");
+        assert!(receive(&server).ends_with(": found"));
+        let name = format!("unix:{}", path.display());
+        let expected =
+            format!("[alert] connect() failed (2: No such file or directory) while logging to syslog, server: {name}");
+        assert_eq!(kept.lines("error.log"), [expected]);
+    }
+
+    #[test]
+    fn udp() {
+        let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        server.set_read_timeout(Some(Duration::from_secs(5))).expect("a deadline");
+        let port = server.local_addr().expect("bound").port();
+        let peer = peer(&format!("server=127.0.0.1:{port},severity=warn")).expect("good words");
+        peer.send(b"line");
+        let mut datagram = [0; 100];
+        let length = server.recv(&mut datagram).expect("a datagram");
+        assert!(datagram[..length].starts_with(b"<188>") && datagram[..length].ends_with(b" host nginx: line"));
+    }
+}

@@ -9,7 +9,7 @@
 //!
 //! Rules: the queue is first in, first out, and so are the files: what is sent before a replaced descriptor goes to the
 //! old one. The thread writes the first line after silence at once, then lingers before it looks again, so that under
-//! load nobody pays for waking it. [`Router`] never returns an error, for `tracing-appender` would drop the message.
+//! load nobody pays for waking it; only error lines end the lingering, for whoever watches an error log. [`Router`] never returns an error, for `tracing-appender` would drop the message.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -229,17 +229,9 @@ impl Queue {
             return;
         }
         let pace = Arc::new(Pace::default());
-        let router = Router {
-            targets: self.targets.clone(),
-            pace: pace.clone(),
-            gathers: HashMap::new(),
-            gathered: 0,
-        };
-        let (sender, guard) = NonBlockingBuilder::default()
-            .lossy(false)
-            .buffered_lines_limit(QUEUE)
-            .thread_name("log")
-            .finish(router);
+        let router = Router { targets: self.targets.clone(), pace: pace.clone(), gathers: HashMap::new(), gathered: 0 };
+        let (sender, guard) =
+            NonBlockingBuilder::default().lossy(false).buffered_lines_limit(QUEUE).thread_name("log").finish(router);
         *running = Some(Running { sender, pace, guard });
     }
 
@@ -247,12 +239,7 @@ impl Queue {
     pub(super) fn stop(&self, limit: Duration) -> bool {
         // The write lock is had only when no sender is half way, and nobody sends afterwards.
         let taken = self.running.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running {
-            mut sender,
-            pace,
-            guard,
-        }) = taken
-        else {
+        let Some(Running { mut sender, pace, guard }) = taken else {
             return true;
         };
         let written = pace.wait(&mut sender, limit);
@@ -297,6 +284,13 @@ impl Queue {
         }
     }
 
+    /// Has what was sent written without lingering: somebody may be looking for it.
+    pub(super) fn hurry(&self) {
+        if let Some(running) = &*self.read() {
+            running.pace.hurry();
+        }
+    }
+
     /// Lets `descriptor` take the file over, behind all lines that were sent before.
     pub(super) fn replace(&self, target: &Target, descriptor: OwnedFd) {
         lock(&target.next).push(descriptor);
@@ -318,6 +312,8 @@ struct Pace {
 
 #[derive(Default)]
 struct Wake {
+    /// A message that was sent shall be written at once.
+    hurry: bool,
     /// Barriers sent and barriers reached.
     asked: u64,
     reached: u64,
@@ -338,6 +334,12 @@ impl Pace {
         false
     }
 
+    /// After the message was sent: before, the thread could look, find nothing, and linger after all.
+    fn hurry(&self) {
+        lock(&self.wake).hurry = true;
+        self.changed.notify_all();
+    }
+
     fn wait(&self, sender: &mut NonBlocking, limit: Duration) -> bool {
         let number = {
             let mut wake = lock(&self.wake);
@@ -351,16 +353,17 @@ impl Pace {
         if !self.send(sender, &message) {
             return true; // the thread is gone, and with it the queue
         }
-        let reached = self
-            .changed
-            .wait_timeout_while(lock(&self.wake), limit, |wake| wake.reached < number);
+        let reached = self.changed.wait_timeout_while(lock(&self.wake), limit, |wake| wake.reached < number);
         reached.unwrap_or_else(PoisonError::into_inner).0.reached >= number
     }
 
     fn linger(&self) {
-        let idle =
-            |wake: &mut Wake| !wake.stop && wake.asked == wake.reached && self.waiting.load(Ordering::Relaxed) < HURRY;
-        drop(self.changed.wait_timeout_while(lock(&self.wake), LINGER, idle));
+        let idle = |wake: &mut Wake| {
+            let asked = wake.stop || wake.hurry || wake.asked != wake.reached;
+            !asked && self.waiting.load(Ordering::Relaxed) < HURRY
+        };
+        let lingered = self.changed.wait_timeout_while(lock(&self.wake), LINGER, idle);
+        lingered.unwrap_or_else(PoisonError::into_inner).0.hurry = false;
     }
 }
 
@@ -418,10 +421,7 @@ impl Router {
                 let Some(target) = lock(&self.targets).get(&serial).cloned() else {
                     return;
                 };
-                entry.insert(Gather {
-                    target,
-                    bytes: Vec::new(),
-                })
+                entry.insert(Gather { target, bytes: Vec::new() })
             }
         };
         gather.bytes.extend_from_slice(bytes);
@@ -435,11 +435,7 @@ impl Router {
         for gather in self.gathers.values_mut().filter(|gather| !gather.bytes.is_empty()) {
             gather.target.write(&gather.bytes);
             // Files that are written seldom keep no buffer.
-            if gather.bytes.capacity() > line::MAX_LINE {
-                gather.bytes = Vec::new()
-            } else {
-                gather.bytes.clear()
-            }
+            if gather.bytes.capacity() > line::MAX_LINE { gather.bytes = Vec::new() } else { gather.bytes.clear() }
         }
         self.gathered = 0;
     }
@@ -464,13 +460,9 @@ impl Write for Router {
 /// One gzip member, with the header that zlib writes.
 fn member(lines: &[u8], level: u8) -> Vec<u8> {
     // RFC 1952, 2.3.1: 3 is Unix.
-    let mut encoder = GzBuilder::new()
-        .operating_system(3)
-        .write(Vec::new(), Compression::new(u32::from(level)));
-    match encoder.write_all(lines).and_then(|()| encoder.finish()) {
-        Ok(member) => member,
-        Err(_) => Vec::new(), // a `Vec` takes all that it is given
-    }
+    let mut encoder = GzBuilder::new().operating_system(3).write(Vec::new(), Compression::new(u32::from(level)));
+    // A `Vec` takes all that it is given.
+    encoder.write_all(lines).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
 /// A lock whose holder panicked still guards whole values here.

@@ -22,25 +22,13 @@ pub fn date(days: i64) -> (i64, u32, u32) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    (
-        year_of_era + era * 400 + i64::from(month <= 2),
-        month as u32,
-        day as u32,
-    )
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month as u32, day as u32)
 }
 
 /// Days since 1970-01-01 of the first of a month.
 fn days(year: i64, month: u32) -> i64 {
-    let (year, month) = if month <= 2 {
-        (year - 1, month + 9)
-    } else {
-        (year, month - 3)
-    };
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
     let day_of_year = i64::from((153 * month + 2) / 5);
     let year_of_era = year.rem_euclid(400);
     year.div_euclid(400) * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
@@ -62,20 +50,13 @@ impl Zone {
             return Self::file("/etc/localtime".into()).unwrap_or_default();
         };
         let name = name.strip_prefix(':').unwrap_or(&name);
-        let path = if name.starts_with('/') {
-            PathBuf::new()
-        } else {
-            PathBuf::from("/usr/share/zoneinfo")
-        };
+        let path = if name.starts_with('/') { PathBuf::new() } else { PathBuf::from("/usr/share/zoneinfo") };
         if !name.is_empty()
             && let Some(zone) = Self::file(path.join(name))
         {
             return zone;
         }
-        Self {
-            rule: Rule::parse(name),
-            ..Self::default()
-        }
+        Self { rule: Rule::parse(name), ..Self::default() }
     }
 
     fn file(path: PathBuf) -> Option<Self> {
@@ -130,27 +111,14 @@ impl Header {
         let mut counts = header[16..].chunks_exact(4).map(|raw| big_endian(raw) as u32 as usize);
         let mut next = || counts.next();
         let (is_ut, is_standard, leaps, times, types, letters) = (next()?, next()?, next()?, next()?, next()?, next()?);
-        Some((
-            Self {
-                version: header[0],
-                is_ut,
-                is_standard,
-                leaps,
-                times,
-                types,
-                letters,
-            },
-            rest,
-        ))
+        Some((Self { version: header[0], is_ut, is_standard, leaps, times, types, letters }, rest))
     }
 
     fn size(&self, width: usize) -> Option<usize> {
         let times = self.times.checked_mul(width + 1)?;
         let types = self.types.checked_mul(6)?;
         let leaps = self.leaps.checked_mul(width + 4)?;
-        [types, self.letters, leaps, self.is_standard, self.is_ut]
-            .into_iter()
-            .try_fold(times, usize::checked_add)
+        [types, self.letters, leaps, self.is_standard, self.is_ut].into_iter().try_fold(times, usize::checked_add)
     }
 
     fn zone<'a>(&self, block: &'a [u8], width: usize) -> Option<(Zone, &'a [u8])> {
@@ -158,34 +126,18 @@ impl Header {
         let (times, rest) = block.split_at_checked(self.times * width)?;
         let (indexes, rest) = rest.split_at_checked(self.times)?;
         let (types, _) = rest.split_at_checked(self.types * 6)?;
-        let types: Vec<i32> = types
-            .chunks_exact(6)
-            .map(|kind| big_endian(&kind[..4]) as i32)
-            .collect();
+        let types: Vec<i32> = types.chunks_exact(6).map(|kind| big_endian(&kind[..4]) as i32).collect();
         let moments = times.chunks_exact(width).map(big_endian);
         let offsets = indexes.iter().map(|&index| types.get(usize::from(index)).copied());
-        let transitions = moments
-            .zip(offsets)
-            .map(|(moment, offset)| Some((moment, offset?)))
-            .collect::<Option<_>>()?;
-        Some((
-            Zone {
-                transitions,
-                first: types.first().copied()?,
-                rule: None,
-            },
-            footer,
-        ))
+        let transitions =
+            moments.zip(offsets).map(|(moment, offset)| Some((moment, offset?))).collect::<Option<_>>()?;
+        Some((Zone { transitions, first: types.first().copied()?, rule: None }, footer))
     }
 }
 
 /// A signed big-endian number of four or eight bytes.
 fn big_endian(raw: &[u8]) -> i64 {
-    let sign = if raw.first().is_some_and(|&byte| byte >= 0x80) {
-        -1
-    } else {
-        0
-    };
+    let sign = if raw.first().is_some_and(|&byte| byte >= 0x80) { -1 } else { 0 };
     raw.iter().fold(sign, |number, &byte| number << 8 | i64::from(byte))
 }
 
@@ -230,18 +182,11 @@ impl Rule {
             return Some(Self { standard, summer: None });
         }
         text.name()?;
-        let offset = if text.0.is_empty() || text.0.starts_with(',') {
-            standard + 3600
-        } else {
-            -text.time()?
-        };
+        let offset = if text.0.is_empty() || text.0.starts_with(',') { standard + 3600 } else { -text.time()? };
         // As libc does where no days are named and it has no file of them: those of the United States.
         let mut days = Text(if text.0.is_empty() { ",M3.2.0,M11.1.0" } else { text.0 });
         let (begin, end) = (days.change()?, days.change()?);
-        days.0.is_empty().then_some(Self {
-            standard,
-            summer: Some(Summer { offset, begin, end }),
-        })
+        days.0.is_empty().then_some(Self { standard, summer: Some(Summer { offset, begin, end }) })
     }
 
     fn offset(&self, unix: i64) -> i32 {
@@ -251,11 +196,7 @@ impl Rule {
         let (year, ..) = date((unix + i64::from(self.standard)).div_euclid(86_400));
         let begin = summer.begin.moment(year) - i64::from(self.standard);
         let end = summer.end.moment(year) - i64::from(summer.offset);
-        let is_summer = if begin < end {
-            (begin..end).contains(&unix)
-        } else {
-            !(end..begin).contains(&unix)
-        };
+        let is_summer = if begin < end { (begin..end).contains(&unix) } else { !(end..begin).contains(&unix) };
         if is_summer { summer.offset } else { self.standard }
     }
 }
@@ -272,11 +213,7 @@ impl Change {
             }
             Day::Month { month, week, weekday } => {
                 let first = days(year, month);
-                let next = if month == 12 {
-                    days(year + 1, 1)
-                } else {
-                    days(year, month + 1)
-                };
+                let next = if month == 12 { days(year + 1, 1) } else { days(year, month + 1) };
                 // 1970-01-01 was a Thursday.
                 let weekday_of_first = (first + 4).rem_euclid(7);
                 let day = first + (i64::from(weekday) - weekday_of_first).rem_euclid(7) + 7 * i64::from(week - 1);
@@ -326,11 +263,7 @@ impl Text<'_> {
         } else if self.skip('M') {
             let month = self.number(12).filter(|&month| month > 0)?;
             let week = self.part(5).filter(|&week| week > 0)?;
-            Day::Month {
-                month,
-                week,
-                weekday: self.part(6)?,
-            }
+            Day::Month { month, week, weekday: self.part(6)? }
         } else {
             Day::Zero(self.number(365)? as u16)
         };
@@ -396,24 +329,14 @@ mod tests {
             let minutes: i32 = minutes.parse().expect("minutes");
             (hours * 60 + if line.starts_with('-') { -minutes } else { minutes }) * 60
         };
-        String::from_utf8(output.stdout)
-            .expect("digits")
-            .lines()
-            .map(offset)
-            .collect()
+        String::from_utf8(output.stdout).expect("digits").lines().map(offset).collect()
     }
 
     #[test]
     fn offsets_are_those_of_libc() {
         // Some hours apart, so that they fall on both sides of the changes of several decades.
         let moments: Vec<i64> = (0..3_000).map(|step| 900_000_000 + step * 900_007).collect();
-        let files = [
-            "Europe/Berlin",
-            "America/New_York",
-            "Asia/Kolkata",
-            "Australia/Lord_Howe",
-            "Africa/Casablanca",
-        ];
+        let files = ["Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Africa/Casablanca"];
         let rules = [
             "UTC0",
             "CET-1CEST,M3.5.0,M10.5.0/3",
@@ -428,10 +351,7 @@ mod tests {
             assert_eq!(ours, libc(name, &moments), "{name}");
         }
         for text in rules {
-            let zone = Zone {
-                rule: Rule::parse(text),
-                ..Zone::default()
-            };
+            let zone = Zone { rule: Rule::parse(text), ..Zone::default() };
             let ours: Vec<i32> = moments.iter().map(|&moment| zone.offset(moment)).collect();
             assert_eq!(ours, libc(text, &moments), "{text}");
         }
@@ -439,16 +359,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_utc() {
-        for text in [
-            "",
-            "X",
-            "nowhere/at/all",
-            "CET",
-            "CET-1CEST,M13.1.0,M1.1.0",
-            "CET-1CEST,1",
-            "<a",
-            "AB1",
-        ] {
+        for text in ["", "X", "nowhere/at/all", "CET", "CET-1CEST,M13.1.0,M1.1.0", "CET-1CEST,1", "<a", "AB1"] {
             assert_eq!(Rule::parse(text), None, "{text}");
         }
         let file = std::fs::read("/usr/share/zoneinfo/Europe/Berlin").expect("a zone file");

@@ -185,26 +185,14 @@ mod tests {
     #[test]
     fn tables() {
         let cases = [
-            (
-                Escape::Uri,
-                "%20!%22%23$%25&'()*+,-./09:;%3C=%3E%3F@AZ[%5C]%5E_%60az%7B%7C%7D~",
-            ),
-            (
-                Escape::Args,
-                "%20!%22%23$%25%26'()*%2B,-./09:%3B%3C=%3E%3F@AZ[%5C]%5E_%60az%7B%7C%7D~",
-            ),
+            (Escape::Uri, "%20!%22%23$%25&'()*+,-./09:;%3C=%3E%3F@AZ[%5C]%5E_%60az%7B%7C%7D~"),
+            (Escape::Args, "%20!%22%23$%25%26'()*%2B,-./09:%3B%3C=%3E%3F@AZ[%5C]%5E_%60az%7B%7C%7D~"),
             (
                 Escape::UriComponent,
                 "%20%21%22%23%24%25%26%27%28%29%2A%2B%2C-.%2F09%3A%3B%3C%3D%3E%3F%40AZ%5B%5C%5D%5E_%60az%7B%7C%7D~",
             ),
-            (
-                Escape::Html,
-                "%20!%22%23$%25&%27()*+,-./09:;%3C=%3E?@AZ[%5C]%5E_%60az%7B%7C%7D~",
-            ),
-            (
-                Escape::Refresh,
-                "%20!%22#$%&%27()*+,-./09:;%3C=%3E?@AZ[%5C]%5E_%60az%7B%7C}%7E",
-            ),
+            (Escape::Html, "%20!%22%23$%25&%27()*+,-./09:;%3C=%3E?@AZ[%5C]%5E_%60az%7B%7C%7D~"),
+            (Escape::Refresh, "%20!%22#$%&%27()*+,-./09:;%3C=%3E?@AZ[%5C]%5E_%60az%7B%7C}%7E"),
             (Escape::Memcached, "%20!\"#$%25&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~"),
             (Escape::MailAuth, "%20!\"#$%25&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~"),
             (Escape::MailXtext, "+20!\"#$%&'()*+2B,-./09:;<+3D>?@AZ[\\]^_`az{|}~"),
@@ -255,20 +243,13 @@ mod tests {
             ("/%4?%41", "/A"),
         ];
         for (text, expected) in cases {
-            assert_eq!(
-                unescape_redirect(text.as_bytes()).as_ref(),
-                expected.as_bytes(),
-                "{text}"
-            );
+            assert_eq!(unescape_redirect(text.as_bytes()).as_ref(), expected.as_bytes(), "{text}");
         }
     }
 
     #[test]
     fn html() {
-        assert_eq!(
-            escape_html(b"<a href=\"x\">'&'</a>").as_ref(),
-            b"&lt;a href=&quot;x&quot;&gt;'&amp;'&lt;/a&gt;"
-        );
+        assert_eq!(escape_html(b"<a href=\"x\">'&'</a>").as_ref(), b"&lt;a href=&quot;x&quot;&gt;'&amp;'&lt;/a&gt;");
         assert!(matches!(escape_html(b"plain"), Cow::Borrowed(_)));
     }
 }

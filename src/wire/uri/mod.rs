@@ -108,30 +108,13 @@ pub fn normalise(buf: &[u8], target: Span, shape: &Shape, merge_slashes: bool) -
         return Normaliser::new(target.of(buf), merge_slashes, shape.empty_path).run(target.start);
     }
     let (path, args) = match shape.args {
-        Some(args) => (
-            Span {
-                start: target.start,
-                end: args.saturating_sub(1),
-            },
-            Span {
-                start: args,
-                end: target.end,
-            },
-        ),
-        None => (
-            target,
-            Span {
-                start: target.end,
-                end: target.end,
-            },
-        ),
+        Some(args) => {
+            (Span { start: target.start, end: args.saturating_sub(1) }, Span { start: args, end: target.end })
+        }
+        None => (target, Span { start: target.end, end: target.end }),
     };
     let extension = shape.extension.map(|extension| extension.saturating_sub(target.start));
-    Ok(Normal {
-        path: Path::AsSent(path),
-        args,
-        extension,
-    })
+    Ok(Normal { path: Path::AsSent(path), args, extension })
 }
 
 impl Normal {
@@ -151,11 +134,7 @@ impl Normal {
             Path::Made(path) => Bytes::from(path),
         };
         let path = CleanPath::new(path).ok_or(BadTarget)?;
-        Ok(Uri {
-            path,
-            args: self.args.slice(buf),
-            extension: self.extension,
-        })
+        Ok(Uri { path, args: self.args.slice(buf), extension: self.extension })
     }
 }
 
@@ -270,14 +249,7 @@ impl<'a> Normaliser<'a> {
         if empty_path {
             path.push(b'/');
         }
-        Self {
-            input,
-            pos: 0,
-            merge_slashes,
-            path,
-            extension: None,
-            part: Part::Usual,
-        }
+        Self { input, pos: 0, merge_slashes, path, extension: None, part: Part::Usual }
     }
 
     /// `start` is where the input begins in the buffer of the spans.
@@ -313,15 +285,8 @@ impl<'a> Normaliser<'a> {
             }
             None => end..end,
         };
-        let args = Span {
-            start: start + args.start as u32,
-            end: start + args.end as u32,
-        };
-        Ok(Normal {
-            path: Path::Made(self.path),
-            args,
-            extension: self.extension,
-        })
+        let args = Span { start: start + args.start as u32, end: start + args.end as u32 };
+        Ok(Normal { path: Path::Made(self.path), args, extension: self.extension })
     }
 
     fn decoded(&mut self) -> Result<Option<Decoded>, BadTarget> {
@@ -462,10 +427,7 @@ mod tests {
 
     #[test]
     fn slashes_may_stay() {
-        assert_eq!(
-            normal("//a///b//", false).map(|normal| normal.0),
-            Some("//a///b//".into())
-        );
+        assert_eq!(normal("//a///b//", false).map(|normal| normal.0), Some("//a///b//".into()));
         assert_eq!(normal("/a//../b", false).map(|normal| normal.0), Some("/a/b".into()));
         assert_eq!(normal("/a/.//b", false).map(|normal| normal.0), Some("/a//b".into()));
     }
@@ -507,11 +469,7 @@ mod tests {
     #[test]
     fn an_empty_path_is_a_slash() {
         let buf = b"GET http://a?b=c HTTP/1.1\r\n";
-        let shape = Shape {
-            empty_path: true,
-            args: Some(13),
-            ..Shape::default()
-        };
+        let shape = Shape { empty_path: true, args: Some(13), ..Shape::default() };
         let normal = normalise(buf, Span::new(12, 16), &shape, true).expect("a normal form");
         assert_eq!((normal.path(buf), normal.args.of(buf)), (&b"/"[..], &b"b=c"[..]));
     }
@@ -532,10 +490,7 @@ mod tests {
         let span = Span::new(4, 11);
         let shape = Shape::of(buf, span).expect("a shape");
         let normal = normalise(buf, span, &shape, true).expect("a normal form");
-        assert_eq!(
-            normal.freeze(&Bytes::from_static(b"GET /../abc HTTP/1.1")),
-            Err(BadTarget)
-        );
+        assert_eq!(normal.freeze(&Bytes::from_static(b"GET /../abc HTTP/1.1")), Err(BadTarget));
     }
 
     #[test]

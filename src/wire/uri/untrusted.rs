@@ -57,10 +57,7 @@ mod tests {
             ("/%zz", "/zz", None),
         ];
         for &(uri, path, args) in cases {
-            let expected = Untrusted {
-                path: Cow::Borrowed(path.as_bytes()),
-                args: args.map(str::as_bytes),
-            };
+            let expected = Untrusted { path: Cow::Borrowed(path.as_bytes()), args: args.map(str::as_bytes) };
             assert_eq!(untrusted(uri.as_bytes()), Ok(expected), "{uri}");
         }
     }
