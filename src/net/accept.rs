@@ -84,6 +84,10 @@ impl Life {
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
+
+    pub fn drains(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
 }
 
 /// What one accepting task works for.
@@ -101,9 +105,9 @@ pub struct Door {
 const REST: Duration = Duration::from_millis(500);
 
 /// Accepts until it is dropped. The socket is a copy for this thread; it goes on listening without it.
-pub async fn accept(socket: OwnedFd, address: &Address, door: Door) {
+pub async fn accept(socket: OwnedFd, address: Address, door: Door) {
     let log = &door.log;
-    let listening = match Listening::new(socket, address) {
+    let listening = match Listening::new(socket, &address) {
         Ok(listening) => listening,
         Err(error) => return failed(log, Level::Alert, &error, "epoll_ctl(1)"),
     };
@@ -168,8 +172,9 @@ fn admit(stream: TcpStream, peer: Peer, door: &Door) {
     crowd.used.set(crowd.used.get() + 1);
     let slot = Slot { crowd: crowd.clone(), number, life: Some(door.life.clone()) };
     let accepted = Accepted { stream, peer, slot };
-    let connection = door.serve.clone().connection(accepted, door.listener);
-    let task = tokio::task::spawn_local(connection);
+    let (serve, listener) = (door.serve.clone(), door.listener);
+    // Not even making the future happens here: a panic must not end the task that accepts.
+    let task = tokio::task::spawn_local(async move { serve.connection(accepted, listener).await });
     crowd.live.borrow_mut().insert(number, Live { generation: door.life.id, abort: task.abort_handle() });
 }
 
@@ -199,7 +204,7 @@ impl Slot {
 
     /// Whether the connection should end when its answer is written.
     pub fn draining(&self) -> bool {
-        self.life.as_ref().is_some_and(|life| life.draining.load(Ordering::Relaxed))
+        self.life.as_ref().is_some_and(|life| life.drains())
     }
 
     /// Ends when an idle connection has to go: its generation drains, or its place is needed. Await it beside the
@@ -245,7 +250,7 @@ impl Future for Unwanted<'_> {
             None => {
                 let key = crowd.next_key.get();
                 crowd.next_key.set(key + 1);
-                idle.insert(key, Idle { generation: life.id, waker: cx.waker().clone() });
+                idle.insert(key, Idle { life: life.clone(), waker: cx.waker().clone() });
                 drop(idle);
                 self.key = Some(key);
                 Poll::Pending
@@ -292,7 +297,7 @@ struct Live {
 }
 
 struct Idle {
-    generation: u64,
+    life: Arc<Life>,
     waker: Waker,
 }
 
@@ -344,10 +349,10 @@ impl Crowd {
         }
     }
 
-    /// Sends the idle connections of all generations away that [`Life::drain`].
-    pub fn drain(&self, generation: u64) {
+    /// Sends the idle connections of those generations away that drain.
+    pub fn drain(&self) {
         self.idle.borrow_mut().retain(|_, idle| {
-            let stays = idle.generation != generation;
+            let stays = !idle.life.drains();
             if !stays {
                 idle.waker.wake_by_ref();
             }
@@ -362,11 +367,6 @@ impl Crowd {
                 live.abort.abort();
             }
         }
-    }
-
-    /// How many clients of a generation are connected.
-    pub fn count(&self, generation: u64) -> usize {
-        self.live.borrow().values().filter(|live| live.generation == generation).count()
     }
 
     /// Waits until no client is connected.

@@ -184,6 +184,12 @@ impl Generation {
         self.doors.iter().map(|door| door.listener.clone()).collect()
     }
 
+    /// The same generation when it listens no more.
+    pub fn without_doors(&self) -> Self {
+        let (settings, log, life) = (self.settings.clone(), self.log.clone(), self.life.clone());
+        Self { settings, log, life, doors: Vec::new(), record: Vec::new() }
+    }
+
     /// What a worker needs to come to the same generation.
     pub fn handover(&self, sinks: &Sinks) -> io::Result<Message> {
         let logs = sinks.descriptors();

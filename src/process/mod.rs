@@ -1,10 +1,169 @@
 //! Processes: the command line, the master that keeps, the worker that serves.
+//!
+//! ```text
+//! main ─► cli ─► Draft::read ─► Draft::open ─► daemonise, pid file ─► master ─► fork ─► worker ─► crew of threads
+//!                    │              │                                   │  ▲               │
+//!                    └ -s: signal   └ -t: done                  HUP ────┘  └── Taken ──────┘ Reload: Draft::adopt
+//! ```
 
 pub mod channel;
 pub mod cli;
 pub mod core;
+pub mod crew;
 pub mod features;
 pub mod generation;
+pub mod master;
 pub mod os;
 pub mod pidfile;
+pub mod report;
 pub mod signal;
+pub mod turn;
+pub mod worker;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use cli::{Invocation, Task};
+use generation::{Draft, Generation};
+use worker::Start;
+
+use crate::conf::error::Fault;
+use crate::conf::source::Source;
+use crate::log::{Context, ErrorLog, Level, Sinks, error};
+use crate::net::listen::Purpose;
+
+/// The program: what the arguments ask for, and how it went.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let environment = std::env::vars_os().collect();
+    let options = match cli::parse(arguments.iter().skip(1).cloned()) {
+        Ok(Invocation::Run(options)) => options,
+        Ok(Invocation::TellAndRun(told, options)) => {
+            eprint!("{told}");
+            options
+        }
+        Ok(Invocation::Tell(told)) => {
+            eprint!("{told}");
+            return ExitCode::SUCCESS;
+        }
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::FAILURE;
+        }
+    };
+
+    let title = os::Title::claim();
+    let sinks = Sinks::new();
+    let log = ErrorLog::startup(&sinks, options.error_log().as_deref());
+    error::set_main(log.clone());
+    let start = Start { options, sinks, title, environment };
+    match start.options.task {
+        Task::Test { dump, quiet } => test(&start, dump, quiet, &log),
+        Task::Signal(signal) => match read(&start, &mut Source::disk(), &log) {
+            Some(draft) => ExitCode::from(master::signal(signal, &draft.settings.pid, &log)),
+            None => ExitCode::FAILURE,
+        },
+        Task::Serve => {
+            let words: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+            match prepare(&start, &log) {
+                Ok(generation) => serve(start, generation, &words.join(" ")),
+                Err(NotStarted) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// The reason is told already.
+struct NotStarted;
+
+/// Reads the configuration; says why not.
+fn read(start: &Start, source: &mut Source, log: &ErrorLog) -> Option<Draft> {
+    let Start { options, sinks, .. } = start;
+    let syntax_is_ok = || {
+        if matches!(options.task, Task::Test { quiet: false, .. }) {
+            eprintln!("nginx: the configuration file {} syntax is ok", options.conf_file().display());
+        }
+    };
+    match Draft::read(options, source, sinks, syntax_is_ok) {
+        Ok(draft) => {
+            report::warnings(&draft.warnings, log);
+            Some(draft)
+        }
+        Err(refused) => {
+            report::refused(&refused, source, log);
+            None
+        }
+    }
+}
+
+/// `-t` and `-T`.
+fn test(start: &Start, dump: bool, quiet: bool, log: &ErrorLog) -> ExitCode {
+    let mut source = Source::disk();
+    let file = start.options.conf_file();
+    let file = file.display();
+    let tested = read(start, &mut source, log).is_some_and(|draft| {
+        let opened = pidfile::test(&draft.settings.pid)
+            .and_then(|()| draft.open(1, &[], Purpose::Test, &start.sinks, log).map(drop));
+        opened.map_err(|fault| report::fault(&fault, &source, log)).is_ok()
+    });
+    if !tested {
+        eprintln!("nginx: configuration file {file} test failed");
+        return ExitCode::FAILURE;
+    }
+    if !quiet {
+        eprintln!("nginx: configuration file {file} test is successful");
+    }
+    if dump {
+        // Whoever asked may have stopped reading.
+        let _ = std::io::stdout().write_all(&source.dump());
+    }
+    ExitCode::SUCCESS
+}
+
+/// Everything until the server can be said to have started.
+fn prepare(start: &Start, log: &ErrorLog) -> Result<Generation, NotStarted> {
+    let mut source = Source::disk();
+    let draft = read(start, &mut source, log).ok_or(NotStarted)?;
+    let (daemon, pid) = (draft.settings.daemon, draft.settings.pid.clone());
+    let opened = draft.open(1, &[], Purpose::Serve, &start.sinks, log);
+    let refuse = |fault: Fault, log: &ErrorLog| {
+        report::fault(&fault, &source, log);
+        NotStarted
+    };
+    let generation = opened.map_err(|fault| refuse(fault, log))?;
+    let log = &generation.log;
+    error::set_main(log.clone());
+    tell_system(log);
+
+    // From here on a signal waits until someone takes it.
+    signal::block().map_err(|code| refuse(Fault::new(format!("sigprocmask() failed ({code})")), log))?;
+    if daemon {
+        os::daemonise().map_err(|error| refuse(Fault::new(format!("daemon() failed: {error}")), log))?;
+    }
+    pidfile::create(&pid).map_err(|fault| refuse(fault, log))?;
+    master::redirect(&generation);
+    error::leave_console();
+    Ok(generation)
+}
+
+fn serve(start: Start, generation: Generation, arguments: &str) -> ! {
+    if generation.settings.master_process {
+        master::run(start, generation, arguments)
+    } else {
+        worker::run_alone(start, std::sync::Arc::new(generation))
+    }
+}
+
+/// What one wants to know of a machine when reading its log.
+fn tell_system(log: &ErrorLog) {
+    let say = |message: String| log.write(Level::Notice, &Context::default(), format_args!("{message}"));
+    say("using the \"epoll\" event method".to_owned());
+    say(format!("weir/{}", env!("CARGO_PKG_VERSION")));
+    if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+        say(format!("OS: Linux {}", release.trim_end()));
+    }
+    if let Ok((soft, hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        say(format!("getrlimit(RLIMIT_NOFILE): {soft}:{hard}"));
+    }
+}

@@ -6,11 +6,11 @@
 
 #![expect(unsafe_code, reason = "fork, the environment and the argument area have no safe interface")]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, ForkResult, Pid};
 
 /// Which side of [`fork`] this is.
@@ -28,6 +28,20 @@ pub fn fork() -> io::Result<Fork> {
         ForkResult::Parent { child } => Fork::Parent(child),
         ForkResult::Child => Fork::Child,
     })
+}
+
+/// Lets the program go on in the background: the process that the shell waits for ends well, and its child leads a
+/// session of its own, without a terminal. What stderr is stays: the log is not open to everybody yet.
+pub fn daemonise() -> io::Result<()> {
+    if let Fork::Parent(_) = fork()? {
+        std::process::exit(0);
+    }
+    unistd::setsid()?;
+    umask(Mode::empty());
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    unistd::dup2_stdin(&null)?;
+    unistd::dup2_stdout(&null)?;
+    Ok(())
 }
 
 /// Makes `variables` the whole environment. Their texts are copied to the heap, which [`Title`] relies on.
@@ -103,11 +117,6 @@ fn single_threaded() -> io::Result<()> {
         Ok(0 | 1) | Err(_) => Ok(()),
         Ok(threads) => Err(io::Error::other(format!("{threads} threads are running"))),
     }
-}
-
-/// A path or argument for a message: bytes that are not UTF-8 are shown as they can be.
-pub fn shown(text: &OsStr) -> String {
-    String::from_utf8_lossy(text.as_bytes()).into_owned()
 }
 
 #[cfg(test)]

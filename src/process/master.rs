@@ -1,0 +1,526 @@
+//! The master process: keeps the sockets, the logs and the configuration, and a worker that uses them.
+//!
+//! It has one thread and no event loop, and it never reads a client's byte: it waits for signals, for its workers'
+//! answers and for their ends. The rules: the listening sockets are open here as long as the server runs, so that
+//! clients wait rather than fail while a worker is replaced; and a configuration that fails at any step changes
+//! nothing.
+//!
+//! A reload is offered to the worker that runs, which takes it without a new process. What a process is given only at
+//! its start, such as its user ([`Settings::same_process`](super::core::Settings::same_process)), goes the long way:
+//! a new worker, then `Quit` to the old one.
+
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::channel::{Channel, Kind, Message, Received};
+use super::cli::Options;
+use super::generation::{Draft, Generation};
+use super::os::{self, Fork};
+use super::signal::Signals;
+use super::worker::{self, Start, redirect_stderr, until};
+use super::{pidfile, report};
+use crate::conf::source::Source;
+use crate::log::{Context, ErrorLog, Level, Sinks, error};
+use crate::net::listen::{self, Purpose, previous_of};
+
+/// A worker that ends so soon after its start will do so again: the next one waits.
+const TOO_SOON: Duration = Duration::from_secs(1);
+/// nginx's first pause before it asks again for an end; each next one is twice as long.
+const FIRST_ASK: Duration = Duration::from_millis(50);
+/// From here on nobody is asked any more.
+const LAST_ASK: Duration = Duration::from_secs(1);
+
+/// Starts a worker and keeps one running until the server shall end.
+pub fn run(start: Start, generation: Generation, arguments: &str) -> ! {
+    if let Some(title) = start.title {
+        title.set(&format!("weir: master process {arguments}"));
+    }
+    let signals = Signals::open().unwrap_or_else(|code| {
+        let log = &generation.log;
+        log.write_os(Level::Emerg, &Context::default(), code as i32, format_args!("signalfd() failed"));
+        std::process::exit(2)
+    });
+    let mut master = Master {
+        start: Some(start),
+        signals,
+        generation: Arc::new(generation),
+        workers: Vec::new(),
+        offered: None,
+        reload_again: false,
+        respawn: None,
+        ending: Ending::Not,
+    };
+    master.say(Level::Notice, "start worker processes");
+    master.spawn();
+    loop {
+        match master.wait() {
+            Some(index) => master.answer(index),
+            None => master.signals(),
+        }
+        master.act();
+    }
+}
+
+/// Reads and opens the configuration anew. On failure says why, and nothing has changed.
+pub fn reload(options: &Options, sinks: &Sinks, current: &Generation) -> Option<Generation> {
+    let log = &current.log;
+    let mut source = Source::disk();
+    let draft = match Draft::read(options, &mut source, sinks, || ()) {
+        Ok(draft) => draft,
+        Err(refused) => {
+            sinks.abandon();
+            report::refused(&refused, &source, log);
+            return None;
+        }
+    };
+    report::warnings(&draft.warnings, log);
+    if draft.settings.pid != current.settings.pid
+        && let Err(fault) = pidfile::create(&draft.settings.pid)
+    {
+        sinks.abandon();
+        report::fault(&fault, &source, log);
+        return None;
+    }
+    let moved_pid = (draft.settings.pid != current.settings.pid).then(|| draft.settings.pid.clone());
+    match draft.open(current.life.id + 1, &current.listeners(), Purpose::Serve, sinks, log) {
+        Ok(generation) => Some(generation),
+        Err(fault) => {
+            if let Some(path) = moved_pid {
+                pidfile::remove(&path, log);
+            }
+            report::fault(&fault, &source, log);
+            None
+        }
+    }
+}
+
+/// Lets go of what only the old generation used.
+pub fn retire(old: &Generation, new: &Generation) {
+    if old.settings.pid != new.settings.pid {
+        pidfile::remove(&old.settings.pid, &new.log);
+    }
+    remove_files(old, new);
+    redirect(new);
+}
+
+/// The files that a server leaves behind when it ends.
+pub fn leave(generation: &Generation) {
+    pidfile::remove(&generation.settings.pid, &generation.log);
+    for door in &generation.doors {
+        listen::remove_file(&door.listener, &generation.log);
+    }
+}
+
+/// Sends stderr to the error log of `generation`.
+pub fn redirect(generation: &Generation) {
+    if let Some(descriptor) = generation.log.files().next().and_then(|sink| sink.descriptor()) {
+        redirect_stderr(&generation.log, None, &*descriptor);
+    }
+}
+
+/// Removes the files of the unix sockets that `gone` listened on and `kept` does not.
+fn remove_files(gone: &Generation, kept: &Generation) {
+    let listeners = kept.listeners();
+    for door in &gone.doors {
+        if previous_of(&door.listener.options, &listeners).is_none() {
+            if let listen::Address::Unix(path) = &door.listener.options.address {
+                let message = format_args!("deleting socket {}", path.display());
+                kept.log.write(Level::Warn, &Context::default(), message);
+            }
+            listen::remove_file(&door.listener, &kept.log);
+        }
+    }
+}
+
+struct Worker {
+    pid: Pid,
+    /// `None` once it failed: then signals must do.
+    channel: Option<Channel>,
+    since: Instant,
+    /// It was told to end.
+    exiting: bool,
+    /// Shall there be another when it ends?
+    respawn: bool,
+}
+
+struct Master {
+    /// Taken by the child of a fork, which needs it as a worker.
+    start: Option<Start>,
+    signals: Signals,
+    generation: Arc<Generation>,
+    workers: Vec<Worker>,
+    /// A generation that a worker is reading, and which worker.
+    offered: Option<(Arc<Generation>, Pid)>,
+    /// HUP came while one was offered.
+    reload_again: bool,
+    /// When to start the next worker.
+    respawn: Option<Instant>,
+    ending: Ending,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Not,
+    /// Workers finish what they have.
+    Graceful,
+    /// Workers end at once. `ask` again at `at`.
+    Now { ask: Duration, at: Instant },
+}
+
+impl Master {
+    /// Waits for a signal, an answer or a time. `Some` is the worker that has something to say.
+    fn wait(&self) -> Option<usize> {
+        let now = Instant::now();
+        let ask = match self.ending {
+            Ending::Now { at, .. } => Some(at),
+            Ending::Not | Ending::Graceful => None,
+        };
+        let next = self.respawn.into_iter().chain(ask).min();
+        let timeout = next.map_or(PollTimeout::NONE, |next| until(next, now));
+        let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let talking: Vec<(usize, &Channel)> =
+            self.workers.iter().enumerate().filter_map(|(n, worker)| Some((n, worker.channel.as_ref()?))).collect();
+        descriptors.extend(talking.iter().map(|(_, channel)| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
+        if nix::poll::poll(&mut descriptors, timeout).is_err() {
+            return None;
+        }
+        // Signals first: the end of a worker explains why its line ended.
+        if descriptors.first().and_then(PollFd::any).unwrap_or(false) {
+            return None;
+        }
+        let speaker = descriptors.iter().skip(1).position(|descriptor| descriptor.any().unwrap_or(false))?;
+        talking.get(speaker).map(|(n, _)| *n)
+    }
+
+    /// Takes the signals that wait.
+    fn signals(&mut self) {
+        while let Ok(Some(received)) = self.signals.take() {
+            let action = match received.signal {
+                Signal::SIGTERM | Signal::SIGINT => ", exiting",
+                Signal::SIGQUIT => ", shutting down",
+                Signal::SIGHUP => ", reconfiguring",
+                Signal::SIGUSR1 => ", reopening logs",
+                _ => "",
+            };
+            self.say(Level::Notice, &received.line(action));
+            match received.signal {
+                Signal::SIGTERM | Signal::SIGINT => self.terminate(),
+                Signal::SIGQUIT => self.quit(),
+                Signal::SIGHUP => self.reload(),
+                Signal::SIGUSR1 => self.reopen(),
+                Signal::SIGCHLD => self.reap(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Does what is due.
+    fn act(&mut self) {
+        let now = Instant::now();
+        if self.ending != Ending::Not && self.workers.is_empty() {
+            self.exit();
+        }
+        if let Ending::Now { ask, at } = self.ending
+            && at <= now
+        {
+            self.ask_to_end(ask);
+            let ask = ask * 2;
+            self.ending = Ending::Now { ask, at: now + ask };
+        }
+        if self.respawn.is_some_and(|at| at <= now) {
+            self.respawn = None;
+            self.spawn();
+        }
+    }
+
+    /// Starts a worker of the current generation.
+    fn spawn(&mut self) {
+        let log = self.generation.log.clone();
+        let failed = |call: &str, error: std::io::Error| {
+            let code = error.raw_os_error().unwrap_or(0);
+            let message = format_args!("{call} failed while spawning \"worker process\"");
+            log.write_os(Level::Alert, &Context::default(), code, message);
+        };
+        let (own, theirs) = match Channel::pair() {
+            Ok(pair) => pair,
+            Err(error) => return failed("socketpair()", error),
+        };
+        match os::fork() {
+            Err(error) => failed("fork()", error),
+            Ok(Fork::Parent(pid)) => {
+                drop(theirs);
+                self.say(Level::Notice, &format!("start worker process {pid}"));
+                let since = Instant::now();
+                self.workers.push(Worker { pid, channel: Some(own), since, exiting: false, respawn: true });
+            }
+            Ok(Fork::Child) => {
+                drop(own);
+                // The master's ends of all lines, and a generation that is not in force, are none of its business.
+                self.workers.clear();
+                self.offered = None;
+                let without_doors = Arc::new(self.generation.without_doors());
+                let generation = std::mem::replace(&mut self.generation, without_doors);
+                let start = self.start.take().expect("only a child takes it, and a child has no children");
+                worker::run(start, generation, theirs)
+            }
+        }
+    }
+
+    /// Takes note of the workers that have ended.
+    fn reap(&mut self) {
+        loop {
+            let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => {
+                    self.say(Level::Notice, &format!("worker process {pid} exited with code {code}"));
+                    (pid, Some(code))
+                }
+                Ok(WaitStatus::Signaled(pid, signal, dumped)) => {
+                    let core = if dumped { " (core dumped)" } else { "" };
+                    let number = signal as i32;
+                    self.say(Level::Alert, &format!("worker process {pid} exited on signal {number}{core}"));
+                    (pid, None)
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(code) => {
+                    let message = format_args!("waitpid() failed");
+                    return self.generation.log.write_os(Level::Alert, &Context::default(), code as i32, message);
+                }
+            };
+            let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else { continue };
+            let mut worker = self.workers.remove(index);
+            // nginx: code 2 is a fault that the next one would have, too
+            if code == Some(2) && worker.respawn {
+                self.say(
+                    Level::Alert,
+                    &format!("worker process {pid} exited with fatal code 2 and cannot be respawned"),
+                );
+                worker.respawn = false;
+            }
+            self.ended(&worker);
+        }
+    }
+
+    /// A worker is no more. What it was reading goes to the next one.
+    fn ended(&mut self, worker: &Worker) {
+        if let Some((generation, pid)) = self.offered.take() {
+            match pid == worker.pid {
+                true => self.withdraw(&generation, "it ended meanwhile"),
+                false => self.offered = Some((generation, pid)),
+            }
+        }
+        if worker.respawn && !worker.exiting && self.ending == Ending::Not {
+            let now = Instant::now();
+            let early = now.duration_since(worker.since) < TOO_SOON;
+            self.respawn = Some(if early { now + TOO_SOON } else { now });
+        }
+    }
+
+    fn reload(&mut self) {
+        if self.ending != Ending::Not {
+            return;
+        }
+        if self.offered.is_some() {
+            self.reload_again = true;
+            return;
+        }
+        self.say(Level::Notice, "reconfiguring");
+        let Some(Start { options, sinks, .. }) = &self.start else { return };
+        let Some(generation) = reload(options, sinks, &self.generation) else { return };
+        let generation = Arc::new(generation);
+        let serving = self.workers.iter().position(|worker| !worker.exiting);
+        match serving {
+            Some(index) if self.generation.settings.same_process(&generation.settings) => {
+                self.offer(index, generation);
+            }
+            _ => {
+                self.commit(generation);
+                self.respawn = None;
+                self.say(Level::Notice, "start worker processes");
+                let old = self.workers.len();
+                self.spawn();
+                self.tell(0..old, Kind::Quit, Signal::SIGQUIT);
+            }
+        }
+    }
+
+    /// Hands a generation to the worker that serves.
+    fn offer(&mut self, index: usize, generation: Arc<Generation>) {
+        let Some(Start { sinks, .. }) = &self.start else { return };
+        let message = generation.handover(sinks);
+        let worker = &mut self.workers[index];
+        let pid = worker.pid;
+        let sent = match (message, &mut worker.channel) {
+            (Ok(message), Some(channel)) => channel.send(&message).map_err(|error| error.to_string()),
+            (Err(error), _) => Err(error.to_string()),
+            (Ok(_), None) => Err("the line to it is broken".to_owned()),
+        };
+        match sent {
+            Ok(()) => self.offered = Some((generation, pid)),
+            Err(why) => self.withdraw(&generation, &why),
+        }
+    }
+
+    /// Reads what a worker has to say.
+    fn answer(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        let pid = worker.pid;
+        let Some(channel) = &mut worker.channel else { return };
+        let message = match channel.receive() {
+            Ok(Received::Message(message)) => message,
+            // Its end will be told by a signal.
+            Ok(Received::End) => {
+                worker.channel = None;
+                return;
+            }
+            Err(error) => {
+                worker.channel = None;
+                return self.say(Level::Alert, &format!("worker process {pid} is not understood: {error}"));
+            }
+        };
+        let Some((generation, offered_to)) = self.offered.take() else { return };
+        if offered_to != pid {
+            self.offered = Some((generation, offered_to));
+            return;
+        }
+        match message.kind {
+            Kind::Taken => self.commit(generation),
+            _ => {
+                let why = message.parts.first().map(|part| String::from_utf8_lossy(part).into_owned());
+                self.withdraw(&generation, &why.unwrap_or_default());
+            }
+        }
+        if std::mem::take(&mut self.reload_again) {
+            self.reload();
+        }
+    }
+
+    /// Puts a generation in force.
+    fn commit(&mut self, generation: Arc<Generation>) {
+        error::set_main(generation.log.clone());
+        retire(&self.generation, &generation);
+        self.generation = generation;
+    }
+
+    /// Gives a generation up that the worker did not take.
+    fn withdraw(&mut self, generation: &Generation, why: &str) {
+        self.say(Level::Emerg, &format!("the worker process did not take the new configuration: {why}"));
+        if generation.settings.pid != self.generation.settings.pid {
+            pidfile::remove(&generation.settings.pid, &self.generation.log);
+        }
+        remove_files(generation, &self.generation);
+    }
+
+    fn reopen(&mut self) {
+        self.say(Level::Notice, "reopening logs");
+        let Some(Start { sinks, .. }) = &self.start else { return };
+        let owner = self.generation.settings.user.as_ref().map(|owner| owner.user);
+        let log = &self.generation.log;
+        let fresh = sinks.reopen(owner, log);
+        for (path, descriptor) in &fresh {
+            redirect_stderr(log, Some(path), descriptor);
+        }
+        for worker in &mut self.workers {
+            let Some(channel) = &mut worker.channel else { continue };
+            let copies: Result<Vec<_>, _> = fresh.iter().map(|(_, descriptor)| descriptor.try_clone()).collect();
+            let parts = fresh.iter().map(|(path, _)| path.as_os_str().as_bytes().to_vec()).collect();
+            let sent = copies
+                .and_then(|descriptors| channel.send(&Message { kind: Kind::Reopen, parts, descriptors }));
+            if let Err(error) = sent {
+                let pid = worker.pid;
+                let message = format_args!("worker process {pid} does not take the reopened logs: {error}");
+                log.write(Level::Alert, &Context::default(), message);
+            }
+        }
+    }
+
+    fn quit(&mut self) {
+        if self.ending != Ending::Not {
+            return;
+        }
+        self.ending = Ending::Graceful;
+        self.respawn = None;
+        self.tell(0..self.workers.len(), Kind::Quit, Signal::SIGQUIT);
+        // New clients are refused from now on, and the next server can have the addresses.
+        for door in &self.generation.doors {
+            listen::remove_file(&door.listener, &self.generation.log);
+        }
+        self.generation = Arc::new(self.generation.without_doors());
+        self.offered = None;
+    }
+
+    fn terminate(&mut self) {
+        if matches!(self.ending, Ending::Now { .. }) {
+            return;
+        }
+        self.respawn = None;
+        self.ending = Ending::Now { ask: FIRST_ASK, at: Instant::now() };
+    }
+
+    /// Asks the workers to end, in the end without asking.
+    fn ask_to_end(&mut self, ask: Duration) {
+        if ask <= LAST_ASK {
+            self.tell(0..self.workers.len(), Kind::Terminate, Signal::SIGTERM);
+            return;
+        }
+        for worker in &self.workers {
+            // It may have ended a moment ago.
+            let _ = kill(worker.pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Tells some workers by their lines, or by `signal` where the line is broken.
+    fn tell(&mut self, workers: std::ops::Range<usize>, kind: Kind, signal: Signal) {
+        for worker in self.workers.get_mut(workers).unwrap_or_default() {
+            if worker.exiting && kind == Kind::Quit {
+                continue;
+            }
+            worker.exiting = true;
+            let sent = worker.channel.as_mut().is_some_and(|channel| channel.send(&Message::bare(kind)).is_ok());
+            if !sent && let Err(code) = kill(worker.pid, signal) {
+                let message = format_args!("kill({}, {}) failed", worker.pid, signal as i32);
+                self.generation.log.write_os(Level::Alert, &Context::default(), code as i32, message);
+            }
+        }
+    }
+
+    /// Leaves when no worker is left.
+    fn exit(&mut self) -> ! {
+        leave(&self.generation);
+        self.say(Level::Notice, "exit");
+        std::process::exit(0)
+    }
+
+    fn say(&self, level: Level, message: &str) {
+        self.generation.log.write(level, &Context::default(), format_args!("{message}"));
+    }
+}
+
+/// `-s`: tells the process of the pid file. Gives the exit code.
+pub fn signal(signal: Signal, pid: &Path, log: &ErrorLog) -> u8 {
+    log.write(Level::Notice, &Context::default(), format_args!("signal process started"));
+    let pid = match pidfile::read(pid) {
+        Ok(pid) => pid,
+        Err(fault) => {
+            log.write(Level::Error, &Context::default(), format_args!("{fault}"));
+            return 1;
+        }
+    };
+    match kill(pid, signal) {
+        Ok(()) => 0,
+        Err(code) => {
+            let message = format_args!("kill({pid}, {}) failed", signal as i32);
+            log.write_os(Level::Alert, &Context::default(), code as i32, message);
+            1
+        }
+    }
+}
