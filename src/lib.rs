@@ -15,5 +15,14 @@ pub mod log;
 // 2: listening sockets, accepting threads, connections
 pub mod net;
 
+// 3: groups of peers, which one is next, connections that are kept
+pub mod upstream;
+
+// 4: the life of one request
+pub mod http;
+
+// 5: what a location can be told to do
+pub mod modules;
+
 // 6: the command line, master and worker, signals, reload
 pub mod process;

@@ -6,3 +6,4 @@ pub mod glob;
 pub mod regex;
 pub mod text;
 pub mod units;
+pub mod temp;

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use super::lex::{Node, Statement, Word};
 use super::template::Template;
 use super::vars::Names;
 use crate::base::{text, units};
+use crate::log::error::{Entry, Reader};
+use crate::log::{Sinks, syslog};
 
 /// What the whole load shares: variables' names, the prefixes of relative paths, warnings.
 pub struct Context {
@@ -20,6 +23,12 @@ pub struct Context {
     pub prefix: PathBuf,
     /// The directory of the configuration file: relative paths of included and key files start here.
     pub conf_prefix: PathBuf,
+    /// The log files that directives name.
+    pub sinks: Sinks,
+    /// This machine's name, in lower case.
+    pub hostname: String,
+    /// Directories for temporary files, to be made before the worker starts.
+    directories: RefCell<Vec<PathBuf>>,
     /// Every directive of every table, for telling `unknown` from `not allowed here`.
     known: HashSet<String>,
     warnings: RefCell<Vec<Fault>>,
@@ -29,11 +38,32 @@ impl Context {
     pub fn new(prefix: impl Into<PathBuf>, conf_prefix: impl Into<PathBuf>) -> Self {
         Self {
             names: Names::default(),
+            sinks: Sinks::default(),
+            hostname: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase(),
+            directories: RefCell::default(),
             prefix: prefix.into(),
             conf_prefix: conf_prefix.into(),
             known: HashSet::new(),
             warnings: RefCell::default(),
         }
+    }
+
+    /// Uses the log files of this process.
+    pub fn with_sinks(self, sinks: &Sinks) -> Self {
+        Self { sinks: sinks.clone(), ..self }
+    }
+
+    /// Asks for a directory to exist before anything is served.
+    pub fn need_directory(&self, path: &Path) {
+        let mut directories = self.directories.borrow_mut();
+        if !directories.iter().any(|known| known == path) {
+            directories.push(path.to_owned());
+        }
+    }
+
+    /// The directories that were asked for.
+    pub fn take_directories(&self) -> Vec<PathBuf> {
+        self.directories.take()
     }
 
     /// Adds the names of one table.
@@ -225,6 +255,15 @@ impl<'a> Words<'a> {
         found.map(|(_, value)| *value).ok_or_else(|| self.invalid_value(n))
     }
 
+    /// One `error_log` directive.
+    pub fn error_log(&self) -> Result<Entry, Fault> {
+        let texts: Vec<&str> = self.texts().collect();
+        let path = |name: &str| self.cx.path(name);
+        let syslog = syslog::Reader { address: &syslog_address, hostname: &self.cx.hostname };
+        let reader = Reader { sinks: &self.cx.sinks, path: &path, syslog };
+        Entry::parse(&texts, &reader).map_err(|sentence| self.fault(0, sentence))
+    }
+
     /// A path below `prefix`.
     pub fn path(&self, n: usize, prefix: &Path) -> PathBuf {
         prefix.join(text::path(self.arg(n)))
@@ -232,7 +271,7 @@ impl<'a> Words<'a> {
 }
 
 /// `number size`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Buffers {
     pub number: usize,
     pub size: usize,
@@ -242,4 +281,18 @@ impl Buffers {
     pub fn total(self) -> usize {
         self.number.saturating_mul(self.size)
     }
+}
+
+/// `host`, `host:port`, `[::1]:port` or `unix:path`, as `syslog:server=` takes it.
+pub fn syslog_address(word: &str) -> Result<syslog::Address, String> {
+    if let Some(path) = word.strip_prefix("unix:") {
+        return Ok(syslog::Address::Unix(text::path(path)));
+    }
+    let bracketed = word.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let found = match word.to_socket_addrs() {
+        Ok(found) => Ok(found),
+        Err(_) => (bracketed.unwrap_or(word), syslog::DEFAULT_PORT).to_socket_addrs(),
+    };
+    let first = found.ok().and_then(|mut found| found.next());
+    first.map(syslog::Address::Udp).ok_or_else(|| "host not found".to_owned())
 }

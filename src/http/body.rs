@@ -91,6 +91,11 @@ pub trait Source {
     /// Called while the client's socket takes nothing: a chance to read ahead, within the source's own bounds.
     fn poll_ahead(&mut self, _: &mut Context<'_>) {}
 
+    /// Whether trailer fields will follow: then the body goes out in chunks.
+    fn promises_trailers(&self) -> bool {
+        false
+    }
+
     /// The trailer fields, once the end was reached.
     fn trailers(&mut self) -> Vec<Field> {
         Vec::new()
@@ -173,6 +178,10 @@ impl Source for Body {
         if let Self::Stream(source) = self {
             source.poll_ahead(cx);
         }
+    }
+
+    fn promises_trailers(&self) -> bool {
+        matches!(self, Self::Stream(source) if source.promises_trailers())
     }
 
     fn trailers(&mut self) -> Vec<Field> {
@@ -260,6 +269,10 @@ impl<T: Transform> Source for Transformed<T> {
 
     fn poll_ahead(&mut self, cx: &mut Context<'_>) {
         self.inner.poll_ahead(cx);
+    }
+
+    fn promises_trailers(&self) -> bool {
+        self.inner.promises_trailers()
     }
 
     fn trailers(&mut self) -> Vec<Field> {

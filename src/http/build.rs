@@ -167,7 +167,7 @@ fn join(
             Address::Inet(inet) if !inet.ip().is_unspecified() => Some(inet.ip()),
             _ => None,
         };
-        let names = Names { default: server, ..Names::default() };
+        let names = Names::new(server);
         let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol: listen.proxy_protocol };
         addresses.push((listen.clone(), entry));
         return Ok(addresses.len() - 1);

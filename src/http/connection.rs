@@ -3,12 +3,13 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::build::ListenAddress;
 use super::plan::Http;
+use crate::base::addr::Address;
 use crate::base::clock;
 use crate::net::accept::{Peer, Slot};
 use crate::net::io::Io;
@@ -32,6 +33,9 @@ pub struct Connection {
     pub pipelined: Cell<bool>,
     /// What the PROXY protocol said, where it is spoken.
     pub proxied: OnceCell<Proxied>,
+    /// How long the connection may wait for its next request: `keepalive_timeout` of the last one's location.
+    pub idle_timeout: Cell<Duration>,
+    client: OnceCell<Bytes>,
     local: OnceCell<Option<SocketAddr>>,
     address: Cell<usize>,
 }
@@ -55,6 +59,8 @@ impl Connection {
             requests: Cell::new(0),
             pipelined: Cell::new(false),
             proxied: OnceCell::new(),
+            idle_timeout: Cell::new(Duration::ZERO),
+            client: OnceCell::new(),
             local: OnceCell::new(),
             address: Cell::new(0),
         };
@@ -76,6 +82,21 @@ impl Connection {
     /// Whether bytes of a next request came together with this one.
     pub fn pipelined_with(&self, request: &super::request::Request) -> bool {
         request.body.is_done() && !self.input.borrow().is_empty()
+    }
+
+    /// The client's address as text: `$remote_addr`, and `client:` in the error log.
+    pub fn client(&self) -> Bytes {
+        self.client
+            .get_or_init(|| match self.peer {
+                Peer::Inet(address) => Address::Inet(address).host().into(),
+                Peer::Unix => Bytes::from_static(b"unix:"),
+            })
+            .clone()
+    }
+
+    /// A request is over: the next one may wait.
+    pub fn rest(&self) {
+        self.pipelined.set(false);
     }
 
     pub fn now(&self) -> Instant {

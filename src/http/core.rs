@@ -12,19 +12,19 @@ use bytes::Bytes;
 
 use super::location::Matcher;
 use super::plan::{Main, Plan, ServerPlan};
+use super::request::Request;
 use super::server;
 use crate::base::temp::TempPath;
 use crate::base::text;
 use crate::conf::error::Fault;
 use crate::conf::lex::Node;
 use crate::conf::module::{
-    Arity, Directive, EVERYWHERE, HTTP, IF_LOCATION, LIMIT_EXCEPT, LOCATION, Level, Module, SERVER,
-    Section,
+    Arity, Directive, EVERYWHERE, HTTP, IF_LOCATION, LIMIT_EXCEPT, LOCATION, Level, Module, SERVER, Section,
 };
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::{Buffers, Words};
-use crate::log::error::ErrorLog;
+use crate::log::error::{Entry, ErrorLog};
 
 /// `ngx_http_core_module`.
 pub struct Core;
@@ -39,9 +39,24 @@ impl Module for Core {
         // Servers: http/server.rs.
         Directive::server("listen", SERVER, Arity::AtLeast(1), server::Conf::listen),
         Directive::server("server_name", SERVER, Arity::AtLeast(1), server::Conf::server_name),
-        Directive::server("client_header_buffer_size", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::client_header_buffer_size),
-        Directive::server("large_client_header_buffers", HTTP.or(SERVER), Arity::Exactly(2), server::Conf::large_client_header_buffers),
-        Directive::server("client_header_timeout", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::client_header_timeout),
+        Directive::server(
+            "client_header_buffer_size",
+            HTTP.or(SERVER),
+            Arity::Exactly(1),
+            server::Conf::client_header_buffer_size,
+        ),
+        Directive::server(
+            "large_client_header_buffers",
+            HTTP.or(SERVER),
+            Arity::Exactly(2),
+            server::Conf::large_client_header_buffers,
+        ),
+        Directive::server(
+            "client_header_timeout",
+            HTTP.or(SERVER),
+            Arity::Exactly(1),
+            server::Conf::client_header_timeout,
+        ),
         Directive::server("ignore_invalid_headers", HTTP.or(SERVER), Arity::Flag, server::Conf::ignore_invalid_headers),
         Directive::server("underscores_in_headers", HTTP.or(SERVER), Arity::Flag, server::Conf::underscores_in_headers),
         Directive::server("merge_slashes", HTTP.or(SERVER), Arity::Flag, server::Conf::merge_slashes),
@@ -87,7 +102,12 @@ impl Module for Core {
         Directive::location("auth_delay", EVERYWHERE, Arity::Exactly(1), Conf::auth_delay),
         Directive::location("chunked_transfer_encoding", EVERYWHERE, Arity::Flag, Conf::chunked_transfer_encoding),
         Directive::location("client_body_buffer_size", EVERYWHERE, Arity::Exactly(1), Conf::client_body_buffer_size),
-        Directive::location("client_body_in_single_buffer", EVERYWHERE, Arity::Flag, Conf::client_body_in_single_buffer),
+        Directive::location(
+            "client_body_in_single_buffer",
+            EVERYWHERE,
+            Arity::Flag,
+            Conf::client_body_in_single_buffer,
+        ),
         Directive::location("client_body_timeout", EVERYWHERE, Arity::Exactly(1), Conf::client_body_timeout),
         Directive::location("client_max_body_size", EVERYWHERE, Arity::Exactly(1), Conf::client_max_body_size),
         Directive::location("etag", EVERYWHERE, Arity::Flag, Conf::etag),
@@ -108,7 +128,12 @@ impl Module for Core {
         Directive::location("sendfile", EVERYWHERE.or(IF_LOCATION), Arity::Flag, Conf::sendfile),
         Directive::location("sendfile_max_chunk", EVERYWHERE, Arity::Exactly(1), Conf::sendfile_max_chunk),
         Directive::location("server_name_in_redirect", EVERYWHERE, Arity::Flag, Conf::server_name_in_redirect),
-        Directive::location("subrequest_output_buffer_size", EVERYWHERE, Arity::Exactly(1), Conf::subrequest_output_buffer_size),
+        Directive::location(
+            "subrequest_output_buffer_size",
+            EVERYWHERE,
+            Arity::Exactly(1),
+            Conf::subrequest_output_buffer_size,
+        ),
         Directive::location("tcp_nodelay", EVERYWHERE, Arity::Flag, Conf::tcp_nodelay),
         Directive::location("tcp_nopush", EVERYWHERE, Arity::Flag, Conf::tcp_nopush),
     ];
@@ -151,7 +176,7 @@ pub struct Conf {
     types: Setting<Types>,
     default_type: Setting<Bytes>,
     error_page: Setting<Vec<ErrorPage>>,
-    error_log: Setting<ErrorLog>,
+    error_log: Setting<Vec<Entry>>,
     satisfy: Setting<Satisfy>,
     server_tokens: Setting<Tokens>,
     if_modified_since: Setting<IfModifiedSince>,
@@ -204,9 +229,18 @@ pub struct Conf {
 pub struct Root {
     pub path: Template,
     /// `alias`: the path replaces the location's own part of the URI.
-    pub alias: bool,
+    pub alias: Option<Alias>,
     /// What a relative path that only variables make known stands below.
     pub prefix: PathBuf,
+}
+
+/// What an `alias` replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// The first bytes of the path: the location's name.
+    Prefix(usize),
+    /// All of it: the location is a pattern.
+    Whole,
 }
 
 /// File name extensions, in lower case, and their media types.
@@ -239,8 +273,9 @@ pub enum Satisfy {
 }
 
 /// `server_tokens`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tokens {
+    #[default]
     On,
     Off,
     Build,
@@ -254,14 +289,14 @@ pub enum IfModifiedSince {
     Before,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepaliveTimeout {
     pub server: Duration,
     /// What the `Keep-Alive` field tells the client, in seconds.
     pub header: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepaliveDisable {
     pub msie6: bool,
     pub safari: bool,
@@ -322,8 +357,22 @@ impl Conf {
     /// Syntax: `limit_except method ... { ... }`
     fn limit_except(&mut self, inner: &mut Self, words: &Words<'_>) -> Result<(), Fault> {
         const METHODS: &[&str] = &[
-            "GET", "HEAD", "POST", "PUT", "DELETE", "MKCOL", "COPY", "MOVE", "OPTIONS", "PROPFIND", "PROPPATCH", "LOCK",
-            "UNLOCK", "PATCH", "CONNECT", "TRACE",
+            "GET",
+            "HEAD",
+            "POST",
+            "PUT",
+            "DELETE",
+            "MKCOL",
+            "COPY",
+            "MOVE",
+            "OPTIONS",
+            "PROPFIND",
+            "PROPPATCH",
+            "LOCK",
+            "UNLOCK",
+            "PATCH",
+            "CONNECT",
+            "TRACE",
         ];
         for (n, word) in words.texts().enumerate() {
             let Some(method) = METHODS.iter().find(|method| method.eq_ignore_ascii_case(word)) else {
@@ -340,20 +389,27 @@ impl Conf {
 
     /// Syntax: `root path;`  Default: `html`
     fn root(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        self.place(words, false)
+        self.place(words, None)
     }
 
     /// Syntax: `alias path;`
     fn alias(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        self.place(words, true)
+        let alias = match &self.matcher {
+            Some(Matcher::Named(_)) => {
+                return Err(words.fault(0, "the \"alias\" directive cannot be used inside the named location"));
+            }
+            Some(Matcher::Regex(_)) | None => Alias::Whole,
+            Some(other) => Alias::Prefix(text::bytes(other.name()).len()),
+        };
+        self.place(words, Some(alias))
     }
 
-    fn place(&mut self, words: &Words<'_>, alias: bool) -> Result<(), Fault> {
+    fn place(&mut self, words: &Words<'_>, alias: Option<Alias>) -> Result<(), Fault> {
         if let Some(before) = self.root.as_ref() {
-            return Err(Fault::directive(match before.alias == alias {
+            return Err(Fault::directive(match before.alias.is_some() == alias.is_some() {
                 true => "is duplicate".to_owned(),
                 false => {
-                    let earlier = if before.alias { "alias" } else { "root" };
+                    let earlier = if before.alias.is_some() { "alias" } else { "root" };
                     format!("is duplicate, \"{earlier}\" directive was specified earlier")
                 }
             }));
@@ -366,10 +422,12 @@ impl Conf {
             }
         }
         // nginx: a root loses its trailing slash, for URIs begin with one.
-        let word = if alias { word } else { word.strip_suffix('/').unwrap_or(word) };
-        let absolute = match word.starts_with('/') || word.starts_with('$') || (word.is_empty() && !alias) {
+        let word = if alias.is_some() { word } else { word.strip_suffix('/').unwrap_or(word) };
+        let absolute = match word.starts_with('/') || word.starts_with('$') || (word.is_empty() && alias.is_none()) {
             true => word.to_owned(),
-            false => format!("{}/{word}", text::decode(words.cx.prefix.as_os_str().as_encoded_bytes()).trim_end_matches('/')),
+            false => {
+                format!("{}/{word}", text::decode(words.cx.prefix.as_os_str().as_encoded_bytes()).trim_end_matches('/'))
+            }
         };
         self.root.set(Root { path: words.compile(0, &absolute)?, alias, prefix: words.cx.prefix.clone() })
     }
@@ -424,9 +482,7 @@ impl Conf {
             None => (Overwrite::Keep, last),
             Some(_) if last < 2 => return Err(words.invalid_value(last - 1)),
             Some("") => (Overwrite::Page, last - 1),
-            Some(code) => {
-                (Overwrite::With(code.parse().map_err(|_| words.invalid_value(last - 1))?), last - 1)
-            }
+            Some(code) => (Overwrite::With(code.parse().map_err(|_| words.invalid_value(last - 1))?), last - 1),
         };
         let target = words.template(last)?;
         for n in 0..codes {
@@ -450,8 +506,8 @@ impl Conf {
 
     /// Syntax: `error_log file [level];`  Default: `logs/error.log error`
     fn error_log(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        let texts: Vec<&str> = words.texts().collect();
-        self.error_log.list().add(&texts, &words.cx.sinks, &words.cx.prefix).map_err(|message| words.fault(0, message))
+        self.error_log.list().push(words.error_log()?);
+        Ok(())
     }
 
     /// Syntax: `satisfy all | any;`  Default: `all`
@@ -723,7 +779,7 @@ impl Conf {
         let prefix = &level.cx.prefix;
         let html = || {
             let path = prefix.join("html").into_os_string().into_encoded_bytes();
-            Root { path: Template::literal(path), alias: false, prefix: prefix.clone() }
+            Root { path: Template::literal(path), alias: None, prefix: prefix.clone() }
         };
         let rate = |setting: &Setting<Template>| setting.said().filter(|rate| !rate.is_empty());
         Ok(Settings {
@@ -734,7 +790,7 @@ impl Conf {
             types: conf.types.or_else(default_types),
             default_type: conf.default_type.or(Bytes::from_static(b"text/plain")),
             error_pages: conf.error_page.or_else(Vec::new),
-            error_log: conf.error_log.or_else(|| level.cx.error_log()),
+            error_log: conf.error_log.said().map(ErrorLog::new),
             satisfy: conf.satisfy.or_else(Satisfy::default),
             server_tokens: conf.server_tokens.or(Tokens::On),
             if_modified_since: conf.if_modified_since.or_else(IfModifiedSince::default),
@@ -747,9 +803,7 @@ impl Conf {
             limit_rate: rate(&conf.limit_rate),
             limit_rate_after: rate(&conf.limit_rate_after),
             client_body_in_file_only: conf.client_body_in_file_only.or_else(InFile::default),
-            client_body_temp_path: conf
-                .client_body_temp_path
-                .or_else(|| TempPath::below(prefix, "client_body_temp")),
+            client_body_temp_path: conf.client_body_temp_path.or_else(|| TempPath::below(prefix, "client_body_temp")),
             aio: conf.aio.or_else(Aio::default),
             directio: conf.directio.or(None),
             directio_alignment: conf.directio_alignment.or(512),
@@ -806,7 +860,7 @@ fn default_types() -> Types {
 impl Section for Conf {
     fn inherit(&mut self, outer: &Self) -> Result<(), Fault> {
         let Self {
-            matcher: _,
+            matcher,
             except: _,
             limit_except: _,
             internal: _,
@@ -831,8 +885,40 @@ impl Section for Conf {
             directio_alignment,
             output_buffers,
             resolver,
-            absolute_redirect, aio_write, auth_delay, chunked_transfer_encoding, client_body_buffer_size, client_body_in_single_buffer, client_body_timeout, client_max_body_size, etag, keepalive_min_timeout, keepalive_requests, keepalive_time, lingering_time, lingering_timeout, log_not_found, log_subrequest, msie_padding, msie_refresh, port_in_redirect, recursive_error_pages, reset_timedout_connection, resolver_timeout, send_timeout, sendfile, sendfile_max_chunk, server_name_in_redirect, subrequest_output_buffer_size, tcp_nodelay, tcp_nopush,
+            absolute_redirect,
+            aio_write,
+            auth_delay,
+            chunked_transfer_encoding,
+            client_body_buffer_size,
+            client_body_in_single_buffer,
+            client_body_timeout,
+            client_max_body_size,
+            etag,
+            keepalive_min_timeout,
+            keepalive_requests,
+            keepalive_time,
+            lingering_time,
+            lingering_timeout,
+            log_not_found,
+            log_subrequest,
+            msie_padding,
+            msie_refresh,
+            port_in_redirect,
+            recursive_error_pages,
+            reset_timedout_connection,
+            resolver_timeout,
+            send_timeout,
+            sendfile,
+            sendfile_max_chunk,
+            server_name_in_redirect,
+            subrequest_output_buffer_size,
+            tcp_nodelay,
+            tcp_nopush,
         } = self;
+        // An `if` block is a part of its location and goes by its name.
+        if matcher.is_none() {
+            matcher.clone_from(&outer.matcher);
+        }
         root.inherit(&outer.root);
         types.inherit(&outer.types);
         default_type.inherit(&outer.default_type);
@@ -888,6 +974,7 @@ impl Section for Conf {
 }
 
 /// The core module's values for one location.
+#[derive(Default)]
 pub struct Settings {
     pub internal: bool,
     /// The `limit_except` block inside, by its number.
@@ -898,7 +985,8 @@ pub struct Settings {
     pub types: Types,
     pub default_type: Bytes,
     pub error_pages: Vec<ErrorPage>,
-    pub error_log: ErrorLog,
+    /// `None`: the main scope's.
+    pub error_log: Option<ErrorLog>,
     pub satisfy: Satisfy,
     pub server_tokens: Tokens,
     pub if_modified_since: IfModifiedSince,
@@ -944,4 +1032,19 @@ pub struct Settings {
     pub subrequest_output_buffer_size: usize,
     pub tcp_nodelay: bool,
     pub tcp_nopush: bool,
+}
+
+/// Where a path leads on the disk, by `root` or `alias`.
+pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
+    let root = &request.plan().core.root;
+    let mut file = root.path.eval(request).to_vec();
+    if !file.starts_with(b"/") {
+        file = [root.prefix.as_os_str().as_encoded_bytes(), b"/", &file].concat();
+    }
+    match root.alias {
+        None => file.extend_from_slice(path),
+        Some(Alias::Prefix(len)) => file.extend_from_slice(path.get(len..).unwrap_or_default()),
+        Some(Alias::Whole) => {}
+    }
+    file
 }

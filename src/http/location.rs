@@ -4,6 +4,7 @@
 //! wins over it. Locations inside a location are searched the same way, the innermost first.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -13,6 +14,7 @@ use crate::base::text;
 use crate::conf::error::Fault;
 use crate::conf::vars::VarId;
 use crate::conf::words::Words;
+use crate::log::Level;
 
 /// How a location is written.
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ pub enum Matcher {
 /// A pattern whose named captures are variables.
 #[derive(Clone, Debug)]
 pub struct Regex {
-    pub pattern: Pattern,
+    pub pattern: Arc<Pattern>,
     /// Group numbers and the variables that they fill.
     pub names: Vec<(usize, VarId)>,
 }
@@ -38,23 +40,43 @@ pub struct Regex {
 impl Regex {
     /// Compiles `source` and declares its named captures.
     pub fn new(source: &str, caseless: bool, words: &Words<'_>) -> Result<Self, Fault> {
-        let pattern = Pattern::new(source, caseless).map_err(Fault::new)?;
+        let pattern = Arc::new(Pattern::new(source, caseless).map_err(Fault::new)?);
         let names = pattern.names().map(|(group, name)| (group, words.cx.names.slot(name))).collect();
         Ok(Self { pattern, names })
     }
 
     /// Matches, and gives the request the captures.
     pub fn matches(&self, subject: &Bytes, request: &super::request::Request) -> bool {
-        let Some(captures) = self.pattern.captures(subject) else { return false };
-        self.fill(&captures, request);
-        request.set_captures(captures);
+        let mut captures = Captures::default();
+        match self.pattern.captures(subject, &mut captures) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(failed) => {
+                request.log(Level::Alert, format_args!("{failed}"));
+                return false;
+            }
+        }
+        let matched = Matched { subject: subject.clone(), captures };
+        for &(group, id) in &self.names {
+            request.set_value(id, Some(matched.get(group).unwrap_or_default()));
+        }
+        request.set_captures(matched);
         true
     }
+}
 
-    fn fill(&self, captures: &Captures, request: &super::request::Request) {
-        for &(group, id) in &self.names {
-            request.set_value(id, Some(captures.get(group).unwrap_or_default()));
-        }
+/// What a pattern found, and where.
+#[derive(Clone, Debug, Default)]
+pub struct Matched {
+    subject: Bytes,
+    captures: Captures,
+}
+
+impl Matched {
+    /// The bytes of a group; 0 is the whole match.
+    pub fn get(&self, group: usize) -> Option<Bytes> {
+        let range = self.captures.get(group)?;
+        (range.end <= self.subject.len()).then(|| self.subject.slice(range))
     }
 }
 
@@ -87,7 +109,7 @@ impl Matcher {
     pub fn name(&self) -> &str {
         match self {
             Self::Exact(name) | Self::Prefix { path: name, .. } | Self::Named(name) => name,
-            Self::Regex(regex) => regex.pattern.source(),
+            Self::Regex(regex) => regex.pattern.text(),
         }
     }
 
@@ -134,7 +156,10 @@ pub enum Found {
     /// An exact name: nothing inside can be better.
     Exact(LocationId),
     /// A prefix; a regular expression may be better unless `final_`.
-    Prefix { id: LocationId, final_: bool },
+    Prefix {
+        id: LocationId,
+        final_: bool,
+    },
     /// The path lacks only the slash of this location.
     Slash(LocationId),
 }
@@ -187,14 +212,14 @@ impl Locations {
         }
         let place = self.prefixes.partition_point(|prefix| prefix.path.as_ref() <= path);
         // nginx: `/path` finds `/path/` when nothing is called `/path` itself.
-        let slash = |prefix: &Prefix| {
-            prefix.redirect && prefix.path.strip_suffix(b"/").is_some_and(|shorter| shorter == path)
-        };
+        let slash =
+            |prefix: &Prefix| prefix.redirect && prefix.path.strip_suffix(b"/").is_some_and(|shorter| shorter == path);
         let mut next = place.checked_sub(1);
         if let Some(n) = next.filter(|&n| self.prefixes[n].path == path) {
             return Found::Prefix { id: self.prefixes[n].id, final_: self.prefixes[n].final_ };
         }
-        if let Some(prefix) = self.prefixes[place..].iter().take_while(|p| p.path.starts_with(path)).find(|p| slash(p)) {
+        if let Some(prefix) = self.prefixes[place..].iter().take_while(|p| p.path.starts_with(path)).find(|p| slash(p))
+        {
             return Found::Slash(prefix.id);
         }
         while let Some(n) = next {

@@ -32,6 +32,10 @@ pub enum Chosen<'a> {
 }
 
 impl Names {
+    pub fn new(default: ServerId) -> Self {
+        Self { default, ..Self::default() }
+    }
+
     /// Adds a name of `server`. `false`: the name is taken, and nginx warns and ignores it.
     pub fn add(&mut self, name: &Name, server: ServerId) -> bool {
         if let Some(regex) = &name.regex {
@@ -86,7 +90,7 @@ impl Names {
                 }
             }
         }
-        match self.regexes.iter().find(|(regex, _)| regex.pattern.is_match(host)) {
+        match self.regexes.iter().find(|(regex, _)| regex.pattern.is_match(host).unwrap_or(false)) {
             Some((regex, id)) => Chosen::Regex(regex, *id),
             None => Chosen::Server(self.default),
         }

@@ -119,10 +119,7 @@ async fn follow(request: &Rc<Request>, jump: Jump) -> Result<Response, Refusal> 
         Jump::Named(name) => {
             spend_jump(request, format_args!("redirect to named location \"{}\"", Raw(&name)))?;
             if request.path().is_empty() {
-                request.log(
-                    Level::Error,
-                    format_args!("empty URI in redirect to named location \"{}\"", Raw(&name)),
-                );
+                request.log(Level::Error, format_args!("empty URI in redirect to named location \"{}\"", Raw(&name)));
                 return Err(Refusal::Status(500));
             }
             let Some(&(_, id)) = request.server().named.iter().find(|(known, _)| *known == name) else {
@@ -157,7 +154,7 @@ fn find(request: &Rc<Request>) -> Result<(), Refusal> {
         }
     }
     if slash {
-        let path = uri::escape(&location.name, Escape::Uri);
+        let path = uri::escape(Escape::Uri, &location.name);
         let args = request.args();
         let mark: &[u8] = if args.is_empty() { b"" } else { b"?" };
         request.owe_location([path.as_ref(), mark, args.as_ref()].concat().into());

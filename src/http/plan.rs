@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use super::body::Body;
+use super::build::Listen;
 use super::core::Settings;
 use super::location::Locations;
 use super::request::Request;
 use super::response::{Head, Refusal, Response};
-use super::build::Listen;
 use super::server::ServerSettings;
 use crate::conf;
 use crate::conf::vars::{Definitions, Table};
@@ -176,4 +176,3 @@ impl Http {
         &self.locations[id.0 as usize]
     }
 }
-

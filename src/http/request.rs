@@ -11,12 +11,12 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::connection::Connection;
+use super::location::Matched;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head};
 use super::upload::Upload;
-use crate::base::regex::Captures;
 use crate::conf::vars::{Keep, Value, Values, VarId};
-use crate::log::error::Level;
+use crate::log::Level;
 use crate::upstream::Attempt;
 use crate::wire::http1::request::Version;
 
@@ -96,7 +96,7 @@ pub struct Request {
     slots: Rc<RefCell<Vec<Slot>>>,
     /// How many variables that are not kept are being computed.
     depth: Cell<u8>,
-    captures: RefCell<Captures>,
+    captures: RefCell<Matched>,
     extensions: RefCell<Vec<Rc<dyn Any>>>,
 
     /// The connection may serve another request after this one.
@@ -113,6 +113,8 @@ pub struct Request {
     pub head_sent: Cell<u64>,
     /// Bytes of the request read so far.
     pub bytes_read: Cell<u64>,
+    /// The upstream at work, for the error log.
+    pub upstream_url: RefCell<Bytes>,
     /// Every upstream peer that was tried, for `$upstream_*`.
     pub attempts: RefCell<Vec<Attempt>>,
 }
@@ -155,6 +157,7 @@ impl Request {
             bytes_sent: Cell::new(0),
             head_sent: Cell::new(0),
             bytes_read: Cell::new(head.size),
+            upstream_url: RefCell::default(),
             attempts: RefCell::default(),
             parent: None,
             head: Rc::new(head),
@@ -195,6 +198,7 @@ impl Request {
             bytes_sent: Cell::new(0),
             head_sent: Cell::new(0),
             bytes_read: Cell::new(0),
+            upstream_url: RefCell::default(),
             attempts: RefCell::default(),
         }
     }
@@ -315,7 +319,7 @@ impl Request {
     }
 
     /// The bytes of the last match, for `$1` to `$9`.
-    pub fn set_captures(&self, captures: Captures) {
+    pub fn set_captures(&self, captures: Matched) {
         self.captures.replace(captures);
     }
 
@@ -338,7 +342,7 @@ impl Request {
     pub fn set_value(&self, id: VarId, value: Value) {
         match &self.http().vars.row(id).set {
             Some(set) => set(self, value),
-            None => self.keep(id, Slot::Known(value)),
+            None => drop(self.keep(id, Slot::Known(value))),
         }
     }
 
@@ -366,11 +370,6 @@ impl Request {
         let name = self.http().vars.name(id);
         self.log(Level::Error, format_args!("cycle while evaluating variable \"{name}\""));
         None
-    }
-
-    /// Writes to the error log of the location where the request stands.
-    pub fn log(&self, level: Level, message: std::fmt::Arguments<'_>) {
-        self.plan().core.error_log.write(level, &super::log_context(self), message);
     }
 }
 

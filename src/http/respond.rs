@@ -188,7 +188,7 @@ fn refresh(request: &Request) -> Response {
     request.pay(&mut head);
     request.error_status.set(200);
     let target = head.location.take().unwrap_or_default();
-    let target = uri::escape(&target, uri::Escape::Refresh);
+    let target = uri::escape(uri::Escape::Refresh, &target);
     let page = [
         b"<html><head><meta http-equiv=\"Refresh\" content=\"0; URL=".as_slice(),
         &target,

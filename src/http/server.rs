@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::base::addr::{self, Address};
+use crate::base::addr::{self, Address, Form};
 use crate::base::text;
 use crate::conf::error::{At, Fault};
 use crate::conf::module::Section;
@@ -75,7 +75,10 @@ impl Conf {
     /// [so_keepalive=on|off|[keepidle]:[keepintvl]:[keepcnt]];`  Default: `*:80`, `*:8000` for an ordinary user
     pub fn listen(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         let word = words.one();
-        let addresses = addr::listen(word, 80).map_err(|why| words.fault(0, format!("{why} in \"{word}\" of the \"listen\" directive")))?;
+        let refused = |why: &str| words.fault(0, format!("{why} in \"{word}\" of the \"listen\" directive"));
+        let addresses = addr::parse(word, Form { listen: true, default_port: 80, ..Form::default() })
+            .and_then(|url| url.addresses())
+            .map_err(refused)?;
         let Some(first) = addresses.first() else { return Ok(()) };
         let mut listen = ListenConf {
             options: Options::new(first.clone()),
@@ -211,7 +214,9 @@ impl ListenConf {
         let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
         let invalid = || words.fault(n, format!("invalid {name} \"{}\"", value.unwrap_or_default()));
         let number = |value: &str| value.parse::<i32>().ok().filter(|number| *number > 0).ok_or_else(invalid);
-        let size = |value: &str| crate::base::units::size(value).and_then(|size| usize::try_from(size).ok()).ok_or_else(invalid);
+        let size = |value: &str| {
+            crate::base::units::size(value).and_then(|size| usize::try_from(size).ok()).ok_or_else(invalid)
+        };
         let options = &mut self.options;
         match (name, value) {
             ("default_server" | "default", None) => {
@@ -246,9 +251,10 @@ impl ListenConf {
             }
             ("reuseport", None) => options.reuseport = true,
             ("multipath", None) => options.multipath = true,
-            ("so_keepalive", Some(value)) => options.keepalive = keepalive(value).ok_or_else(|| {
-                words.fault(n, format!("invalid so_keepalive value: \"{value}\""))
-            })?,
+            ("so_keepalive", Some(value)) => {
+                options.keepalive = keepalive(value)
+                    .ok_or_else(|| words.fault(n, format!("invalid so_keepalive value: \"{value}\"")))?
+            }
             ("ssl", None) => {
                 return Err(words.fault(n, "the \"ssl\" parameter requires ngx_http_ssl_module"));
             }

@@ -19,8 +19,8 @@ use super::request::Request;
 use super::response::Refusal;
 use super::timer::Timer;
 use crate::log::Level;
+use crate::wire::http1::chunked::{Chunk, Decoder};
 use crate::wire::http1::request::Version;
-use crate::wire::http1::chunked::{Chunk, Decoder, Trailers};
 
 /// How the end of a body is known.
 #[derive(Debug)]
@@ -201,7 +201,11 @@ impl Upload {
                 if max != 0 && !self.is_discarded() && received.saturating_add(len).saturating_add(rest) > max {
                     request.log(
                         Level::Error,
-                        format_args!("client intended to send too large chunked body: {}+{} bytes", received, len + rest),
+                        format_args!(
+                            "client intended to send too large chunked body: {}+{} bytes",
+                            received,
+                            len + rest
+                        ),
                     );
                     self.discard();
                     return Err(Refusal::Status(413));
@@ -379,7 +383,8 @@ impl Keeper<'_> {
             self.flush()?;
         }
         let clean = self.request.plan().core.client_body_in_file_only != InFile::On;
-        let file = self.file.take().map(|(file, path)| StoredFile { file: Arc::new(file), path, len: self.written, clean });
+        let file =
+            self.file.take().map(|(file, path)| StoredFile { file: Arc::new(file), path, len: self.written, clean });
         let memory = std::mem::take(&mut self.memory).freeze();
         let len = self.written + memory.len() as u64;
         Ok(Stored { memory, file: file.map(Rc::new), len })

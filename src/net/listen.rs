@@ -7,10 +7,9 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use nix::sys::socket::SetSockOpt;
 use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
+pub use crate::base::addr::Address;
 use crate::conf::error::Fault;
 use crate::log::error::errno_text;
 use crate::log::{Context, ErrorLog, Level};
@@ -27,23 +27,6 @@ pub const BACKLOG: i32 = 511;
 /// nginx tries as often, and waits as long in between.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// Where a socket listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    Inet(SocketAddr),
-    Unix(PathBuf),
-}
-
-/// As nginx writes it: `127.0.0.1:80`, `[::]:80`, `unix:/run/x.sock`.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// The parameters of `listen` that belong to the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]

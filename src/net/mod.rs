@@ -2,3 +2,4 @@
 
 pub mod accept;
 pub mod listen;
+pub mod io;

@@ -14,7 +14,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::net::ToSocketAddrs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -30,8 +29,10 @@ use crate::conf::lex::Node;
 use crate::conf::module::{self, Arity, EVENTS, MAIN, Row, Table};
 use crate::conf::source::{self, Source};
 use crate::conf::words::{self, Words};
-use crate::log::error::{Entry, Reader};
-use crate::log::{ErrorLog, Sink, Sinks, syslog};
+use crate::http;
+use crate::log::error::Entry;
+use crate::log::{ErrorLog, Sink, Sinks};
+use crate::modules;
 use crate::net::accept::{Life, Serve};
 use crate::net::listen::{self, Listener, Purpose};
 
@@ -87,9 +88,11 @@ impl Draft {
         syntax_is_ok: impl FnOnce(),
     ) -> Result<Self, Refused> {
         let cx = words::Context::new(options.prefix(), options.conf_prefix())
+            .with_sinks(sinks)
             .with_names(Main::names())
-            .with_names(EVENTS_BLOCK.rows.iter().map(|row| row.name));
-        let mut main = Main { sinks: sinks.clone(), ..Main::default() };
+            .with_names(EVENTS_BLOCK.rows.iter().map(|row| row.name))
+            .with_names(modules::http().names());
+        let mut main = Main::default();
         let read = Self::read_files(options, source, &mut main, &cx).and_then(|()| {
             syntax_is_ok();
             main.finish()
@@ -252,7 +255,8 @@ struct Main {
     events: Option<Events>,
     logs: Vec<Entry>,
     services: Vec<Service>,
-    sinks: Sinks,
+    /// There was an `http` block.
+    http: bool,
 }
 
 /// What stands at the main level beside the settings of the core.
@@ -260,6 +264,7 @@ const BLOCKS: Table<Main> = Table {
     rows: &[
         Row::line("error_log", MAIN, Arity::AtLeast(1), Main::error_log),
         Row::block("events", MAIN, Arity::None, Main::events),
+        Row::block("http", MAIN, Arity::None, Main::http),
     ],
 };
 
@@ -291,13 +296,7 @@ impl Main {
     /// Syntax: `error_log file [level];`  Default: `logs/error.log error`
     /// Context: main, http, mail, stream, server, location
     fn error_log(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        let texts: Vec<&str> = words.texts().collect();
-        let path = |name: &str| words.cx.path(name);
-        let hostname = nix::unistd::gethostname().unwrap_or_default();
-        let hostname = hostname.to_string_lossy().to_ascii_lowercase();
-        let syslog = syslog::Reader { address: &syslog_address, hostname: &hostname };
-        let reader = Reader { sinks: &self.sinks, path: &path, syslog };
-        self.logs.push(Entry::parse(&texts, &reader).map_err(|sentence| words.fault(0, sentence))?);
+        self.logs.push(words.error_log()?);
         Ok(())
     }
 
@@ -308,6 +307,18 @@ impl Main {
         }
         let events = self.events.insert(Events::default());
         EVENTS_BLOCK.read(events, words.block(), EVENTS, words.cx)
+    }
+
+    /// Syntax: `http { ... }`  Context: main
+    fn http(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        if self.http {
+            return Err(Fault::directive("is duplicate"));
+        }
+        self.http = true;
+        let http = http::build::load(&modules::http(), words.block(), words.at(), words.cx)?;
+        let listen = http.listens.iter().map(|listen| listen.options.clone()).collect();
+        self.services.push(Service { listen, serve: Arc::new(http), paths: words.cx.take_directories() });
+        Ok(())
     }
 
     /// Judges the whole: what is missing, and what does not go together.
@@ -327,20 +338,6 @@ impl Main {
         }
         Ok((settings, warnings, self.services, self.logs))
     }
-}
-
-/// `host`, `host:port`, `[::1]:port` or `unix:path`, as `syslog:server=` takes it.
-fn syslog_address(word: &str) -> Result<syslog::Address, String> {
-    if let Some(path) = word.strip_prefix("unix:") {
-        return Ok(syslog::Address::Unix(text::path(path)));
-    }
-    let bracketed = word.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let found = match word.to_socket_addrs() {
-        Ok(found) => Ok(found),
-        Err(_) => (bracketed.unwrap_or(word), syslog::DEFAULT_PORT).to_socket_addrs(),
-    };
-    let first = found.ok().and_then(|mut found| found.next());
-    first.map(syslog::Address::Udp).ok_or_else(|| "host not found".to_owned())
 }
 
 fn default_sink(path: Option<&Path>, sinks: &Sinks) -> Arc<Sink> {

@@ -186,13 +186,11 @@ impl Parts<'_> {
         let connection = self.connection;
         let timeout = self.settings.client_header_timeout;
         connection.input.borrow_mut().reserve(room.clamp(1, READ));
-        let read = std::future::poll_fn(|cx| {
-            match connection.io.poll_read(cx, &mut connection.input.borrow_mut()) {
-                Poll::Ready(read) => Poll::Ready(Ok(read)),
-                Poll::Pending => {
-                    ready!(timer.poll(cx, timeout));
-                    Poll::Ready(Err(()))
-                }
+        let read = std::future::poll_fn(|cx| match connection.io.poll_read(cx, &mut connection.input.borrow_mut()) {
+            Poll::Ready(read) => Poll::Ready(Ok(read)),
+            Poll::Pending => {
+                ready!(timer.poll(cx, timeout));
+                Poll::Ready(Err(()))
             }
         })
         .await;

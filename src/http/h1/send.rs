@@ -14,7 +14,6 @@ use bytes::{Buf, Bytes};
 
 use super::encode::Framing;
 use crate::base::clock;
-use crate::conf::vars::Values;
 use crate::http::body::{Body, FilePiece, Piece, Source};
 use crate::http::connection::Connection;
 use crate::http::request::Request;
@@ -248,7 +247,7 @@ impl Sender<'_> {
                 self.connection.io.poll_sendfile(cx, &file.file, file.offset, len).map(|sent| ("sendfile", sent))
             }
             _ => {
-                let mut slices: [IoSlice<'_>; SLICES] = [const { IoSlice::new(&[]) }; SLICES];
+                let mut slices: [IoSlice<'_>; SLICES] = [IoSlice::new(&[]); SLICES];
                 let mut count = 0;
                 let mut room = quota;
                 for piece in output.queue.iter().take(SLICES) {

@@ -204,6 +204,14 @@ fn is_clean(path: &[u8]) -> bool {
     })
 }
 
+/// A target of the configuration: the path, and behind the first `?` the arguments.
+pub fn split_args(target: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match memchr::memchr(b'?', target) {
+        Some(mark) => (&target[..mark], Some(&target[mark + 1..])),
+        None => (target, None),
+    }
+}
+
 /// Where the extension of a path begins that did not come from a client (nginx: `ngx_http_set_exten`): behind the last
 /// `.` of the last segment, unless that begins with it.
 pub fn extension(path: &[u8]) -> Option<usize> {

@@ -1,0 +1,222 @@
+//! HTTP/1 from a client: one task per connection reads a head, has it answered, writes the answer, and begins again.
+
+mod encode;
+mod head;
+pub mod send;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use self::head::Head;
+use self::send::Output;
+use super::body::{Body, Source};
+use super::connection::Connection;
+use super::core::Lingering;
+use super::phase;
+use super::request::Request;
+use super::response::Response;
+use super::timer::Timer;
+use super::upload::Upload;
+use crate::log::Level;
+
+/// What becomes of the connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// The next request.
+    Next,
+    /// Close.
+    Close,
+    /// Close, but let the client read its answer first.
+    Linger,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(connection: Rc<Connection>) {
+    let output = RefCell::new(Output::default());
+    let mut timer = Timer::default();
+    loop {
+        if connection.input.borrow().is_empty() && !wait(&connection, &mut timer).await {
+            return;
+        }
+        connection.requests.set(connection.requests.get() + 1);
+        let (request, refused) = match head::read(&connection, &mut timer).await {
+            Head::Request(request) => (request, None),
+            Head::Refused(request, status) => (request, Some(status)),
+            Head::Gone(None) => return,
+            Head::Gone(Some((request, status))) => {
+                request.status.set(status);
+                return log(&request);
+            }
+        };
+        timer.disarm();
+        match answer(&request, refused, &output).await {
+            After::Next => connection.rest(),
+            After::Close => return,
+            After::Linger => return linger(&request).await,
+        }
+    }
+}
+
+/// Waits for the first byte of a request: at first for `client_header_timeout`, between requests for
+/// `keepalive_timeout`. `false`: the connection ends.
+async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
+    let timeout = match connection.requests.get() {
+        0 => connection.http.server(connection.address().names.default).settings.client_header_timeout,
+        _ => connection.idle_timeout.get(),
+    };
+    let mut unwanted = std::pin::pin!(connection.slot.unwanted());
+    let idle = connection.requests.get() > 0;
+    let readable = std::future::poll_fn(|cx| {
+        if let Poll::Ready(ready) = connection.io.poll_readable(cx) {
+            return Poll::Ready(ready.is_ok());
+        }
+        if idle && unwanted.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        ready!(timer.poll(cx, timeout));
+        Poll::Ready(false)
+    })
+    .await;
+    timer.disarm();
+    if !readable {
+        return false;
+    }
+    // The buffer is there only from the first byte on: an idle connection has none.
+    let size = connection.http.server(connection.address().names.default).settings.client_header_buffer_size;
+    let mut buffer = BytesMut::with_capacity(size);
+    let read = std::future::poll_fn(|cx| connection.io.poll_read(cx, &mut buffer)).await;
+    connection.input.replace(buffer);
+    matches!(read, Ok(1..))
+}
+
+/// Answers one request and writes the answer.
+async fn answer(request: &Rc<Request>, refused: Option<u16>, output: &RefCell<Output>) -> After {
+    let connection = &request.connection;
+    decide_keepalive(request);
+    let response = match refused {
+        None => phase::answer(request).await,
+        Some(status) => phase::refuse(request, status).await,
+    };
+    let Ok(response) = response else {
+        request.status.set(match request.status.get() {
+            0 => 444,
+            status => status,
+        });
+        log(request);
+        return After::Close;
+    };
+    let sent = write(request, response, output).await;
+    if sent.is_err() {
+        request.keepalive.set(false);
+    }
+    let after = settle(request, sent.is_ok()).await;
+    log(request);
+    connection.idle_timeout.set(request.plan().core.keepalive_timeout.server);
+    after
+}
+
+/// Whether the connection may go on after this request.
+fn decide_keepalive(request: &Request) {
+    let connection = &request.connection;
+    let core = &request.plan().core;
+    if !request.keepalive.get() {
+        return;
+    }
+    let age = connection.now().saturating_duration_since(connection.started);
+    let spent = connection.requests.get() >= core.keepalive_requests
+        || age > core.keepalive_time
+        || core.keepalive_timeout.server.is_zero()
+        || connection.slot.draining();
+    if spent || disabled(request) {
+        request.keepalive.set(false);
+    }
+}
+
+/// `keepalive_disable`: browsers that do not bear it.
+fn disabled(request: &Request) -> bool {
+    let disable = request.plan().core.keepalive_disable;
+    let Some(agent) = request.field("User-Agent") else { return false };
+    let find = |word: &str| memchr::memmem::find(agent, word.as_bytes());
+    // nginx: MSIE before 7 misreads an answer to a POST on such a connection.
+    let old_msie = || {
+        let place = find("MSIE ").filter(|_| find("Opera").is_none())?;
+        agent.get(place + 5).filter(|version| matches!(version, b'4' | b'5' | b'6'))
+    };
+    let safari = || find("Mac OS X").is_some() && find("Safari/").is_some() && find("Chrome").is_none();
+    (disable.msie6 && request.is_method("POST") && old_msie().is_some()) || (disable.safari && safari())
+}
+
+async fn write(request: &Rc<Request>, response: Response, output: &RefCell<Output>) -> Result<(), send::Unsent> {
+    let Response { head, mut body } = response;
+    // Limits may have been set for the location that answered.
+    decide_keepalive(request);
+    let head = Rc::new(head);
+    let framing = encode::framing(request, &head, body.promises_trailers());
+    request.status.set(head.status);
+    request.answered.replace(Some(head.clone()));
+    let bytes = encode::encode(request, &head, framing);
+    if framing == encode::Framing::None {
+        body = Body::Empty;
+    }
+    let hold = request.keepalive.get() && request.body.is_done() && !request.connection.input.borrow().is_empty();
+    send::send(request, output, bytes, body, framing, hold).await
+}
+
+/// What is left of the request body, and so of the connection.
+async fn settle(request: &Request, sent: bool) -> After {
+    let core = &request.plan().core;
+    if !sent {
+        return After::Close;
+    }
+    if !request.body.is_done() && request.keepalive.get() {
+        let drained = tokio::time::timeout(core.lingering_time, Upload::drain(request)).await;
+        if drained != Ok(true) {
+            request.keepalive.set(false);
+            return After::Close;
+        }
+    }
+    if request.keepalive.get() {
+        return After::Next;
+    }
+    let pending = || !request.body.is_done() || !request.connection.input.borrow().is_empty();
+    match core.lingering_close {
+        Lingering::Off => After::Close,
+        Lingering::Always => After::Linger,
+        Lingering::On if request.body.may_linger() && pending() => After::Linger,
+        Lingering::On => After::Close,
+    }
+}
+
+/// Reads and drops until the client has closed too, so that no reset overtakes the answer.
+async fn linger(request: &Request) {
+    let core = &request.plan().core;
+    let connection = &request.connection;
+    connection.io.shutdown_write();
+    let until = tokio::time::Instant::now() + core.lingering_time;
+    let mut waste = BytesMut::with_capacity(4096);
+    loop {
+        waste.clear();
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let read = std::future::poll_fn(|cx| connection.io.poll_read(cx, &mut waste));
+        match tokio::time::timeout(left.min(core.lingering_timeout), read).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// The request is over.
+fn log(request: &Request) {
+    for log in &request.plan().logs {
+        log.log(request);
+    }
+    let _ = Level::Info;
+    let _ = Duration::ZERO;
+}

@@ -1,0 +1,77 @@
+//! HTTP: the life of one request.
+//!
+//! ```text
+//! accepted ─► connection ─► h1 ─► request ─► phase ─► plan's gates, handler ─► response ─► filters ─► h1 ─► log
+//! ```
+//!
+//! `build` makes an [`plan::Http`] of the configuration; modules reach requests through plans only.
+
+pub mod body; // a body as it flows: pieces and their sources
+pub mod build; // from configuration levels to servers and locations
+pub mod connection; // a client's connection
+pub mod core; // the core module: what every location is told
+pub mod h1; // HTTP/1 from a client
+pub mod location; // which location a path belongs to
+pub mod names; // which server a host means
+pub mod phase; // the walk of one request
+pub mod plan; // what a location does, finished
+pub mod request; // one request
+pub mod respond; // from a refusal to a page
+pub mod response; // heads, fields, refusals
+pub mod server; // what a server block says of itself
+pub mod timer; // a timeout that is cheap to push back
+pub mod upload; // the body of a request
+pub mod vars; // the core module's variables
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::log;
+use crate::net::accept::{Accepted, Serve};
+use crate::net::io::Io;
+
+/// Serves the connections of an `http` block.
+impl Serve for plan::Http {
+    fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>> {
+        let Accepted { stream, peer, slot } = accepted;
+        let connection = Rc::new(connection::Connection::new(self, listener, Io::new(stream), slot, peer));
+        Box::pin(h1::serve(connection))
+    }
+}
+
+impl request::Request {
+    /// Writes to the error log of the location where the request stands.
+    pub fn log(&self, level: log::Level, message: std::fmt::Arguments<'_>) {
+        let main_log;
+        let error_log = match &self.plan().core.error_log {
+            Some(own) => own,
+            None => match log::error::main() {
+                Some(log) => {
+                    main_log = log;
+                    &main_log
+                }
+                None => return,
+            },
+        };
+        if !error_log.on(level) {
+            return;
+        }
+        let client = self.connection.client();
+        let main = self.main();
+        let upstream = self.upstream_url.borrow().clone();
+        let context = log::Context {
+            conn: self.connection.slot.number(),
+            client: Some(&client),
+            server: Some(&self.server().name),
+            request: Some(&main.head.line).filter(|line| !line.is_empty()).map(|line| line.as_ref()),
+            subrequest: None,
+            upstream: Some(upstream.as_ref()).filter(|url| !url.is_empty()),
+            host: main.field("Host").map(|host| host.as_ref()),
+            referrer: main.field("Referer").map(|referrer| referrer.as_ref()),
+            ..log::Context::default()
+        };
+        error_log.write(level, &context, message);
+    }
+}
