@@ -61,10 +61,7 @@ pub fn syslog_time() -> Stamp {
 /// The HTTP date of any second, for `Last-Modified` and `Expires`. nginx shows what is outside of 1970 to 9999 as its end.
 pub fn http_date_of(second: i64) -> Stamp {
     let second = u64::try_from(second).unwrap_or(0).min(LAST_SECOND);
-    Stamp::of(format_args!(
-        "{}",
-        httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(second))
-    ))
+    Stamp::of(format_args!("{}", httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(second))))
 }
 
 /// The local time zone.
@@ -94,10 +91,7 @@ pub struct Stamp {
 impl Stamp {
     /// What does not fit is cut; no date of a four-digit year is that long.
     fn of(text: fmt::Arguments<'_>) -> Self {
-        let mut stamp = Self {
-            text: [0; 31],
-            length: 0,
-        };
+        let mut stamp = Self { text: [0; 31], length: 0 };
         let _ = stamp.write_fmt(text); // the one error is that of a cut text
         stamp
     }
@@ -105,10 +99,7 @@ impl Stamp {
 
 impl Write for Stamp {
     fn write_str(&mut self, part: &str) -> fmt::Result {
-        let room = self
-            .text
-            .get_mut(usize::from(self.length)..)
-            .and_then(|room| room.get_mut(..part.len()));
+        let room = self.text.get_mut(usize::from(self.length)..).and_then(|room| room.get_mut(..part.len()));
         room.ok_or(fmt::Error)?.copy_from_slice(part.as_bytes());
         self.length += part.len() as u8; // at most 31, as the slice above was found
         Ok(())
@@ -139,9 +130,7 @@ impl fmt::Debug for Stamp {
 /// The end of the year 9999 in UTC less two days, which keeps every zone's local time within four digits too.
 const LAST_SECOND: u64 = 253_402_300_799 - 2 * 86_400;
 
-const MONTHS: [&str; 12] = [
-    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-];
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// The zone in use; `None` until someone asks. One for all threads, replaced at load, read once a second by each.
 static ZONE: RwLock<Option<TimeZone>> = RwLock::new(None);
@@ -159,11 +148,7 @@ struct Clock {
 impl Clock {
     fn new(monotonic: Instant, wall: SystemTime) -> Self {
         let wall = since_epoch(wall);
-        Self {
-            monotonic,
-            wall,
-            stamps: Stamps::of(wall / 1000, &zone()),
-        }
+        Self { monotonic, wall, stamps: Stamps::of(wall / 1000, &zone()) }
     }
 
     fn advance(&mut self, monotonic: Instant, wall: SystemTime) {
@@ -178,9 +163,7 @@ impl Clock {
 
 fn since_epoch(wall: SystemTime) -> u64 {
     let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis())
-        .unwrap_or(u64::MAX)
-        .min(LAST_SECOND * 1000)
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(LAST_SECOND * 1000)
 }
 
 /// One second in every form.
@@ -200,9 +183,7 @@ impl Stamps {
         let local = offset.to_datetime(timestamp);
         let (year, month, day) = (local.year(), local.month(), local.day());
         let (hour, minute, second_of) = (local.hour(), local.minute(), local.second());
-        let name = MONTHS
-            .get(usize::from(month.unsigned_abs()).saturating_sub(1))
-            .unwrap_or(&"");
+        let name = MONTHS.get(usize::from(month.unsigned_abs()).saturating_sub(1)).unwrap_or(&"");
         let east = offset.seconds() / 60;
         let (sign, hours, minutes) = (if east < 0 { '-' } else { '+' }, (east / 60).abs(), (east % 60).abs());
         Self {
@@ -213,9 +194,7 @@ impl Stamps {
             time_iso8601: Stamp::of(format_args!(
                 "{year:4}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second_of:02}{sign}{hours:02}:{minutes:02}"
             )),
-            error_time: Stamp::of(format_args!(
-                "{year:4}/{month:02}/{day:02} {hour:02}:{minute:02}:{second_of:02}"
-            )),
+            error_time: Stamp::of(format_args!("{year:4}/{month:02}/{day:02} {hour:02}:{minute:02}:{second_of:02}")),
             syslog_time: Stamp::of(format_args!("{name} {day:2} {hour:02}:{minute:02}:{second_of:02}")),
         }
     }
@@ -226,14 +205,10 @@ impl Stamps {
 fn named_zone(name: &str) -> TimeZone {
     let name = name.strip_prefix(':').unwrap_or(name);
     if name.starts_with('/') {
-        let file = std::fs::read(name)
-            .ok()
-            .and_then(|file| TimeZone::tzif(name, &file).ok());
+        let file = std::fs::read(name).ok().and_then(|file| TimeZone::tzif(name, &file).ok());
         return file.unwrap_or(TimeZone::UTC);
     }
-    TimeZone::get(name)
-        .or_else(|_| TimeZone::posix(name))
-        .unwrap_or(TimeZone::UTC)
+    TimeZone::get(name).or_else(|_| TimeZone::posix(name)).unwrap_or(TimeZone::UTC)
 }
 
 #[cfg(test)]
@@ -290,13 +265,7 @@ mod tests {
         ];
         for (second, zone, expected) in cases {
             let zone = TimeZone::posix(zone).expect("a rule");
-            let Stamps {
-                http_date,
-                time_local,
-                time_iso8601,
-                error_time,
-                syslog_time,
-            } = Stamps::of(second, &zone);
+            let Stamps { http_date, time_local, time_iso8601, error_time, syslog_time } = Stamps::of(second, &zone);
             let made = [&*http_date, &*time_local, &*time_iso8601, &*error_time, &*syslog_time];
             assert_eq!(made, expected, "{second}");
         }
@@ -313,11 +282,7 @@ mod tests {
     #[test]
     fn unknown_zones_are_utc() {
         for name in ["No/Where", "/nonexistent", ":", "garbage!"] {
-            assert_eq!(
-                Stamps::of(0, &named_zone(name)).time_local.to_string(),
-                "01/Jan/1970:00:00:00 +0000",
-                "{name}"
-            );
+            assert_eq!(Stamps::of(0, &named_zone(name)).time_local.to_string(), "01/Jan/1970:00:00:00 +0000", "{name}");
         }
     }
 
@@ -340,14 +305,8 @@ mod tests {
         let mut clock = Clock::new(start, at(1_999));
         assert_eq!(&*clock.stamps.http_date, "Thu, 01 Jan 1970 00:00:01 GMT");
         clock.advance(start, at(2_000));
-        assert_eq!(
-            (clock.wall, &*clock.stamps.http_date),
-            (2_000, "Thu, 01 Jan 1970 00:00:02 GMT")
-        );
+        assert_eq!((clock.wall, &*clock.stamps.http_date), (2_000, "Thu, 01 Jan 1970 00:00:02 GMT"));
         clock.advance(start, UNIX_EPOCH - Duration::from_secs(5)); // a clock set wrong is no panic
-        assert_eq!(
-            (clock.wall, &*clock.stamps.http_date),
-            (0, "Thu, 01 Jan 1970 00:00:00 GMT")
-        );
+        assert_eq!((clock.wall, &*clock.stamps.http_date), (0, "Thu, 01 Jan 1970 00:00:00 GMT"));
     }
 }

@@ -12,7 +12,7 @@ pub fn number(text: &str) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
-    text.bytes().try_fold(0u64, |value, byte| digit(value, byte))
+    text.bytes().try_fold(0u64, digit)
 }
 
 /// A size: digits and an optional `k` or `m` of either case. Rates are sizes too.

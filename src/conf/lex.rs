@@ -511,10 +511,7 @@ mod tests {
             (format!("#{}\n;", long(4095)), Some("!too long parameter \"#xxxxxxxxx...\" started in f:1")),
             (format!("#{}\na;", long(4094)), None),
             (format!("{}a;", " ".repeat(9000)), None),
-            (
-                format!("\n{} ", long(4095)),
-                Some("!unexpected end of file, expecting \";\" or \"}\" in f:2"),
-            ),
+            (format!("\n{} ", long(4095)), Some("!unexpected end of file, expecting \";\" or \"}\" in f:2")),
             (format!("\n{} a", long(4095)), Some(too_long)),
             (format!("\n{}\n\n;", long(4095)), Some(too_long)),
             (format!("\n{};a;", long(4095)), None),

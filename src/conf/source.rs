@@ -73,6 +73,16 @@ impl Source {
         Self { disk: true, ..Self::empty() }
     }
 
+    /// Knows only what is given to it by [`Source::add`].
+    pub fn empty() -> Self {
+        Self { disk: false, texts: Vec::new(), known: HashMap::new(), masks: Vec::new(), parameter: None }
+    }
+
+    /// Gives a text to be read in place of the file called `name`.
+    pub fn add(&mut self, name: &str, raw: &[u8]) {
+        self.keep(name.into(), raw.into());
+    }
+
     /// Knows only what is in `record`; `None` if that is no whole record.
     pub fn recorded(record: &[u8]) -> Option<Self> {
         let mut fields = Fields(record);
@@ -137,10 +147,6 @@ impl Source {
         };
         let line = raw.split(|&byte| byte == b'\n').nth(at.row.checked_sub(1)? as usize)?;
         Some(line.strip_suffix(b"\r").unwrap_or(line))
-    }
-
-    fn empty() -> Self {
-        Self { disk: false, texts: Vec::new(), known: HashMap::new(), masks: Vec::new(), parameter: None }
     }
 
     /// The text of one file. A file that is included twice is read once, so that both places see the same.
