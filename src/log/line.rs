@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use super::Level;
+use super::{Level, batch};
+use crate::base::clock;
 
 /// NGX_MAX_ERROR_STR.
 pub(super) const MAX_LINE: usize = 2048;
@@ -30,7 +31,7 @@ impl Default for Line {
 impl Line {
     /// `date [level] pid#tid: *connection `; connection 0 is none.
     pub(super) fn begin(&mut self, level: Level, connection: u64) {
-        self.push(&super::stamp::error_time());
+        self.push(batch::in_time(clock::error_time).as_bytes());
         self.format(format_args!(" [{level}] {}#{}: ", std::process::id(), nix::unistd::gettid()));
         if connection != 0 {
             self.format(format_args!("*{connection} "));

@@ -114,6 +114,10 @@ impl Target {
         }
     }
 
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
