@@ -565,7 +565,9 @@ mod tests {
                 })
             });
             // What a thread has left goes when it ends, which is later than its closure.
-            threads.map(|thread| thread.join().expect("nothing to panic about"));
+            for thread in threads {
+                thread.join().expect("nothing to panic about");
+            }
         });
         assert!(sinks.stop_writers(LIMIT));
         for (remainder, name) in ["a", "b"].into_iter().enumerate() {
