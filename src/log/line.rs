@@ -88,9 +88,11 @@ impl Line {
         &self.bytes[..self.len]
     }
 
-    /// The line from its message on.
-    pub(super) fn message(&self) -> &[u8] {
-        &self.bytes[self.message.min(self.len)..self.len]
+    /// The message as it is shown on the console: `nginx: [emerg] message`.
+    pub(super) fn for_console(&self, level: Level) -> Vec<u8> {
+        let mut text = format!("nginx: [{level}] ").into_bytes();
+        text.extend_from_slice(&self.bytes[self.message..self.len]);
+        text
     }
 }
 

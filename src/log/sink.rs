@@ -88,6 +88,15 @@ impl Sink {
         self.target.descriptor()
     }
 
+    /// Whether the path still names the open file. One that moved away is renewed by [`Self::replace`] with [`open`].
+    pub fn is_current(&self) -> bool {
+        let Some(descriptor) = self.descriptor() else { return false };
+        match (rustix::fs::fstat(&*descriptor), rustix::fs::stat(self.path())) {
+            (Ok(own), Ok(named)) => (own.st_dev, own.st_ino) == (named.st_dev, named.st_ino),
+            _ => false,
+        }
+    }
+
     /// How many writes have failed so far.
     pub fn failures(&self) -> u64 {
         self.target.failures()
@@ -183,6 +192,16 @@ impl Sinks {
         let sink = self.sink(path);
         lock(&sink.asked).get_or_insert_default();
         sink
+    }
+
+    /// The file at `path`, opened now: for a path that a request makes (`access_log` with variables). It is open as long
+    /// as somebody holds it or lines for it wait.
+    pub fn open_one(&self, path: &Path) -> Result<Arc<Sink>, OpenError> {
+        let sink = self.sink(path);
+        if sink.descriptor().is_none() {
+            sink.target.set(open(path)?);
+        }
+        Ok(sink)
     }
 
     /// The process's stderr, open from the start.
@@ -481,6 +500,26 @@ mod tests {
         let hold = Hold { size: 32768, flush: Some(Duration::from_secs(1)), gzip: None };
         assert!(sink.hold(hold) && sink.hold(hold));
         assert!(!sink.hold(Hold { gzip: Some(1), ..hold }));
+    }
+
+    #[test]
+    fn requests_open_files_too() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let path = place.path("host.log");
+        assert_eq!(sinks.open_one(&place.path("no/log")).err().map(|e| e.errno), Some(2));
+        let sink = sinks.open_one(&path).expect("a new file opens");
+        assert!(Arc::ptr_eq(&sink, &sinks.open_one(&path).expect("it is open")));
+        sink.write(b"1\n");
+        assert!(sink.is_current());
+        std::fs::rename(&path, place.path("moved")).expect("a file can be moved");
+        assert!(!sink.is_current());
+        sink.replace(open(&path).expect("a new file opens"));
+        assert!(sink.is_current());
+        sink.write(b"2\n");
+        assert_eq!((&*place.text("moved"), &*place.text("host.log")), ("1\n", "2\n"));
+        std::fs::remove_file(&path).expect("own file");
+        sinks.open().expect("no load asked for it");
+        assert!(!path.exists());
     }
 
     #[test]
