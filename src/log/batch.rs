@@ -4,8 +4,12 @@
 //!
 //! A thread that turns a loop says [`attend`] once and calls [`flush_all`] at the end of each turn. Any other thread
 //! hands its lines over at once. Lines that `access_log`'s `buffer=` holds back have a buffer of their own, which goes
-//! when it is full or as old as `flush=` allows. Rules: the lines of one file keep their order per thread, prompt and
-//! held ones each; a buffer never grows past [`BOUND`] or `buffer=` by more than one line.
+//! when it is full or as old as `flush=` allows.
+//!
+//! Measured: 0.2 to 0.5 µs of processor time an access line, both threads together, against 1.5 µs for its write(2).
+//!
+//! Rules: the lines of one file keep their order per thread, prompt and held ones each; a buffer never grows past
+//! [`BOUND`] or `buffer=` by more than one line.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::sink::{Hold, Sink};
 use super::writer::{HEADER, Kind};
+use crate::base::clock;
 
 /// Prompt lines of one file that go without waiting for the end of the turn.
 const BOUND: usize = 64 * 1024;
@@ -51,6 +56,14 @@ pub fn flush_all() -> Option<Duration> {
 pub fn drain() {
     hand_over_prompt();
     hand_over_held(|_| true);
+}
+
+/// What `read` makes of the clock, which stands still between the turns of a loop; elsewhere nobody else winds it.
+pub(super) fn in_time<T>(read: impl FnOnce() -> T) -> T {
+    if with(|batches| batches.mode) != Some(Mode::Loop) {
+        clock::tick();
+    }
+    read()
 }
 
 /// Lines that nothing holds back; with `hurry`, not even the writer's lingering.
@@ -281,8 +294,148 @@ impl Drop for Batches {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::path::PathBuf;
+
     use super::*;
-    use crate::log::Sinks;
+    use crate::log::{Hold, Sinks};
+
+    /// Runs `f` as the loop of a thread of its own, with one file that is written without a writer thread.
+    fn in_loop(hold: Option<Hold>, f: impl FnOnce(&Arc<Sink>, &(dyn Fn() -> Vec<u8> + Sync)) + Send) -> Vec<u8> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path: PathBuf = directory.path().join("access.log");
+        let sinks = Sinks::new();
+        let sink = sinks.file(&path);
+        if let Some(hold) = hold {
+            assert!(sink.hold(hold));
+        }
+        sinks.open().expect("a new file opens");
+        let written = || std::fs::read(&path).expect("the file is there");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                attend();
+                f(&sink, &written);
+            });
+            // The end of the scope alone does not wait for what the thread does when its closure has returned.
+            thread.join().expect("the assertions of the test hold");
+        });
+        drop(sink);
+        written()
+    }
+
+    fn held(size: usize) -> Option<Hold> {
+        Some(Hold { size, flush: None, gzip: None })
+    }
+
+    #[test]
+    fn lines_wait_for_the_end_of_the_turn() {
+        in_loop(None, |sink, written| {
+            push(sink, b"1\n");
+            sink.write(b"2\n");
+            push(sink, b"3\n");
+            assert_eq!(written(), b"");
+            assert_eq!(flush_all(), None);
+            assert_eq!(written(), b"1\n2\n3\n");
+            assert_eq!(flush_all(), None);
+            push(sink, b"4\n");
+            drain();
+            assert_eq!(written(), b"1\n2\n3\n4\n");
+        });
+    }
+
+    #[test]
+    fn a_thread_without_a_loop_writes_at_once() {
+        in_loop(held(1000), |sink, written| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    push(sink, b"1\n");
+                    assert_eq!(written(), b"1\n");
+                });
+            });
+        });
+    }
+
+    #[test]
+    fn a_full_batch_does_not_wait() {
+        in_loop(None, |sink, written| {
+            let line = [b'x'; 1000];
+            let lines = BOUND / line.len();
+            (0..lines).for_each(|_| push(sink, &line));
+            assert_eq!(written(), b"");
+            push(sink, &line);
+            assert_eq!(written().len(), (lines + 1) * line.len());
+        });
+    }
+
+    #[test]
+    fn what_is_left_goes_with_the_thread() {
+        let written = in_loop(held(1000), |sink, _| {
+            push(sink, b"held\n");
+            sink.write(b"prompt\n");
+        });
+        assert_eq!(written, b"prompt\nheld\n");
+    }
+
+    /// nginx: a line that does not fit sends what is there; one that never fits goes alone, behind it.
+    #[test]
+    fn a_buffer_is_written_when_the_next_line_does_not_fit() {
+        in_loop(held(8), |sink, written| {
+            push(sink, b"123\n");
+            push(sink, b"567\n");
+            flush_all();
+            assert_eq!(written(), b"", "exactly full is not too full");
+            push(sink, b"9\n");
+            assert_eq!(written(), b"123\n567\n");
+            push(sink, b"longer than all\n");
+            assert_eq!(written(), b"123\n567\n9\nlonger than all\n");
+            push(sink, b"again\n");
+            assert_eq!(written(), b"123\n567\n9\nlonger than all\n");
+            drain();
+            assert_eq!(written(), b"123\n567\n9\nlonger than all\nagain\n");
+        });
+    }
+
+    #[test]
+    fn error_lines_do_not_wait_in_a_buffer() {
+        in_loop(held(1000), |sink, written| {
+            push(sink, b"held\n");
+            sink.write(b"prompt\n");
+            assert_eq!(flush_all(), None);
+            assert_eq!(written(), b"prompt\n");
+        });
+    }
+
+    #[test]
+    fn held_lines_go_when_their_time_has_come() {
+        let hour = Duration::from_secs(3600);
+        in_loop(Some(Hold { size: 1000, flush: Some(hour), gzip: None }), |sink, written| {
+            push(sink, b"1\n");
+            let left = flush_all().expect("there is something to wait for");
+            assert!(left <= hour && left > hour - Duration::from_secs(60));
+            assert_eq!(written(), b"");
+        });
+        in_loop(Some(Hold { size: 1000, flush: Some(Duration::ZERO), gzip: None }), |sink, written| {
+            push(sink, b"1\n");
+            assert_eq!(flush_all(), None);
+            assert_eq!(written(), b"1\n");
+        });
+    }
+
+    #[test]
+    fn gzip_makes_a_member_of_each_buffer() {
+        let written = in_loop(Some(Hold { size: 8, flush: None, gzip: Some(9) }), |sink, _| {
+            push(sink, b"123\n");
+            push(sink, b"567\n");
+            push(sink, b"9\n");
+        });
+        // As zlib begins a member of level 9 on Unix, and so nginx.
+        let header = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03";
+        assert!(written.starts_with(header));
+        assert_eq!(memchr::memmem::find_iter(&written, header).count(), 2);
+        let mut text = String::new();
+        flate2::read::MultiGzDecoder::new(&*written).read_to_string(&mut text).expect("whole members");
+        assert_eq!(text, "123\n567\n9\n");
+    }
 
     /// Run alone: the figure is the processor time of the whole process, writer thread included.
     #[test]
@@ -327,30 +480,6 @@ mod tests {
                 per_turn,
             );
         }
-        // Turns some time apart, as in a server: the thread sleeps in between.
-        let spin = |then: Instant| while then.elapsed() < Duration::from_micros(20) {};
-        measure("nothing, in 20 µs", &mut |_| spin(Instant::now()), 1);
-        for per_turn in [1, 8] {
-            measure(
-                "batch, in 20 µs",
-                &mut |n| {
-                    let then = Instant::now();
-                    (0..n).for_each(|_| push(&sink, &line));
-                    flush_all();
-                    spin(then);
-                },
-                per_turn,
-            );
-        }
-        measure(
-            "write(2), in 20 µs",
-            &mut |n| {
-                let then = Instant::now();
-                (0..n).for_each(|_| sink.write_through(&line));
-                spin(then);
-            },
-            1,
-        );
         assert!(sinks.stop_writers(Duration::from_secs(9)));
     }
 }

@@ -300,10 +300,8 @@ impl ErrorLog {
             }
         }
         if level <= Level::Warn && !on_stderr && CONSOLE.load(Ordering::Relaxed) {
-            let mut text = format!("nginx: [{level}] ").into_bytes();
-            text.extend_from_slice(line.message());
             // Who started the server may have closed its stderr.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), &text);
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), &line.for_console(level));
         }
     }
 }
@@ -469,6 +467,16 @@ pub(super) mod tests {
         assert!(lines[0].ends_with(b"aaa\n"));
         assert!(lines[1].ends_with(b"aaa... (36: File name too long), client: 127.0.0.1, \n"), "as nginx's line ends");
         assert!(lines[2].ends_with(b"aaa\n"));
+    }
+
+    #[test]
+    fn the_console_sees_the_message() {
+        let mut line = Line::default();
+        line.begin(Level::Emerg, 17);
+        line.format(format_args!("no \"events\" section in configuration"));
+        line.end();
+        let expected = "nginx: [emerg] no \"events\" section in configuration\n";
+        assert_eq!(String::from_utf8_lossy(&line.for_console(Level::Emerg)), expected);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use super::Level;
+use super::{Level, batch};
+use crate::base::clock;
 
 /// NGX_MAX_ERROR_STR.
 pub(super) const MAX_LINE: usize = 2048;
@@ -30,7 +31,7 @@ impl Default for Line {
 impl Line {
     /// `date [level] pid#tid: *connection `; connection 0 is none.
     pub(super) fn begin(&mut self, level: Level, connection: u64) {
-        self.push(&super::stamp::error_time());
+        self.push(batch::in_time(clock::error_time).as_bytes());
         self.format(format_args!(" [{level}] {}#{}: ", std::process::id(), nix::unistd::gettid()));
         if connection != 0 {
             self.format(format_args!("*{connection} "));
@@ -87,9 +88,11 @@ impl Line {
         &self.bytes[..self.len]
     }
 
-    /// The line from its message on.
-    pub(super) fn message(&self) -> &[u8] {
-        &self.bytes[self.message.min(self.len)..self.len]
+    /// The message as it is shown on the console: `nginx: [emerg] message`.
+    pub(super) fn for_console(&self, level: Level) -> Vec<u8> {
+        let mut text = format!("nginx: [{level}] ").into_bytes();
+        text.extend_from_slice(&self.bytes[self.message..self.len]);
+        text
     }
 }
 

@@ -17,10 +17,8 @@ pub mod escape;
 mod layer;
 mod line;
 pub mod sink;
-mod stamp;
 pub mod syslog;
 mod writer;
-pub mod zone;
 
 pub use error::{Context, ErrorLog, Level, Raw};
 pub use sink::{Hold, Sink, Sinks};

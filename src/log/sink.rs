@@ -88,6 +88,15 @@ impl Sink {
         self.target.descriptor()
     }
 
+    /// Whether the path still names the open file. One that moved away is renewed by [`Self::replace`] with [`open`].
+    pub fn is_current(&self) -> bool {
+        let Some(descriptor) = self.descriptor() else { return false };
+        match (rustix::fs::fstat(&*descriptor), rustix::fs::stat(self.path())) {
+            (Ok(own), Ok(named)) => (own.st_dev, own.st_ino) == (named.st_dev, named.st_ino),
+            _ => false,
+        }
+    }
+
     /// How many writes have failed so far.
     pub fn failures(&self) -> u64 {
         self.target.failures()
@@ -165,9 +174,11 @@ struct Known {
 }
 
 impl Known {
-    /// All that are alive. To be dropped after the lock is given back: the last one takes it.
+    /// All that are alive, in the order in which they were first named. To be dropped after the lock is given back: the last one takes it.
     fn sinks(&self) -> Vec<Arc<Sink>> {
-        self.files.values().filter_map(Weak::upgrade).collect()
+        let mut sinks: Vec<_> = self.files.values().filter_map(Weak::upgrade).collect();
+        sinks.sort_by_key(|sink| sink.target.serial());
+        sinks
     }
 }
 
@@ -181,6 +192,16 @@ impl Sinks {
         let sink = self.sink(path);
         lock(&sink.asked).get_or_insert_default();
         sink
+    }
+
+    /// The file at `path`, opened now: for a path that a request makes (`access_log` with variables). It is open as long
+    /// as somebody holds it or lines for it wait.
+    pub fn open_one(&self, path: &Path) -> Result<Arc<Sink>, OpenError> {
+        let sink = self.sink(path);
+        if sink.descriptor().is_none() {
+            sink.target.set(open(path)?);
+        }
+        Ok(sink)
     }
 
     /// The process's stderr, open from the start.
@@ -366,4 +387,330 @@ fn give(descriptor: &OwnedFd, path: &Path, owner: Uid) -> Result<(), (String, i3
 
 fn shown(path: &Path) -> Raw<'_> {
     Raw(path.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::log::error::tests::{Kept, alone};
+    use crate::log::error::{self, Entry};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Files in a directory that goes with it.
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            error::leave_console();
+            Self(tempfile::tempdir().expect("a directory"))
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn text(&self, name: &str) -> String {
+            std::fs::read_to_string(self.path(name)).expect("the file is there")
+        }
+
+        fn opened(&self, sinks: &Sinks, name: &str) -> Arc<Sink> {
+            let sink = sinks.file(&self.path(name));
+            sinks.open().expect("a new file opens");
+            sink
+        }
+    }
+
+    #[test]
+    fn one_file_per_path() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let (a, again, b) = (sinks.file(&place.path("a")), sinks.file(&place.path("a")), sinks.file(&place.path("b")));
+        assert!(Arc::ptr_eq(&a, &again) && !Arc::ptr_eq(&a, &b));
+        assert!(!place.path("a").exists(), "nothing is opened while the load may still fail");
+        sinks.open().expect("new files open");
+        let mode = std::fs::metadata(place.path("a")).expect("the file is there").permissions().mode();
+        assert_eq!(mode & 0o777 & !0o644, 0);
+        assert_eq!(mode & 0o600, 0o600);
+        a.write(b"1\n");
+        std::fs::write(place.path("a"), b"").expect("the file can be emptied");
+        again.write(b"2\n");
+        assert_eq!(place.text("a"), "2\n", "lines are appended wherever the end is");
+        assert_eq!(sinks.descriptors().len(), 2);
+    }
+
+    #[test]
+    fn files_close_with_the_last_who_names_them() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        for writers in [false, true] {
+            let sink = place.opened(&sinks, "a");
+            if writers {
+                sinks.start_writers();
+            }
+            let (slot, descriptor) = (sink.slot(), Arc::downgrade(&sink.descriptor().expect("open")));
+            sink.write(b"last words\n");
+            drop(sink);
+            assert!(sinks.flush(LIMIT));
+            assert!(descriptor.upgrade().is_none());
+            assert_eq!(sinks.descriptors().len(), 0);
+            assert_eq!(sinks.file(&place.path("b")).slot(), slot, "its place in the batches is free again");
+        }
+        assert_eq!(place.text("a"), "last words\nlast words\n");
+    }
+
+    #[test]
+    fn a_failed_load_changes_nothing() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let old = place.opened(&sinks, "a");
+        std::fs::rename(place.path("a"), place.path("moved")).expect("a file can be moved");
+        let again = sinks.file(&place.path("a"));
+        assert!(again.hold(Hold { size: 10, flush: None, gzip: None }));
+        let bad = sinks.file(&place.path("no/such/directory"));
+        let error = sinks.open().expect_err("the directory is missing");
+        let path = place.path("no/such/directory");
+        assert_eq!(error.to_string(), format!("open() \"{}\" failed (2: No such file or directory)", path.display()));
+        sinks.abandon();
+        drop(bad);
+        old.write(b"still here\n");
+        assert_eq!(place.text("moved"), "still here\n");
+        assert_eq!(old.held(), None);
+        // The next load owes the failed one nothing.
+        assert!(sinks.file(&place.path("a")).hold(Hold { size: 20, flush: None, gzip: None }));
+        sinks.open().expect("opens");
+        assert_eq!(old.held().map(|hold| hold.size), Some(20));
+        old.write(b"anew\n");
+        assert_eq!(place.text("a"), "anew\n", "a load opens files anew");
+    }
+
+    #[test]
+    fn the_first_of_several_bad_files_is_named() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let asked: Vec<_> = (0..20).map(|number| sinks.file(&place.path(&format!("no/{number}")))).collect();
+        let error = sinks.open().expect_err("the directory is missing");
+        assert_eq!(error.path, asked[0].path());
+    }
+
+    #[test]
+    fn directives_must_agree_on_holding() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let sink = sinks.file(&place.path("a"));
+        let hold = Hold { size: 32768, flush: Some(Duration::from_secs(1)), gzip: None };
+        assert!(sink.hold(hold) && sink.hold(hold));
+        assert!(!sink.hold(Hold { gzip: Some(1), ..hold }));
+    }
+
+    #[test]
+    fn requests_open_files_too() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let path = place.path("host.log");
+        assert_eq!(sinks.open_one(&place.path("no/log")).err().map(|e| e.errno), Some(2));
+        let sink = sinks.open_one(&path).expect("a new file opens");
+        assert!(Arc::ptr_eq(&sink, &sinks.open_one(&path).expect("it is open")));
+        sink.write(b"1\n");
+        assert!(sink.is_current());
+        std::fs::rename(&path, place.path("moved")).expect("a file can be moved");
+        assert!(!sink.is_current());
+        sink.replace(open(&path).expect("a new file opens"));
+        assert!(sink.is_current());
+        sink.write(b"2\n");
+        assert_eq!((&*place.text("moved"), &*place.text("host.log")), ("1\n", "2\n"));
+        std::fs::remove_file(&path).expect("own file");
+        sinks.open().expect("no load asked for it");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn descriptors_come_from_elsewhere() {
+        let (place, master, worker) = (Place::new(), Sinks::new(), Sinks::new());
+        let _master_sink = place.opened(&master, "a");
+        for (path, descriptor) in master.descriptors() {
+            worker.adopt(&path, descriptor.try_clone().expect("a copy"));
+        }
+        std::fs::rename(place.path("a"), place.path("moved")).expect("a file can be moved");
+        let sink = worker.file(&place.path("a"));
+        worker.open().expect("nothing to open");
+        sink.write(b"adopted\n");
+        assert_eq!(place.text("moved"), "adopted\n");
+        assert!(!place.path("a").exists());
+    }
+
+    #[test]
+    fn reopening_follows_the_name() {
+        let (place, master, worker) = (Place::new(), Sinks::new(), Sinks::new());
+        let (of_master, of_worker) = (place.opened(&master, "a"), place.opened(&worker, "a"));
+        worker.start_writers();
+        of_worker.write(b"before\n");
+        std::fs::rename(place.path("a"), place.path("a.1")).expect("a file can be moved");
+        of_master.write(b"master before\n");
+        let owner = nix::unistd::getuid();
+        for (path, descriptor) in master.reopen(Some(owner), &ErrorLog::none()) {
+            worker.replace(&path, descriptor.try_clone().expect("a copy"));
+        }
+        of_worker.write(b"after\n");
+        assert!(worker.stop_writers(LIMIT));
+        of_master.write(b"master after\n");
+        let mut old: Vec<_> = place.text("a.1").lines().map(str::to_owned).collect();
+        old.sort();
+        assert_eq!(old, ["before", "master before"]);
+        assert_eq!(place.text("a"), "after\nmaster after\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_reopened_stays() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let (kept, sink) = (Kept::new(), place.opened(&sinks, "a"));
+        std::fs::rename(place.path("a"), place.path("moved")).expect("a file can be moved");
+        std::fs::create_dir(place.path("a")).expect("a directory in its place");
+        assert!(sinks.reopen(None, &kept.log(Level::Info)).is_empty());
+        sink.write(b"still here\n");
+        assert_eq!(place.text("moved"), "still here\n");
+        let expected = format!("[emerg] open() \"{}\" failed (21: Is a directory)", sink.path().display());
+        assert_eq!(kept.lines("error.log"), [expected]);
+    }
+
+    #[test]
+    fn a_reopened_file_belongs_to_the_workers() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        if !nix::unistd::geteuid().is_root() {
+            return; // only root gives files away
+        }
+        let _sink = place.opened(&sinks, "a");
+        std::fs::set_permissions(place.path("a"), std::fs::Permissions::from_mode(0o040)).expect("own file");
+        assert_eq!(sinks.reopen(Some(Uid::from_raw(65534)), &ErrorLog::none()).len(), 1);
+        let meta = std::fs::metadata(place.path("a")).expect("the file is there");
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!((meta.uid(), meta.permissions().mode() & 0o777), (65534, 0o640));
+    }
+
+    #[test]
+    fn every_line_of_every_thread_is_written_in_order() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let files = [place.opened(&sinks, "a"), place.opened(&sinks, "b")];
+        sinks.start_writers();
+        std::thread::scope(|scope| {
+            let files = &files;
+            let threads = [0, 1, 2, 3].map(|thread| {
+                scope.spawn(move || {
+                    batch::attend();
+                    for line in 0..5000 {
+                        batch::push(&files[line % 2], format!("{thread} {line}\n").as_bytes());
+                        if line % 7 == 0 {
+                            batch::flush_all();
+                        }
+                    }
+                })
+            });
+            // What a thread has left goes when it ends, which is later than its closure.
+            for thread in threads {
+                thread.join().expect("nothing to panic about");
+            }
+        });
+        assert!(sinks.stop_writers(LIMIT));
+        for (remainder, name) in ["a", "b"].into_iter().enumerate() {
+            let mut next = [remainder; 4];
+            for line in place.text(name).lines() {
+                let (thread, number) = line.split_once(' ').expect("two numbers");
+                let thread: usize = thread.parse().expect("a thread");
+                assert_eq!(number.parse(), Ok(next[thread]));
+                next[thread] += 2;
+            }
+            assert_eq!(next, [5000 + remainder; 4]);
+        }
+    }
+
+    #[test]
+    fn a_full_queue_waits_and_loses_nothing() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        sinks.adopt(&place.path("pipe"), writer.into());
+        let sink = sinks.file(&place.path("pipe"));
+        sinks.open().expect("nothing to open");
+        sinks.start_writers();
+        // More than pipe, gather buffer and queue can hold together.
+        const LINES: usize = 8192;
+        let (done, line) = (AtomicBool::new(false), [&[b'x'; 1023][..], b"\n"].concat());
+        let mut read = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..LINES).for_each(|_| sink.write(&line));
+                done.store(true, Ordering::SeqCst);
+            });
+            let mut first = [0; 1];
+            reader.read_exact(&mut first).expect("the first byte");
+            assert!(!done.load(Ordering::SeqCst), "the sender waits");
+            reader.by_ref().take((LINES * line.len()) as u64 - 1).read_to_end(&mut read).expect("the rest");
+        });
+        assert_eq!(read.len(), LINES * line.len() - 1);
+        assert!(read[line.len() - 1..].chunks(line.len()).all(|chunk| *chunk == *line));
+        assert!(sinks.stop_writers(LIMIT));
+    }
+
+    #[test]
+    fn a_full_disk_is_reported_once_and_later_lines_are_written() {
+        let _alone = alone();
+        let (kept, place, sinks) = (Kept::new(), Place::new(), Sinks::new());
+        error::set_main(kept.log(Level::Error));
+        for writers in [false, true] {
+            let full = open(Path::new("/dev/full")).expect("it can be opened");
+            sinks.adopt(&place.path("a"), full);
+            let sink = sinks.file(&place.path("a"));
+            sinks.open().expect("nothing to open");
+            if writers {
+                sinks.start_writers();
+            }
+            for _ in 0..3 {
+                sink.write(b"lost\n");
+                assert!(sinks.flush(LIMIT));
+            }
+            assert_eq!(sink.failures(), 3);
+            sink.replace(open(&place.path("a")).expect("opens"));
+            sink.write(b"kept\n");
+            assert!(sinks.flush(LIMIT));
+            assert_eq!(place.text("a"), "kept\n".repeat(1 + usize::from(writers)));
+        }
+        let report =
+            format!("[alert] write() to \"{}\" failed (28: No space left on device)", place.path("a").display());
+        let lines: Vec<_> = kept.raw("error.log").split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect();
+        assert_eq!(lines.len(), 3, "one for each sink");
+        for line in &lines[..2] {
+            // Without date, pid and tid: the second one is the writer thread's.
+            let line = String::from_utf8_lossy(&line[20..]).into_owned();
+            let (level, rest) = line.split_once(' ').expect("a level");
+            let (_, message) = rest.split_once(": ").expect("an identity");
+            assert_eq!(format!("{level} {message}"), report);
+        }
+    }
+
+    #[test]
+    fn the_main_log_does_not_report_on_itself() {
+        let _alone = alone();
+        let (place, sinks) = (Place::new(), Sinks::new());
+        sinks.adopt(&place.path("a"), open(Path::new("/dev/full")).expect("it can be opened"));
+        let sink = sinks.file(&place.path("a"));
+        sinks.open().expect("nothing to open");
+        let log = ErrorLog::new(vec![Entry::file(sink.clone(), Level::Error)]);
+        error::set_main(log.clone());
+        log.write(Level::Error, &Context::default(), format_args!("lost"));
+        assert_eq!(sink.failures(), 1);
+    }
+
+    #[test]
+    fn lines_after_the_end_of_the_writer_are_written_on_the_spot() {
+        let (place, sinks) = (Place::new(), Sinks::new());
+        let sink = place.opened(&sinks, "a");
+        sinks.start_writers();
+        sinks.start_writers();
+        sink.write(b"1\n");
+        assert!(sinks.stop_writers(LIMIT));
+        sink.write(b"2\n");
+        assert_eq!(place.text("a"), "1\n2\n");
+        assert!(sinks.stop_writers(LIMIT) && sinks.flush(LIMIT));
+        sinks.start_writers();
+        sink.write(b"3\n");
+        assert!(sinks.flush(LIMIT));
+        assert_eq!(place.text("a"), "1\n2\n3\n");
+    }
 }

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::batch;
 use super::error::{self, Context, Level};
 use super::line::MAX_LINE;
-use super::stamp;
 use super::writer::lock;
-use crate::base::addr;
+use crate::base::{addr, clock};
 
 /// The port of a syslog server that is named without one.
 pub const DEFAULT_PORT: u16 = 514;
@@ -148,7 +148,7 @@ impl Peer {
     fn message(&self, severity: u8, line: &[u8]) -> Vec<u8> {
         let mut message = Vec::with_capacity(64 + line.len());
         message.extend_from_slice(format!("<{}>", self.facility * 8 + severity).as_bytes());
-        message.extend_from_slice(&stamp::syslog_time());
+        message.extend_from_slice(batch::in_time(clock::syslog_time).as_bytes());
         for word in self.hostname.as_deref().into_iter().chain([&*self.tag]) {
             message.push(b' ');
             message.extend_from_slice(word.as_bytes());

@@ -114,6 +114,10 @@ impl Target {
         }
     }
 
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -468,4 +472,50 @@ fn member(lines: &[u8], level: u8) -> Vec<u8> {
 /// A lock whose holder panicked still guards whole values here.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_survive_the_queue() {
+        for kind in [Kind::Lines, Kind::Gzip(9), Kind::Replace, Kind::Close, Kind::Barrier] {
+            assert_eq!(Kind::of(kind.code()), Some(kind));
+        }
+        assert_eq!(Kind::of([5, 0]), None);
+    }
+
+    #[test]
+    fn a_torn_line_is_mended() {
+        let _alone = error::tests::alone(); // the failure is reported to whatever main log there is
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let target = Target::new(1, &path);
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let watched = writer.try_clone().expect("a copy");
+        target.set(writer.into());
+        let line = [&[b'x'; 1008][..], b"\n"].concat();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| target.write(&line.repeat(200)));
+            // The pipe is full inside a line when its reader goes: 65536 is no multiple of 1009.
+            use std::os::fd::AsFd;
+            let full = || {
+                let mut poll = [PollFd::new(watched.as_fd(), PollFlags::POLLOUT)];
+                nix::poll::poll(&mut poll, PollTimeout::ZERO).expect("poll") == 0
+            };
+            while !full() {
+                std::thread::yield_now();
+            }
+            drop(reader);
+            thread.join().expect("no panic");
+        });
+        assert_eq!(target.failures(), 1);
+        target.set(super::super::sink::open(&path).expect("opens"));
+        target.write(b"next\n");
+        let written = std::fs::read(&path).expect("the file is there");
+        let mended = written.strip_suffix(b"next\n").expect("the next line is whole");
+        assert!(mended.ends_with(b"x\n") && mended.len() < line.len());
+        assert_eq!(mended.iter().filter(|&&byte| byte == b'\n').count(), 1);
+    }
 }
