@@ -11,7 +11,7 @@ macro_rules! tables {
 }
 
 tables! {
-    static_files
+    static_files range not_modified headers http_request error_page rewrite location
 }
 
 #[test]

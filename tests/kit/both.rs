@@ -15,6 +15,7 @@ use regex::{Captures, Regex};
 use tempfile::TempDir;
 
 use super::client::Response;
+use super::ports::Port;
 use super::{Client, Server, Setup, oracle};
 
 /// No answer of a comparison takes this long unless something is wrong.
@@ -40,8 +41,8 @@ impl Exchange {
 pub struct Both {
     pub oracle: Server,
     pub ours: Server,
-    /// Held so that files shared by both outlive them.
-    pub root: Arc<TempDir>,
+    /// Addresses that change with every run, and what is written for them.
+    pub known: Vec<(String, String)>,
 }
 
 impl Both {
@@ -61,7 +62,9 @@ impl Both {
         let nginx = oracle()?;
         let first = prepare(Setup::within(&root, "a", "127.0.0.1")).binary(&nginx).start(http);
         let second = prepare(Setup::within(&root, "b", "127.0.0.2")).ports(first.ports()).start(http);
-        Some(Both { oracle: first, ours: second, root })
+        let name = |(index, port): (usize, &Arc<Port>)| (format!(":{}", port.number), format!(":PORT_{index}"));
+        let known = first.ports().iter().enumerate().map(name).collect();
+        Some(Both { oracle: first, ours: second, known })
     }
 
     /// Sends the bytes to both and fails, showing both answers, where they differ.
@@ -83,10 +86,14 @@ impl Both {
         self.as_oracle(server, &text)
     }
 
-    /// Writes one server's address and directory as the other's.
+    /// Writes one server's address as the other's, and names for what changes from run to run.
     pub fn as_oracle(&self, server: &Server, text: &str) -> String {
-        let (from, to) = (server.prefix().to_string_lossy(), self.oracle.prefix().to_string_lossy());
-        text.replace(&*from, &to).replace(&format!("{}:", server.host()), &format!("{}:", self.oracle.host()))
+        let text = text.replace(&*server.prefix().to_string_lossy(), "PREFIX");
+        let mut text = text.replace(server.host(), self.oracle.host());
+        for (value, name) in &self.known {
+            text = text.replace(value, name);
+        }
+        text
     }
 
     /// The lines of a log in which both must agree.

@@ -86,7 +86,8 @@ fn play(act: &Act, path: &Path) -> Option<Vec<String>> {
         }
         setup.set("UPSTREAM", upstream.address).main(&act.main)
     };
-    let both = Both::within(root, &act.conf, prepare)?;
+    let mut both = Both::within(root, &act.conf, prepare)?;
+    both.known.push((upstream.address.to_string(), "UPSTREAM".to_owned()));
     let mut report = Vec::new();
     for case in &act.cases {
         let (oracle, got) = both.ask(&case.exchange);
@@ -95,15 +96,15 @@ fn play(act: &Act, path: &Path) -> Option<Vec<String>> {
             continue;
         }
         let sent: Vec<String> = case.exchange.requests.iter().map(|request| shorten(request)).collect();
-        report.push(format!(
-            "{}:{}: {} {}\n    {}\n{}",
-            path.display(),
-            case.line,
-            act.title,
-            case.reason,
-            sent.join("\n  + "),
-            difference(expected, &got)
-        ));
+        let mut story = format!("{}:{}: {} {}\n    ", path.display(), case.line, act.title, case.reason);
+        story.push_str(&sent.join("\n  + "));
+        story.push('\n');
+        story.push_str(&difference(expected, &got));
+        if std::env::var_os("WEIR_TEST_ANSWERS").is_some() {
+            // What to write into the table once it is known to be right.
+            story.extend(got.lines().map(|line| format!("< {line}\n")));
+        }
+        report.push(story);
     }
     for log in &act.logs {
         let lines = |server| both.log_lines(server, log);
