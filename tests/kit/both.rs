@@ -4,6 +4,7 @@
 //! length, so that answers which speak of themselves compare byte for byte after one is written for the other.
 //! What may differ is taken out by `plain`, and nothing else is.
 
+use std::cell::Cell;
 use std::fs::Permissions;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -43,6 +44,8 @@ pub struct Both {
     pub ours: Server,
     /// Addresses that change with every run, and what is written for them.
     pub known: Vec<(String, String)>,
+    /// How long each one's name is in its Server field: logs count it, and the names differ.
+    name_lengths: [Cell<usize>; 2],
 }
 
 impl Both {
@@ -64,7 +67,7 @@ impl Both {
         let second = prepare(Setup::within(&root, "b", "127.0.0.2")).ports(first.ports()).start(http);
         let name = |(index, port): (usize, &Arc<Port>)| (format!(":{}", port.number), format!(":PORT_{index}"));
         let known = first.ports().iter().enumerate().map(name).collect();
-        Some(Both { oracle: first, ours: second, known })
+        Some(Both { oracle: first, ours: second, known, name_lengths: [Cell::new(0), Cell::new(0)] })
     }
 
     /// Sends the bytes to both and fails, showing both answers, where they differ.
@@ -78,12 +81,14 @@ impl Both {
 
     /// What both say, in the form in which it is compared.
     pub fn ask(&self, exchange: &Exchange) -> (String, String) {
-        (self.plain_answer(&self.oracle, exchange), self.plain_answer(&self.ours, exchange))
-    }
-
-    fn plain_answer(&self, server: &Server, exchange: &Exchange) -> String {
-        let text = talk(server, exchange);
-        self.as_oracle(server, &text)
+        let answer = |server: &Server, name_length: &Cell<usize>| {
+            let responses = talk(server, exchange);
+            let names = responses.iter().filter_map(|response| response.as_ref().ok()?.field("Server"));
+            name_length.set(names.map(str::len).max().unwrap_or(name_length.get()));
+            let plain = |response: &Result<Response, String>| response.as_ref().map_or_else(String::clone, plain);
+            self.as_oracle(server, &responses.iter().map(plain).collect::<String>())
+        };
+        (answer(&self.oracle, &self.name_lengths[0]), answer(&self.ours, &self.name_lengths[1]))
     }
 
     /// Writes one server's address as the other's, and names for what changes from run to run.
@@ -96,73 +101,74 @@ impl Both {
         text
     }
 
-    /// The lines of a log in which both must agree.
-    pub fn log_lines(&self, server: &Server, name: &str) -> Vec<String> {
-        static TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}"));
-        static STAMP: LazyLock<Regex> =
-            LazyLock::new(|| pattern(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] \d+#\d+: (\*\d+ )?"));
-        static SECONDS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b\d+\.\d{3}\b"));
-        static SENT: LazyLock<Regex> = LazyLock::new(|| pattern(r"\bsent=(\d+)"));
-        let text = self.as_oracle(server, &server.log(name));
-        let name_length = self.name_length(server);
-        let mut lines = Vec::new();
-        for line in text.lines() {
-            let is_error_log = STAMP.is_match(line);
-            if is_error_log && !line.contains("client: ") {
-                continue; // the life of the server, not of a request
-            }
-            let line = STAMP.replace(line, "[$1] ");
-            let line = TIME.replace_all(&line, "TIME");
-            let line = SECONDS.replace_all(&line, "S.mmm");
-            let sent = |found: &Captures<'_>| {
-                let count: usize = found[1].parse().expect("digits");
-                format!("sent={} and the name", count.saturating_sub(name_length))
-            };
-            lines.push(SENT.replace_all(&line, sent).into_owned());
-        }
-        lines
-    }
-
-    /// How long this server's name in the Server field is: logs count it, and the names differ.
-    fn name_length(&self, server: &Server) -> usize {
-        let mut client = Client::connect(&server.address(0));
-        client.send("GET /the-name HTTP/1.1\r\nHost: the-name.invalid\r\nConnection: close\r\n\r\n");
-        let response = client.response();
-        response.field("Server").map_or(0, str::len)
+    /// The lines of a log in which both must agree: the oracle's, and ours.
+    pub fn log_lines(&self, name: &str) -> (Vec<String>, Vec<String>) {
+        let lines = |server: &Server, name_length: &Cell<usize>| {
+            let text = self.as_oracle(server, &server.log(name));
+            text.lines().filter_map(|line| plain_log_line(line, name_length.get())).collect()
+        };
+        (lines(&self.oracle, &self.name_lengths[0]), lines(&self.ours, &self.name_lengths[1]))
     }
 }
 
-/// Has the exchange with one server and writes down what came, as `plain` text.
-fn talk(server: &Server, exchange: &Exchange) -> String {
+/// A line of a log without what may differ: times, process numbers, and what the server's name adds to counted bytes.
+/// `None`: the line tells of the server's life, not of a request.
+fn plain_log_line(line: &str, name_length: usize) -> Option<String> {
+    static STAMP: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] \d+#\d+: (\*\d+ )?"));
+    static TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}"));
+    static SECONDS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b\d+\.\d{3}\b"));
+    // Status and size of a built-in page, with and without all bytes sent beside it.
+    static PAGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"([ |][3-5]\d\d[ |])(\d{3})([ |])(?:sent=(\d+))?"));
+    static SENT: LazyLock<Regex> = LazyLock::new(|| pattern(r"sent=(\d{3,})"));
+    if STAMP.is_match(line) && !line.contains("client: ") {
+        return None;
+    }
+    let less = |count: &str, names: usize| {
+        let count: usize = count.parse().expect("digits");
+        format!("{}+name", count.saturating_sub(name_length * names))
+    };
+    let line = STAMP.replace(line, "[$1] ");
+    let line = TIME.replace_all(&line, "TIME");
+    let line = SECONDS.replace_all(&line, "S.mmm");
+    let page = |found: &Captures<'_>| {
+        let sent = found.get(4).map(|sent| format!("sent:{}", less(sent.as_str(), 2))).unwrap_or_default();
+        format!("{}{}{}{sent}", &found[1], less(&found[2], 1), &found[3])
+    };
+    let line = PAGE.replace(&line, page);
+    Some(SENT.replace_all(&line, |found: &Captures<'_>| format!("sent={}", less(&found[1], 1))).into_owned())
+}
+
+/// Has the exchange with one server: what it answered, or why there is no answer.
+fn talk(server: &Server, exchange: &Exchange) -> Vec<Result<Response, String>> {
     let mut client = Client::connect(&server.address(exchange.listen));
-    let mut text = String::new();
+    let mut answers = Vec::new();
     for request in &exchange.requests {
         client.send(request);
         if exchange.half_close {
             client.half_close();
         }
-        match client.try_response(PATIENCE) {
-            Ok(response) => text.push_str(&plain(&response)),
-            Err(why) => {
-                text.push_str(&format!("({why})\n"));
-                break;
-            }
+        let answer = client.try_response(PATIENCE).map_err(|why| format!("({why})\n"));
+        let broken = answer.is_err();
+        answers.push(answer);
+        if broken {
+            break;
         }
     }
     client.half_close();
     if client.read_to_end(Instant::now() + PATIENCE).is_err() {
-        text.push_str("(the server keeps the connection)\n");
+        answers.push(Err("(the server keeps the connection)\n".to_owned()));
     }
     while !client.buffer.is_empty() {
-        match client.try_response(PATIENCE) {
-            Ok(response) => text.push_str(&plain(&response)),
-            Err(why) => {
-                text.push_str(&format!("({why}: {:?})\n", String::from_utf8_lossy(&client.buffer)));
-                break;
-            }
+        let rest = String::from_utf8_lossy(&client.buffer).into_owned();
+        let answer = client.try_response(PATIENCE).map_err(|why| format!("({why}: {rest:?})\n"));
+        let broken = answer.is_err();
+        answers.push(answer);
+        if broken {
+            break;
         }
     }
-    text
+    answers
 }
 
 /// A response without what may differ: the server's name in its field and at the foot of error pages, the time, a
@@ -172,7 +178,12 @@ fn plain(response: &Response) -> String {
         LazyLock::new(|| pattern(r"<hr><center>(?:nginx|weir)(?:/[0-9.]+)?</center>(\r?\n)"));
     static BOUNDARY: LazyLock<Regex> = LazyLock::new(|| pattern(r"boundary=(\d{20})"));
     let head = String::from_utf8_lossy(&response.head).into_owned();
-    let mut text = String::from_utf8_lossy(&response.interim).replace('\r', "");
+    let mut text = String::new();
+    for line in String::from_utf8_lossy(&response.interim).split_terminator("\r\n") {
+        let name = line.split(": ").next().unwrap_or_default();
+        text.push_str(if name == "Server" || name == "Date" { name } else { line });
+        text.push('\n');
+    }
     let mut body = response.body.clone();
     let mut note = String::new();
 
