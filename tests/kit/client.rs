@@ -82,11 +82,11 @@ impl Client {
     }
 
     fn any_response(&mut self, end: Instant) -> Result<Response, String> {
-        if !self.fill(end, |buffer| buffer.len() >= 5) && self.buffer.is_empty() {
-            return Err("the connection ended without a response".to_owned());
-        }
-        if self.buffer.len() < 5 && !self.ended {
+        if !self.fill(end, |buffer| buffer.len() >= 5) && !self.ended {
             return Err("no response within the deadline".to_owned());
+        }
+        if self.buffer.is_empty() {
+            return Err("the connection ended without a response".to_owned());
         }
         if !self.buffer.starts_with(b"HTTP/") {
             // HTTP/0.9: the body is all there is.

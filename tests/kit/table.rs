@@ -92,7 +92,9 @@ fn play(act: &Act, path: &Path) -> Option<Vec<String>> {
     for case in &act.cases {
         let (oracle, got) = both.ask(&case.exchange);
         let expected = case.expected.as_deref().unwrap_or(&oracle);
-        if expected == got {
+        // An answer that one has to wait for is a mistake in the table or in the server, even where both make it.
+        let waits = ["no response within the deadline", "the server keeps the connection"];
+        if expected == got && !waits.iter().any(|wait| got.contains(wait)) {
             continue;
         }
         let sent: Vec<String> = case.exchange.requests.iter().map(|request| shorten(request)).collect();
