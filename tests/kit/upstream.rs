@@ -26,7 +26,10 @@ pub struct Upstream {
 impl Upstream {
     pub fn start() -> Upstream {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        Upstream { listener, accepted: AtomicUsize::new(0) }
+        Upstream {
+            listener,
+            accepted: AtomicUsize::new(0),
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -41,7 +44,8 @@ impl Upstream {
     /// The next connection, which must come.
     #[track_caller]
     pub fn accept(&self) -> Conversation {
-        self.accept_within(DEADLINE).expect("a connection to the upstream within the deadline")
+        self.accept_within(DEADLINE)
+            .expect("a connection to the upstream within the deadline")
     }
 
     /// The next connection, if one comes in time.
@@ -73,14 +77,21 @@ impl Upstream {
             let (upstream, over) = (upstream.clone(), over.clone());
             move || {
                 while !over.load(Ordering::SeqCst) {
-                    let Some(conversation) = upstream.accept_within(Duration::from_millis(500)) else { continue };
+                    let Some(conversation) = upstream.accept_within(Duration::from_millis(500)) else {
+                        continue;
+                    };
                     let answer = answer.clone();
                     // Ends with its connection, which the server closes at the latest when it stops.
                     std::thread::spawn(move || conversation.answer(|asked| answer(asked)));
                 }
             }
         });
-        Background { address, upstream, over, thread: Some(thread) }
+        Background {
+            address,
+            upstream,
+            over,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -139,7 +150,10 @@ impl Asked {
 
     pub fn all(&self, name: &str) -> Vec<&str> {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        fields.filter(|field| field.0.eq_ignore_ascii_case(name)).map(|field| field.1.trim()).collect()
+        fields
+            .filter(|field| field.0.eq_ignore_ascii_case(name))
+            .map(|field| field.1.trim())
+            .collect()
     }
 
     pub fn field(&self, name: &str) -> Option<&str> {
@@ -157,7 +171,10 @@ pub struct Conversation {
 impl Conversation {
     fn new(stream: TcpStream) -> Conversation {
         stream.set_nodelay(true).expect("the connection is open");
-        Conversation { client: Client::from_stream(stream), asked: Asked::default() }
+        Conversation {
+            client: Client::from_stream(stream),
+            asked: Asked::default(),
+        }
     }
 
     /// Reads a whole request, whose head must begin with `start`.
@@ -166,7 +183,11 @@ impl Conversation {
         let read = self.read_request(DEADLINE);
         let so_far = String::from_utf8_lossy(&self.client.buffer).into_owned();
         assert!(read, "no whole request came to the upstream; so far {so_far:?}");
-        assert!(self.asked.head.starts_with(start), "expected {start:?}, asked was\n{}", self.asked.head);
+        assert!(
+            self.asked.head.starts_with(start),
+            "expected {start:?}, asked was\n{}",
+            self.asked.head
+        );
         self
     }
 
@@ -174,8 +195,15 @@ impl Conversation {
     #[track_caller]
     pub fn expect_head(&mut self, start: &str) -> &mut Conversation {
         let head = self.client.read_until(b"\r\n\r\n");
-        self.asked = Asked { head: String::from_utf8_lossy(&head).into_owned(), body: Vec::new() };
-        assert!(self.asked.head.starts_with(start), "expected {start:?}, asked was\n{}", self.asked.head);
+        self.asked = Asked {
+            head: String::from_utf8_lossy(&head).into_owned(),
+            body: Vec::new(),
+        };
+        assert!(
+            self.asked.head.starts_with(start),
+            "expected {start:?}, asked was\n{}",
+            self.asked.head
+        );
         self
     }
 
@@ -197,7 +225,12 @@ impl Conversation {
     pub fn expect_bytes(&mut self, bytes: impl AsRef<[u8]>) -> &mut Conversation {
         let bytes = bytes.as_ref();
         let came = self.client.read_exactly(bytes.len());
-        assert!(came == bytes, "expected {:?}, got {:?}", String::from_utf8_lossy(bytes), String::from_utf8_lossy(&came));
+        assert!(
+            came == bytes,
+            "expected {:?}, got {:?}",
+            String::from_utf8_lossy(bytes),
+            String::from_utf8_lossy(&came)
+        );
         self
     }
 
@@ -249,13 +282,18 @@ impl Conversation {
         }
         let length = find(&self.client.buffer, b"\r\n\r\n").expect("it was found") + 4;
         let head: Vec<u8> = self.client.buffer.drain(..length).collect();
-        self.asked = Asked { head: String::from_utf8_lossy(&head).into_owned(), body: Vec::new() };
+        self.asked = Asked {
+            head: String::from_utf8_lossy(&head).into_owned(),
+            body: Vec::new(),
+        };
         if self.asked.field("Transfer-Encoding") == Some("chunked") {
             let (body, whole) = self.client.chunked_body(end);
             self.asked.body = body;
             return whole;
         }
-        let Some(length) = self.asked.field("Content-Length") else { return true };
+        let Some(length) = self.asked.field("Content-Length") else {
+            return true;
+        };
         let length: usize = length.parse().expect("a server sends a number as Content-Length");
         if !self.client.fill(end, |buffer| buffer.len() >= length) {
             return false;
@@ -292,7 +330,14 @@ fn a_conversation_reads_in_order() {
     let mut client = server.client();
     client.send("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc");
     let mut conversation = upstream.expect("POST /a HTTP/1.0\r\n");
-    conversation.expect_body("abc").reply("HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nhello").close();
-    client.response().expect_status(200).expect_field("X-A", "b").expect_body("hello");
+    conversation
+        .expect_body("abc")
+        .reply("HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nhello")
+        .close();
+    client
+        .response()
+        .expect_status(200)
+        .expect_field("X-A", "b")
+        .expect_body("hello");
     assert_eq!(upstream.connections(), 1);
 }
