@@ -17,10 +17,8 @@ tables! {
 #[test]
 fn every_table_has_a_test() {
     let entries = std::fs::read_dir(table::directory()).expect("the directory is there");
-    let mut files: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut files: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     files.sort();
     let mut named: Vec<String> = TABLES.iter().map(|name| format!("{name}.txt")).collect();
     named.sort();

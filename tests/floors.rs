@@ -40,11 +40,8 @@ fn no_file_uses_a_floor_above_its_own() {
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = fs::read_dir(directory)
-        .expect("a directory")
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(directory).expect("a directory").flatten().map(|entry| entry.path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -64,9 +61,7 @@ fn check(inside: &Path, text: &str) -> Vec<String> {
     }
     let place = format!("src/{}", inside.display());
     let Some(floor) = floor_of(home) else {
-        return vec![format!(
-            "{place}: the room `{home}` has no floor; give it one in tests/floors.rs"
-        )];
+        return vec![format!("{place}: the room `{home}` has no floor; give it one in tests/floors.rs")];
     };
     // How many `super::` lead from the file's own module to the root: http/h1/head.rs is crate::http::h1::head.
     let file = words[words.len() - 1];
@@ -92,20 +87,13 @@ fn floor_of(room: &str) -> Option<usize> {
 /// by as many `super::` as lead to the root.
 fn rooms_used(code: &str, depth: usize) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    let mut starts: Vec<usize> = code
-        .match_indices("crate::")
-        .map(|hit| hit.0 + "crate::".len())
-        .collect();
+    let mut starts: Vec<usize> = code.match_indices("crate::").map(|hit| hit.0 + "crate::".len()).collect();
     let climb = "super::".repeat(depth);
     starts.extend(code.match_indices(&climb).map(|hit| hit.0 + climb.len()));
     for start in starts {
         let line = code[..start].matches('\n').count() + 1;
         match code[start..].strip_prefix('{') {
-            Some(group) => found.extend(
-                heads_of_group(group)
-                    .into_iter()
-                    .map(|(lines, room)| (line + lines, room)),
-            ),
+            Some(group) => found.extend(heads_of_group(group).into_iter().map(|(lines, room)| (line + lines, room))),
             None => found.push((line, head(&code[start..]))),
         }
     }
@@ -135,9 +123,7 @@ fn heads_of_group(group: &str) -> Vec<(usize, String)> {
 }
 
 fn head(path: &str) -> String {
-    path.chars()
-        .take_while(|character| character.is_alphanumeric() || *character == '_')
-        .collect()
+    path.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
 }
 
 /// The text with comments and string contents blanked, lines kept.
@@ -194,30 +180,15 @@ fn raw_string_length(text: &str) -> usize {
 #[test]
 fn a_climb_is_seen_however_it_is_written() {
     let faults = |path: &str, text: &str| check(Path::new(path), text).len();
-    assert_eq!(
-        faults("wire/http1.rs", "use crate::base::text;\nuse crate::wire::chunked;\n"),
-        0
-    );
+    assert_eq!(faults("wire/http1.rs", "use crate::base::text;\nuse crate::wire::chunked;\n"), 0);
     assert_eq!(faults("wire/http1.rs", "use crate::conf::lex;\n"), 1);
-    assert_eq!(
-        faults(
-            "conf/lex.rs",
-            "use crate::{\n    base::text,\n    http::{self, core},\n    process,\n};\n"
-        ),
-        2
-    );
+    assert_eq!(faults("conf/lex.rs", "use crate::{\n    base::text,\n    http::{self, core},\n    process,\n};\n"), 2);
     assert_eq!(faults("log/sink.rs", "fn f() { crate::net::conn::close(); }\n"), 1);
     assert_eq!(
-        faults(
-            "log/sink.rs",
-            "// crate::net\nconst A: &str = \"crate::net\"; const B: &str = r#\"crate::net \"#;\n"
-        ),
+        faults("log/sink.rs", "// crate::net\nconst A: &str = \"crate::net\"; const B: &str = r#\"crate::net \"#;\n"),
         0
     );
-    assert_eq!(
-        faults("http/h1/head.rs", "use super::super::super::modules::gzip;\n"),
-        1
-    );
+    assert_eq!(faults("http/h1/head.rs", "use super::super::super::modules::gzip;\n"), 1);
     assert_eq!(faults("http/h1/head.rs", "use super::super::request::Request;\n"), 0);
     assert_eq!(faults("http/mod.rs", "use super::process::cli;\n"), 1);
     assert_eq!(faults("main.rs", "use crate::process::cli;\n"), 0);

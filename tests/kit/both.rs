@@ -34,10 +34,7 @@ pub struct Exchange {
 
 impl Exchange {
     pub fn new(request: impl AsRef<[u8]>) -> Exchange {
-        Exchange {
-            requests: vec![request.as_ref().to_vec()],
-            ..Exchange::default()
-        }
+        Exchange { requests: vec![request.as_ref().to_vec()], ..Exchange::default() }
     }
 }
 
@@ -60,30 +57,17 @@ impl Both {
     /// As `start`, with files and names for each of the two.
     pub fn with(http: &str, prepare: impl Fn(Setup) -> Setup) -> Option<Both> {
         let open = Permissions::from_mode(0o755);
-        let root = tempfile::Builder::new()
-            .prefix("weir-")
-            .permissions(open)
-            .tempdir()
-            .expect("a temporary directory");
+        let root = tempfile::Builder::new().prefix("weir-").permissions(open).tempdir().expect("a temporary directory");
         Both::within(Arc::new(root), http, prepare)
     }
 
     pub fn within(root: Arc<TempDir>, http: &str, prepare: impl Fn(Setup) -> Setup) -> Option<Both> {
         let nginx = oracle()?;
-        let first = prepare(Setup::within(&root, "a", "127.0.0.1"))
-            .binary(&nginx)
-            .start(http);
-        let second = prepare(Setup::within(&root, "b", "127.0.0.2"))
-            .ports(first.ports())
-            .start(http);
+        let first = prepare(Setup::within(&root, "a", "127.0.0.1")).binary(&nginx).start(http);
+        let second = prepare(Setup::within(&root, "b", "127.0.0.2")).ports(first.ports()).start(http);
         let name = |(index, port): (usize, &Arc<Port>)| (format!(":{}", port.number), format!(":PORT_{index}"));
         let known = first.ports().iter().enumerate().map(name).collect();
-        Some(Both {
-            oracle: first,
-            ours: second,
-            known,
-            name_lengths: [Cell::new(0), Cell::new(0)],
-        })
+        Some(Both { oracle: first, ours: second, known, name_lengths: [Cell::new(0), Cell::new(0)] })
     }
 
     /// Sends the bytes to both and fails, showing both answers, where they differ.
@@ -99,17 +83,12 @@ impl Both {
     pub fn ask(&self, exchange: &Exchange) -> (String, String) {
         let answer = |server: &Server, name_length: &Cell<usize>| {
             let responses = talk(server, exchange);
-            let names = responses
-                .iter()
-                .filter_map(|response| response.as_ref().ok()?.field("Server"));
+            let names = responses.iter().filter_map(|response| response.as_ref().ok()?.field("Server"));
             name_length.set(names.map(str::len).max().unwrap_or(name_length.get()));
             let plain = |response: &Result<Response, String>| response.as_ref().map_or_else(String::clone, plain);
             self.as_oracle(server, &responses.iter().map(plain).collect::<String>())
         };
-        (
-            answer(&self.oracle, &self.name_lengths[0]),
-            answer(&self.ours, &self.name_lengths[1]),
-        )
+        (answer(&self.oracle, &self.name_lengths[0]), answer(&self.ours, &self.name_lengths[1]))
     }
 
     /// Writes one server's address as the other's, and names for what changes from run to run.
@@ -126,14 +105,9 @@ impl Both {
     pub fn log_lines(&self, name: &str) -> (Vec<String>, Vec<String>) {
         let lines = |server: &Server, name_length: &Cell<usize>| {
             let text = self.as_oracle(server, &server.log(name));
-            text.lines()
-                .filter_map(|line| plain_log_line(line, name_length.get()))
-                .collect()
+            text.lines().filter_map(|line| plain_log_line(line, name_length.get())).collect()
         };
-        (
-            lines(&self.oracle, &self.name_lengths[0]),
-            lines(&self.ours, &self.name_lengths[1]),
-        )
+        (lines(&self.oracle, &self.name_lengths[0]), lines(&self.ours, &self.name_lengths[1]))
     }
 }
 
@@ -158,17 +132,11 @@ fn plain_log_line(line: &str, name_length: usize) -> Option<String> {
     let line = TIME.replace_all(&line, "TIME");
     let line = SECONDS.replace_all(&line, "S.mmm");
     let page = |found: &Captures<'_>| {
-        let sent = found
-            .get(4)
-            .map(|sent| format!("sent:{}", less(sent.as_str(), 2)))
-            .unwrap_or_default();
+        let sent = found.get(4).map(|sent| format!("sent:{}", less(sent.as_str(), 2))).unwrap_or_default();
         format!("{}{}{}{sent}", &found[1], less(&found[2], 1), &found[3])
     };
     let line = PAGE.replace(&line, page);
-    Some(
-        SENT.replace_all(&line, |found: &Captures<'_>| format!("sent={}", less(&found[1], 1)))
-            .into_owned(),
-    )
+    Some(SENT.replace_all(&line, |found: &Captures<'_>| format!("sent={}", less(&found[1], 1))).into_owned())
 }
 
 /// Has the exchange with one server: what it answered, or why there is no answer.
@@ -193,9 +161,7 @@ fn talk(server: &Server, exchange: &Exchange) -> Vec<Result<Response, String>> {
     }
     while !client.buffer.is_empty() {
         let rest = String::from_utf8_lossy(&client.buffer).into_owned();
-        let answer = client
-            .try_response(PATIENCE)
-            .map_err(|why| format!("({why}: {rest:?})\n"));
+        let answer = client.try_response(PATIENCE).map_err(|why| format!("({why}: {rest:?})\n"));
         let broken = answer.is_err();
         answers.push(answer);
         if broken {
@@ -223,11 +189,7 @@ fn plain(response: &Response) -> String {
 
     let encoded = response.field("Content-Encoding") == Some("gzip");
     let mut unzipped = Vec::new();
-    if encoded
-        && flate2::read::GzDecoder::new(&body[..])
-            .read_to_end(&mut unzipped)
-            .is_ok()
-    {
+    if encoded && flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut unzipped).is_ok() {
         note = "(gzip) ".to_owned();
         body = unzipped;
     }
@@ -242,9 +204,7 @@ fn plain(response: &Response) -> String {
     if let Some(boundary) = &boundary {
         page = page.replace(boundary, "BOUNDARY");
     }
-    let date = response
-        .field("Date")
-        .and_then(|date| httpdate::parse_http_date(date).ok());
+    let date = response.field("Date").and_then(|date| httpdate::parse_http_date(date).ok());
     for line in head.trim_end_matches("\r\n").split("\r\n") {
         let (name, value) = line.split_once(": ").unwrap_or((line, ""));
         let line = match name {
@@ -269,11 +229,7 @@ fn plain(response: &Response) -> String {
     text.push('\n');
     text.push_str(&note);
     if body.len() > 3000 || std::str::from_utf8(&body).is_err() {
-        text.push_str(&format!(
-            "({} bytes, MD5 {:x?})",
-            body.len(),
-            Md5::digest(&body).as_slice()
-        ));
+        text.push_str(&format!("({} bytes, MD5 {:x?})", body.len(), Md5::digest(&body).as_slice()));
     } else {
         text.push_str(&page.replace('\r', ""));
     }
@@ -306,11 +262,7 @@ pub fn difference(expected: &str, got: &str) -> String {
     for i in (0..left.len()).rev() {
         for j in (0..right.len()).rev() {
             let best = common[i + 1][j].max(common[i][j + 1]);
-            common[i][j] = if left[i] == right[j] {
-                common[i + 1][j + 1] + 1
-            } else {
-                best
-            };
+            common[i][j] = if left[i] == right[j] { common[i + 1][j + 1] + 1 } else { best };
         }
     }
     let (mut i, mut j, mut text) = (0, 0, String::from("    - expected   + the binary under test\n"));

@@ -29,12 +29,7 @@ impl Client {
     }
 
     pub fn from_stream(stream: TcpStream) -> Client {
-        Client {
-            stream,
-            buffer: Vec::new(),
-            ended: false,
-            head_only: false,
-        }
+        Client { stream, buffer: Vec::new(), ended: false, head_only: false }
     }
 
     /// Sends bytes as they are. A server may close before it has read everything; what it answered is still there to
@@ -96,10 +91,7 @@ impl Client {
         if !self.buffer.starts_with(b"HTTP/") {
             // HTTP/0.9: the body is all there is.
             self.read_to_end(end)?;
-            return Ok(Response {
-                body: std::mem::take(&mut self.buffer),
-                ..Response::default()
-            });
+            return Ok(Response { body: std::mem::take(&mut self.buffer), ..Response::default() });
         }
         if !self.fill(end, |buffer| find(buffer, b"\r\n\r\n").is_some()) {
             return Err("the response head is not complete".to_owned());
@@ -110,11 +102,7 @@ impl Client {
         if bodiless {
             return Ok(response);
         }
-        if response
-            .all("Transfer-Encoding")
-            .iter()
-            .any(|coding| coding.eq_ignore_ascii_case("chunked"))
-        {
+        if response.all("Transfer-Encoding").iter().any(|coding| coding.eq_ignore_ascii_case("chunked")) {
             self.chunked(&mut response, end)?;
         } else if let Some(length) = response.field("Content-Length") {
             let length: usize = length.parse().map_err(|_| format!("Content-Length: {length}"))?;
@@ -175,11 +163,7 @@ impl Client {
     pub fn read_until(&mut self, mark: &[u8]) -> Vec<u8> {
         let found = self.fill(Instant::now() + DEADLINE, |buffer| find(buffer, mark).is_some());
         let so_far = String::from_utf8_lossy(&self.buffer).into_owned();
-        assert!(
-            found,
-            "{:?} did not come; so far {so_far:?}",
-            String::from_utf8_lossy(mark)
-        );
+        assert!(found, "{:?} did not come; so far {so_far:?}", String::from_utf8_lossy(mark));
         let length = find(&self.buffer, mark).expect("it was found") + mark.len();
         self.buffer.drain(..length).collect()
     }
@@ -196,11 +180,7 @@ impl Client {
     #[track_caller]
     pub fn rest(&mut self) -> Vec<u8> {
         let ended = self.read_to_end(Instant::now() + DEADLINE);
-        assert!(
-            ended.is_ok(),
-            "the server keeps the connection; so far {:?}",
-            String::from_utf8_lossy(&self.buffer)
-        );
+        assert!(ended.is_ok(), "the server keeps the connection; so far {:?}", String::from_utf8_lossy(&self.buffer));
         std::mem::take(&mut self.buffer)
     }
 
@@ -208,20 +188,12 @@ impl Client {
     #[track_caller]
     pub fn expect_closed(&mut self) {
         let rest = self.rest();
-        assert!(
-            rest.is_empty(),
-            "before the end came {:?}",
-            String::from_utf8_lossy(&rest)
-        );
+        assert!(rest.is_empty(), "before the end came {:?}", String::from_utf8_lossy(&rest));
     }
 
     pub fn read_to_end(&mut self, end: Instant) -> Result<(), String> {
         self.fill(end, |_| false);
-        if self.ended {
-            Ok(())
-        } else {
-            Err("the connection is still open".to_owned())
-        }
+        if self.ended { Ok(()) } else { Err("the connection is still open".to_owned()) }
     }
 
     /// Reads until `enough`; false when the connection or the time ended first.
@@ -275,12 +247,7 @@ impl Response {
             let (name, value) = line.split_once(':').ok_or_else(|| format!("field line {line:?}"))?;
             fields.push((name.to_owned(), value.trim_start_matches(' ').to_owned()));
         }
-        Ok(Response {
-            head,
-            status,
-            fields,
-            ..Response::default()
-        })
+        Ok(Response { head, status, fields, ..Response::default() })
     }
 
     pub fn status_line(&self) -> String {
@@ -337,12 +304,7 @@ impl Response {
     pub fn expect_body(&self, body: impl AsRef<[u8]>) -> &Response {
         let body = body.as_ref();
         let same = self.body == body;
-        assert!(
-            same,
-            "expected body {:?} in\n{}",
-            String::from_utf8_lossy(&body[..body.len().min(500)]),
-            self.text()
-        );
+        assert!(same, "expected body {:?} in\n{}", String::from_utf8_lossy(&body[..body.len().min(500)]), self.text());
         self
     }
 

@@ -40,16 +40,10 @@ pub fn need(program: &str) -> Option<PathBuf> {
     }
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test").to_owned();
-    assert!(
-        std::env::var_os("WEIR_TEST_NO_SKIPS").is_none(),
-        "{program} is not installed; run tests/setup"
-    );
+    assert!(std::env::var_os("WEIR_TEST_NO_SKIPS").is_none(), "{program} is not installed; run tests/setup");
     // Straight to the stream: what print macros write is captured when the test passes.
     let line = format!("\nSKIPPED: {test} needs {program}; tests/setup installs it\n");
-    std::io::stderr()
-        .lock()
-        .write_all(line.as_bytes())
-        .expect("the terminal takes a line");
+    std::io::stderr().lock().write_all(line.as_bytes()).expect("the terminal takes a line");
     None
 }
 

@@ -22,10 +22,7 @@ pub struct PhpFpm {
 impl PhpFpm {
     /// Starts one in a directory of its own. `None`: it is not installed, and the test is to return.
     pub fn start() -> Option<PhpFpm> {
-        let root = tempfile::Builder::new()
-            .prefix("weir-php-")
-            .tempdir()
-            .expect("a temporary directory");
+        let root = tempfile::Builder::new().prefix("weir-php-").tempdir().expect("a temporary directory");
         make_directory(root.path());
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(root.path(), open).expect("the directory is ours");
@@ -37,11 +34,7 @@ impl PhpFpm {
         let directory = root.path().join("php");
         make_directory(&directory);
         let place = directory.display();
-        let user = if Uid::effective().is_root() {
-            "user = nobody\ngroup = nogroup\n"
-        } else {
-            ""
-        };
+        let user = if Uid::effective().is_root() { "user = nobody\ngroup = nogroup\n" } else { "" };
         let conf = format!(
             "[global]\nerror_log = {place}/fpm.log\nlog_level = notice\npid = {place}/fpm.pid\ndaemonize = no\n\
              [www]\n{user}listen = {place}/socket\nlisten.mode = 0666\npm = static\npm.max_children = 4\n\
@@ -54,28 +47,13 @@ impl PhpFpm {
         let stderr = fs::File::create(directory.join("stderr")).expect("a file for stderr");
         let mut command = Command::new(program);
         // -n: no php.ini of this machine; -R: root may start it, the workers are somebody else.
-        command
-            .args(["-n", "-F", "-R", "-y"])
-            .arg(directory.join("fpm.conf"))
-            .stdin(Stdio::null());
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .expect("php-fpm starts");
-        let mut php = PhpFpm {
-            child,
-            directory,
-            _root: root.clone(),
-        };
+        command.args(["-n", "-F", "-R", "-y"]).arg(directory.join("fpm.conf")).stdin(Stdio::null());
+        let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("php-fpm starts");
+        let mut php = PhpFpm { child, directory, _root: root.clone() };
         let socket = PathBuf::from(php.socket());
         let ready = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
         assert!(holds_within(DEADLINE, ready), "php-fpm is not ready: {}", php.log());
-        assert!(
-            php.child.try_wait().expect("it can be asked").is_none(),
-            "php-fpm ended: {}",
-            php.log()
-        );
+        assert!(php.child.try_wait().expect("it can be asked").is_none(), "php-fpm ended: {}", php.log());
         Some(php)
     }
 
@@ -109,9 +87,7 @@ fn php_answers_a_page() {
     let Some(php) = PhpFpm::start() else { return };
     let conf = "server { listen %%ADDR_0%%; location / { fastcgi_pass unix:%%PHP%%; \
                 fastcgi_param SCRIPT_FILENAME %%PREFIX%%/html$uri; fastcgi_param REQUEST_METHOD $request_method; } }";
-    let setup = super::Setup::new()
-        .set("PHP", php.socket())
-        .file("html/a.php", "<?php echo 6 * 7;");
+    let setup = super::Setup::new().set("PHP", php.socket()).file("html/a.php", "<?php echo 6 * 7;");
     setup.start(conf).fetch("/a.php").expect_status(200).expect_body("42");
     assert!(php.directory().join("fpm.pid").exists());
 }

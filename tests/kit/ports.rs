@@ -36,12 +36,7 @@ impl Port {
 
     fn take(number: u16) -> Option<Port> {
         let path = registry().join(number.to_string());
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .ok()?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path).ok()?;
         lock.try_lock().ok()?;
         // Locked by us, but a stranger may still listen there.
         TcpListener::bind(("0.0.0.0", number)).ok()?;
@@ -64,8 +59,5 @@ fn no_port_is_given_twice() {
     let ports: Vec<Port> = (0..50).map(|_| Port::allot()).collect();
     let numbers: std::collections::HashSet<u16> = ports.iter().map(|port| port.number).collect();
     assert_eq!(numbers.len(), ports.len());
-    assert!(
-        Port::take(ports[0].number).is_none(),
-        "a port that is held must not be given again"
-    );
+    assert!(Port::take(ports[0].number).is_none(), "a port that is held must not be given again");
 }

@@ -39,11 +39,7 @@ pub struct Setup {
 impl Setup {
     pub fn new() -> Setup {
         let open = Permissions::from_mode(0o755);
-        let root = tempfile::Builder::new()
-            .prefix("weir-")
-            .permissions(open)
-            .tempdir()
-            .expect("a temporary directory");
+        let root = tempfile::Builder::new().prefix("weir-").permissions(open).tempdir().expect("a temporary directory");
         Setup::within(&Arc::new(root), "a", "127.0.0.1")
     }
 
@@ -131,17 +127,9 @@ impl Setup {
         write_file(&conf, text.as_bytes());
         let stderr = File::create(self.prefix.join("stderr")).expect("a file for stderr");
         let mut command = self.command(&["-g", "daemon off;"]);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
         let child = child.unwrap_or_else(|error| panic!("{}: {error}", self.binary.display()));
-        let mut server = Server {
-            setup: self,
-            child,
-            stopped: None,
-        };
+        let mut server = Server { setup: self, child, stopped: None };
         server.wait_until_ready();
         server
     }
@@ -155,11 +143,7 @@ impl Setup {
 
     fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command
-            .arg("-p")
-            .arg(&self.prefix)
-            .args(["-c", "conf/nginx.conf", "-e", "stderr"])
-            .args(more);
+        command.arg("-p").arg(&self.prefix).args(["-c", "conf/nginx.conf", "-e", "stderr"]).args(more);
         // The tests compare local times.
         command.env("TZ", "UTC").current_dir(&self.prefix);
         command
@@ -167,21 +151,9 @@ impl Setup {
 
     /// The frame around the content of an `http` block: what every test needs and none is about.
     fn frame(&self, http: &str) -> String {
-        let user = if nix::unistd::Uid::effective().is_root() {
-            "user nobody nogroup;"
-        } else {
-            ""
-        };
-        let access_log = if http.contains("access_log") {
-            ""
-        } else {
-            "access_log logs/access.log;"
-        };
-        let error_log = if self.main.contains("error_log") {
-            ""
-        } else {
-            "error_log logs/error.log info;"
-        };
+        let user = if nix::unistd::Uid::effective().is_root() { "user nobody nogroup;" } else { "" };
+        let access_log = if http.contains("access_log") { "" } else { "access_log logs/access.log;" };
+        let error_log = if self.main.contains("error_log") { "" } else { "error_log logs/error.log info;" };
         format!(
             "{user}\n{error_log}\npid %%PREFIX%%/pid;\n{}\nevents {{ worker_connections 1024; }}\nhttp {{\n\
              client_body_temp_path temp/client_body;\nproxy_temp_path temp/proxy;\nfastcgi_temp_path temp/fastcgi;\n\
@@ -203,11 +175,7 @@ impl Setup {
                 self.ports.push(Arc::new(Port::allot()));
             }
             let number = self.ports[index].number;
-            let value = if &found[1] == "ADDR" {
-                format!("{}:{number}", self.host)
-            } else {
-                number.to_string()
-            };
+            let value = if &found[1] == "ADDR" { format!("{}:{number}", self.host) } else { number.to_string() };
             text = text.replace(&found[0], &value);
         }
         if let Some(at) = text.find("%%") {
@@ -256,9 +224,7 @@ impl Server {
     /// One request on a connection of its own to `%%ADDR_0%%`: `GET path` with `Host: localhost`.
     pub fn fetch(&self, path: &str) -> super::Response {
         let mut client = self.client();
-        client.send(format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        ));
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
         client.response()
     }
 
@@ -286,10 +252,7 @@ impl Server {
     pub fn workers(&self) -> Vec<Pid> {
         let pid = self.child.id();
         let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        text.split_whitespace()
-            .filter_map(|word| word.parse().ok())
-            .map(Pid::from_raw)
-            .collect()
+        text.split_whitespace().filter_map(|word| word.parse().ok()).map(Pid::from_raw).collect()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -350,12 +313,7 @@ impl Server {
     /// Waits until a file in `logs/` has a line with `text`, and returns that line.
     #[track_caller]
     pub fn wait_for_line(&self, name: &str, text: &str) -> String {
-        let line = || {
-            self.log(name)
-                .lines()
-                .find(|line| line.contains(text))
-                .map(str::to_owned)
-        };
+        let line = || self.log(name).lines().find(|line| line.contains(text)).map(str::to_owned);
         let found = holds_within(DEADLINE, || line().is_some());
         assert!(found, "no line with {text:?} in {name}:\n{}", self.log(name));
         line().expect("it was there")
@@ -393,11 +351,7 @@ impl Server {
     /// Lines that no test may leave behind.
     fn alerts(&self) -> Vec<String> {
         let text = self.error_log() + &self.stderr();
-        let bad = |line: &&str| {
-            ["[alert]", "[emerg]", "panicked at"]
-                .iter()
-                .any(|word| line.contains(word))
-        };
+        let bad = |line: &&str| ["[alert]", "[emerg]", "panicked at"].iter().any(|word| line.contains(word));
         text.lines().filter(bad).map(str::to_owned).collect()
     }
 }
@@ -418,18 +372,10 @@ impl Drop for Server {
         if std::thread::panicking() {
             if let Some(place) = std::env::var_os("WEIR_TEST_LEAVE") {
                 let kept = PathBuf::from(place).join(self.setup.root.path().file_name().expect("it has a name"));
-                let copied = Command::new("cp")
-                    .arg("-a")
-                    .arg(self.setup.root.path())
-                    .arg(&kept)
-                    .status();
+                let copied = Command::new("cp").arg("-a").arg(self.setup.root.path()).arg(&kept).status();
                 eprintln!("left at {}: {copied:?}", kept.display());
             }
-            eprintln!(
-                "--- error log of {}\n{}",
-                self.setup.binary.display(),
-                self.error_log().trim_end()
-            );
+            eprintln!("--- error log of {}\n{}", self.setup.binary.display(), self.error_log().trim_end());
             return;
         }
         let alerts = self.alerts();
@@ -442,8 +388,7 @@ pub fn write_file(path: &Path, content: &[u8]) {
     make_directory(path.parent().expect("a file has a directory"));
     let mut file = File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     file.write_all(content).expect("the file is written");
-    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(MODIFIED))
-        .expect("the time is set");
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(MODIFIED)).expect("the time is set");
 }
 
 /// Makes a directory that a worker of any user may use.
@@ -458,17 +403,11 @@ pub fn make_directory(path: &Path) {
 
 #[test]
 fn a_server_starts_answers_reloads_and_stops() {
-    let mut server = Setup::new()
-        .file("html/a.txt", "one")
-        .start("server { listen %%ADDR_0%%; root html; }");
+    let mut server = Setup::new().file("html/a.txt", "one").start("server { listen %%ADDR_0%%; root html; }");
     server.fetch("/a.txt").expect_status(200).expect_body("one");
     server.configure("server { listen %%ADDR_0%%; return 204; }");
     server.reload();
     eventually("the new configuration counts", || server.fetch("/a.txt").status == 204);
-    assert!(
-        server
-            .wait_for_line("access.log", "/a.txt")
-            .contains("\"GET /a.txt HTTP/1.1\" 200 3")
-    );
+    assert!(server.wait_for_line("access.log", "/a.txt").contains("\"GET /a.txt HTTP/1.1\" 200 3"));
     assert!(server.stop().success());
 }

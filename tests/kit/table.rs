@@ -53,12 +53,7 @@ pub fn run(name: &str) -> Option<usize> {
         report.extend(play(&act, &path)?);
     }
     assert!(compared > 0, "{} compares nothing", path.display());
-    assert!(
-        report.is_empty(),
-        "{} of {compared} differ\n\n{}",
-        report.len(),
-        report.join("\n")
-    );
+    assert!(report.is_empty(), "{} of {compared} differ\n\n{}", report.len(), report.join("\n"));
     Some(compared)
 }
 
@@ -70,18 +65,10 @@ pub fn directory() -> PathBuf {
 fn play(act: &Act, path: &Path) -> Option<Vec<String>> {
     oracle()?;
     let open = Permissions::from_mode(0o755);
-    let root = tempfile::Builder::new()
-        .prefix("weir-")
-        .permissions(open)
-        .tempdir()
-        .expect("a temporary directory");
+    let root = tempfile::Builder::new().prefix("weir-").permissions(open).tempdir().expect("a temporary directory");
     let root = Arc::new(root);
     let upstream = script(&act.replies);
-    let php = if act.conf.contains("%%PHP%%") {
-        Some(PhpFpm::within(&root)?)
-    } else {
-        None
-    };
+    let php = if act.conf.contains("%%PHP%%") { Some(PhpFpm::within(&root)?) } else { None };
     let prepare = |mut setup: Setup| {
         for file in &act.files {
             setup = setup.file(&file.path, &file.content);
@@ -130,12 +117,7 @@ fn play(act: &Act, path: &Path) -> Option<Vec<String>> {
         let (expected, got) = both.log_lines(log);
         let (expected, got) = (expected.join("\n"), got.join("\n"));
         if expected != got {
-            report.push(format!(
-                "{}: {}: {log}\n{}",
-                path.display(),
-                act.title,
-                difference(&expected, &got)
-            ));
+            report.push(format!("{}: {}: {log}\n{}", path.display(), act.title, difference(&expected, &got)));
         }
     }
     Some(report)
@@ -169,24 +151,15 @@ fn parse(text: &str, path: &Path) -> Vec<Act> {
         if !begins {
             match &mut section {
                 Some((_, lines)) => lines.push((number + 1, line)),
-                None => assert!(
-                    line.is_empty() || line.starts_with('#'),
-                    "{}:{}",
-                    path.display(),
-                    number + 1
-                ),
+                None => assert!(line.is_empty() || line.starts_with('#'), "{}:{}", path.display(), number + 1),
             }
             continue;
         }
         if let (Some((words, lines)), Some(act)) = (section.take(), acts.last_mut()) {
-            act.section(&words, &lines)
-                .unwrap_or_else(|why| panic!("{}: {why} near {words:?}", path.display()));
+            act.section(&words, &lines).unwrap_or_else(|why| panic!("{}: {why} near {words:?}", path.display()));
         }
         if let Some(title) = line.strip_prefix("=== ") {
-            acts.push(Act {
-                title: title.to_owned(),
-                ..Act::default()
-            });
+            acts.push(Act { title: title.to_owned(), ..Act::default() });
         } else {
             section = Some((line[4..].split_whitespace().collect(), Vec::new()));
         }
@@ -209,8 +182,7 @@ impl Act {
                 self.replies.insert((*path).to_owned(), reply(&whole));
             }
             ["reply", path, "raw"] => {
-                self.replies
-                    .insert((*path).to_owned(), unescape(&whole.replace('\n', ""))?);
+                self.replies.insert((*path).to_owned(), unescape(&whole.replace('\n', ""))?);
             }
             ["requests"] => self.cases = cases(lines)?,
             _ => return Err("no such section".to_owned()),
@@ -222,11 +194,7 @@ impl Act {
 impl FileSpec {
     fn new(path: &str, options: &[&str], content: String) -> Result<FileSpec, String> {
         let path = String::from_utf8(unescape(path)?).map_err(|error| error.to_string())?;
-        let mut file = FileSpec {
-            path,
-            content: content.into_bytes(),
-            mode: None,
-        };
+        let mut file = FileSpec { path, content: content.into_bytes(), mode: None };
         for option in options {
             match option.split_once('=').unwrap_or((option, "")) {
                 ("repeat", count) => file.content = file.content.repeat(count.parse().map_err(|_| "repeat=N")?),
@@ -271,24 +239,11 @@ fn cases(lines: &[(usize, &str)]) -> Result<Vec<Case>, String> {
                 Some((index, rest)) => (index.parse().map_err(|_| wrong("[N]"))?, rest),
                 None => (0, rest),
             };
-            let exchange = Exchange {
-                listen,
-                half_close: mark == ">>|",
-                ..Exchange::default()
-            };
-            cases.push(Case {
-                line: number,
-                exchange,
-                ..Case::default()
-            });
+            let exchange = Exchange { listen, half_close: mark == ">>|", ..Exchange::default() };
+            cases.push(Case { line: number, exchange, ..Case::default() });
             match mark {
                 ">" => open = Some(Open::new(rest)),
-                _ => cases
-                    .last_mut()
-                    .expect("just pushed")
-                    .exchange
-                    .requests
-                    .push(unescape(rest)?),
+                _ => cases.last_mut().expect("just pushed").exchange.requests.push(unescape(rest)?),
             }
             continue;
         }
@@ -314,10 +269,7 @@ fn cases(lines: &[(usize, &str)]) -> Result<Vec<Case>, String> {
     if let (Some(request), Some(case)) = (open, cases.last_mut()) {
         case.exchange.requests.push(request.bytes());
     }
-    match cases
-        .iter()
-        .find(|case| !case.reason.is_empty() && case.expected.is_none())
-    {
+    match cases.iter().find(|case| !case.reason.is_empty() && case.expected.is_none()) {
         Some(case) => Err(format!("line {}: a reason without an answer", case.line)),
         None => Ok(cases),
     }
@@ -332,11 +284,7 @@ struct Open {
 
 impl Open {
     fn new(line: &str) -> Open {
-        Open {
-            line: line.to_owned(),
-            fields: Vec::new(),
-            body: None,
-        }
+        Open { line: line.to_owned(), fields: Vec::new(), body: None }
     }
 
     fn more(&mut self, line: &str) {
@@ -348,11 +296,7 @@ impl Open {
 
     /// Without a version it is an HTTP/1.1 request with the fields that nobody wants to write each time.
     fn bytes(self) -> Vec<u8> {
-        let named = |name: &str| {
-            self.fields
-                .iter()
-                .any(|field| field.to_ascii_lowercase().starts_with(name))
-        };
+        let named = |name: &str| self.fields.iter().any(|field| field.to_ascii_lowercase().starts_with(name));
         let mut text = self.line.clone();
         if !self.line.contains(" HTTP/") {
             text.push_str(" HTTP/1.1");
@@ -429,26 +373,14 @@ fn a_table_is_read_as_it_is_written() {
                 ! 1.2: so\n< HTTP/1.1 200 OK\n=== two\n--- requests\n>>| GET\n";
     let acts = parse(text, Path::new("a table"));
     assert_eq!(acts.len(), 2);
-    assert_eq!(
-        (acts[0].conf.as_str(), acts[0].files[0].content.as_slice()),
-        ("server { }", &b"ababab"[..])
-    );
+    assert_eq!((acts[0].conf.as_str(), acts[0].files[0].content.as_slice()), ("server { }", &b"ababab"[..]));
     let reply = String::from_utf8_lossy(&acts[0].replies["/x"]).into_owned();
-    assert_eq!(
-        reply,
-        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody"
-    );
+    assert_eq!(reply, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody");
     let first = &acts[0].cases[0].exchange.requests;
-    assert_eq!(
-        first[0],
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: y\r\n\r\n"
-    );
+    assert_eq!(first[0], b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: y\r\n\r\n");
     assert_eq!(first[1], b"POST /b HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc");
     let second = &acts[0].cases[1];
-    assert_eq!(
-        (second.exchange.listen, second.exchange.requests[0].as_slice()),
-        (1, &b"AAA\r\n"[..])
-    );
+    assert_eq!((second.exchange.listen, second.exchange.requests[0].as_slice()), (1, &b"AAA\r\n"[..]));
     assert_eq!(second.expected.as_deref(), Some("HTTP/1.1 200 OK\n"));
     assert!(acts[1].cases[0].exchange.half_close);
 }

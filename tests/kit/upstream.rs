@@ -26,10 +26,7 @@ pub struct Upstream {
 impl Upstream {
     pub fn start() -> Upstream {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        Upstream {
-            listener,
-            accepted: AtomicUsize::new(0),
-        }
+        Upstream { listener, accepted: AtomicUsize::new(0) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -44,8 +41,7 @@ impl Upstream {
     /// The next connection, which must come.
     #[track_caller]
     pub fn accept(&self) -> Conversation {
-        self.accept_within(DEADLINE)
-            .expect("a connection to the upstream within the deadline")
+        self.accept_within(DEADLINE).expect("a connection to the upstream within the deadline")
     }
 
     /// The next connection, if one comes in time.
@@ -86,12 +82,7 @@ impl Upstream {
                 }
             }
         });
-        Background {
-            address,
-            upstream,
-            over,
-            thread: Some(thread),
-        }
+        Background { address, upstream, over, thread: Some(thread) }
     }
 }
 
@@ -150,10 +141,7 @@ impl Asked {
 
     pub fn all(&self, name: &str) -> Vec<&str> {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        fields
-            .filter(|field| field.0.eq_ignore_ascii_case(name))
-            .map(|field| field.1.trim())
-            .collect()
+        fields.filter(|field| field.0.eq_ignore_ascii_case(name)).map(|field| field.1.trim()).collect()
     }
 
     pub fn field(&self, name: &str) -> Option<&str> {
@@ -171,10 +159,7 @@ pub struct Conversation {
 impl Conversation {
     fn new(stream: TcpStream) -> Conversation {
         stream.set_nodelay(true).expect("the connection is open");
-        Conversation {
-            client: Client::from_stream(stream),
-            asked: Asked::default(),
-        }
+        Conversation { client: Client::from_stream(stream), asked: Asked::default() }
     }
 
     /// Reads a whole request, whose head must begin with `start`.
@@ -183,11 +168,7 @@ impl Conversation {
         let read = self.read_request(DEADLINE);
         let so_far = String::from_utf8_lossy(&self.client.buffer).into_owned();
         assert!(read, "no whole request came to the upstream; so far {so_far:?}");
-        assert!(
-            self.asked.head.starts_with(start),
-            "expected {start:?}, asked was\n{}",
-            self.asked.head
-        );
+        assert!(self.asked.head.starts_with(start), "expected {start:?}, asked was\n{}", self.asked.head);
         self
     }
 
@@ -195,15 +176,8 @@ impl Conversation {
     #[track_caller]
     pub fn expect_head(&mut self, start: &str) -> &mut Conversation {
         let head = self.client.read_until(b"\r\n\r\n");
-        self.asked = Asked {
-            head: String::from_utf8_lossy(&head).into_owned(),
-            body: Vec::new(),
-        };
-        assert!(
-            self.asked.head.starts_with(start),
-            "expected {start:?}, asked was\n{}",
-            self.asked.head
-        );
+        self.asked = Asked { head: String::from_utf8_lossy(&head).into_owned(), body: Vec::new() };
+        assert!(self.asked.head.starts_with(start), "expected {start:?}, asked was\n{}", self.asked.head);
         self
     }
 
@@ -282,10 +256,7 @@ impl Conversation {
         }
         let length = find(&self.client.buffer, b"\r\n\r\n").expect("it was found") + 4;
         let head: Vec<u8> = self.client.buffer.drain(..length).collect();
-        self.asked = Asked {
-            head: String::from_utf8_lossy(&head).into_owned(),
-            body: Vec::new(),
-        };
+        self.asked = Asked { head: String::from_utf8_lossy(&head).into_owned(), body: Vec::new() };
         if self.asked.field("Transfer-Encoding") == Some("chunked") {
             let (body, whole) = self.client.chunked_body(end);
             self.asked.body = body;
@@ -330,14 +301,7 @@ fn a_conversation_reads_in_order() {
     let mut client = server.client();
     client.send("POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc");
     let mut conversation = upstream.expect("POST /a HTTP/1.0\r\n");
-    conversation
-        .expect_body("abc")
-        .reply("HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nhello")
-        .close();
-    client
-        .response()
-        .expect_status(200)
-        .expect_field("X-A", "b")
-        .expect_body("hello");
+    conversation.expect_body("abc").reply("HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nhello").close();
+    client.response().expect_status(200).expect_field("X-A", "b").expect_body("hello");
     assert_eq!(upstream.connections(), 1);
 }

@@ -11,9 +11,7 @@ use super::DEADLINE;
 
 /// Messages may be as large as the largest test needs, frames likewise.
 fn limits() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .max_message_size(Some(256 << 20))
-        .max_frame_size(Some(256 << 20))
+    WebSocketConfig::default().max_message_size(Some(256 << 20)).max_frame_size(Some(256 << 20))
 }
 
 /// Opens a WebSocket through the server at `address`.
@@ -22,9 +20,7 @@ pub fn connect(address: &str, path: &str) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(address).expect("the server listens");
     stream.set_nodelay(true).expect("the connection is open");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout is set");
-    let request = format!("ws://{address}{path}")
-        .into_client_request()
-        .expect("an address is a request");
+    let request = format!("ws://{address}{path}").into_client_request().expect("an address is a request");
     let (socket, response) = tungstenite::client::client_with_config(request, stream, Some(limits()))
         .unwrap_or_else(|error| panic!("no WebSocket at {path}: {error}"));
     assert_eq!(response.status(), 101);
@@ -54,11 +50,7 @@ impl Echo {
                 }
             }
         });
-        Echo {
-            address,
-            over,
-            thread: Some(thread),
-        }
+        Echo { address, over, thread: Some(thread) }
     }
 }
 
