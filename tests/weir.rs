@@ -1,1 +1,6 @@
+//! The one integration-test binary: the kit, and a module for each feature, named as nginx names it.
 
+mod kit;
+
+mod differential;
+mod floors;
