@@ -14,11 +14,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 
-use super::listen::Address;
+use crate::base::addr::Address;
 use crate::log::{self, ErrorLog, Level};
 
 /// What runs connections: `http`, `stream`. One for each generation, shared by all threads.
@@ -47,20 +46,8 @@ pub struct Accepted {
     pub slot: Slot,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    Inet(SocketAddr),
-    Unix,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(address) => address.fmt(f),
-            Self::Unix => f.write_str("unix:"),
-        }
-    }
-}
+/// The client's end: where it is bound.
+pub type Peer = Address;
 
 /// How many connections the whole process has accepted, served, and still has: `stub_status`.
 pub static ACCEPTED: AtomicU64 = AtomicU64::new(0);
@@ -152,8 +139,10 @@ impl Listening {
         match self {
             Self::Inet(listener) => listener.accept().await.map(|(stream, peer)| (stream, Peer::Inet(peer))),
             Self::Unix(listener) => {
-                let socket = OwnedFd::from(listener.accept().await?.0.into_std()?);
-                Ok((TcpStream::from_std(socket.into())?, Peer::Unix))
+                let (stream, peer) = listener.accept().await?;
+                let path = peer.as_pathname().unwrap_or(Path::new("")).to_owned();
+                let socket = OwnedFd::from(stream.into_std()?);
+                Ok((TcpStream::from_std(socket.into())?, Peer::Unix(path)))
             }
         }
     }
@@ -170,7 +159,7 @@ fn admit(stream: TcpStream, peer: Peer, door: &Door) {
     HANDLED.fetch_add(1, Ordering::Relaxed);
     ACTIVE.fetch_add(1, Ordering::Relaxed);
     crowd.used.set(crowd.used.get() + 1);
-    let slot = Slot { crowd: crowd.clone(), number, life: Some(door.life.clone()) };
+    let slot = Slot { crowd: crowd.clone(), number, life: Some(door.life.clone()), leaving: Cell::new(false) };
     let accepted = Accepted { stream, peer, slot };
     let (serve, listener) = (door.serve.clone(), door.listener);
     // Not even making the future happens here: a panic must not end the task that accepts.
@@ -184,6 +173,8 @@ pub struct Slot {
     number: u64,
     /// `None` for a connection that this process opened itself.
     life: Option<Arc<Life>>,
+    /// Its connection was sent away, see [`Crowd::leaving`].
+    leaving: Cell<bool>,
 }
 
 impl Slot {
@@ -194,7 +185,7 @@ impl Slot {
             return None;
         }
         crowd.used.set(crowd.used.get() + 1);
-        Some(Self { crowd, number: next_number(), life: None })
+        Some(Self { crowd, number: next_number(), life: None, leaving: Cell::new(false) })
     }
 
     /// The connection's number in the log. nginx numbers those to upstreams in the same row.
@@ -210,13 +201,16 @@ impl Slot {
     /// Ends when an idle connection has to go: its generation drains, or its place is needed. Await it beside the
     /// next request's first byte.
     pub fn unwanted(&self) -> Unwanted<'_> {
-        Unwanted { slot: self, key: None }
+        Unwanted { slot: self, key: None, told: false }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.crowd.used.set(self.crowd.used.get().saturating_sub(1));
+        if self.leaving.get() {
+            self.crowd.leaving.set(self.crowd.leaving.get().saturating_sub(1));
+        }
         if self.life.is_none() {
             return;
         }
@@ -234,17 +228,21 @@ pub struct Unwanted<'a> {
     slot: &'a Slot,
     /// Its place in [`Crowd::idle`]; whoever wants it gone takes it out there.
     key: Option<u64>,
+    /// It has ended, so the connection goes.
+    told: bool,
 }
 
 impl Future for Unwanted<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(life) = &self.slot.life else { return Poll::Pending };
-        if self.slot.draining() {
+        let slot = self.slot;
+        let Some(life) = &slot.life else { return Poll::Pending };
+        if life.drains() {
+            self.told = true;
             return Poll::Ready(());
         }
-        let crowd = &self.slot.crowd;
+        let crowd = &slot.crowd;
         let mut idle = crowd.idle.borrow_mut();
         match self.key {
             None => {
@@ -260,7 +258,10 @@ impl Future for Unwanted<'_> {
                     waiting.waker.clone_from(cx.waker());
                     Poll::Pending
                 }
-                None => Poll::Ready(()),
+                None => {
+                    self.told = true;
+                    Poll::Ready(())
+                }
             },
         }
     }
@@ -268,8 +269,13 @@ impl Future for Unwanted<'_> {
 
 impl Drop for Unwanted<'_> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.slot.crowd.idle.borrow_mut().remove(&key);
+        let crowd = &self.slot.crowd;
+        let sent_away = self.key.is_some_and(|key| crowd.idle.borrow_mut().remove(&key).is_none());
+        match sent_away {
+            true if self.told => self.slot.leaving.set(true),
+            // Its next request came at the same moment, and it stays.
+            true => crowd.leaving.set(crowd.leaving.get().saturating_sub(1)),
+            false => {}
         }
     }
 }
@@ -282,6 +288,8 @@ pub struct Crowd {
     /// What nginx counts in: each listening socket, and the line to the master.
     own: Cell<usize>,
     used: Cell<usize>,
+    /// Connections that were sent away and are about to end: their places can be had at once.
+    leaving: Cell<usize>,
     live: RefCell<HashMap<u64, Live>>,
     /// Those that wait for a next request, longest first.
     idle: RefCell<BTreeMap<u64, Idle>>,
@@ -320,7 +328,7 @@ impl Crowd {
     /// Whether one more connection has room, after idle ones were sent away to make some.
     fn admits(&self, log: &ErrorLog) -> bool {
         self.make_room(log);
-        let (used, limit) = (self.own.get() + self.used.get(), self.limit.get());
+        let (used, limit) = (self.in_use(), self.limit.get());
         if used >= limit {
             let message = format_args!("{limit} worker_connections are not enough");
             log.write(Level::Alert, &log::Context::default(), message);
@@ -328,10 +336,14 @@ impl Crowd {
         used < limit
     }
 
+    fn in_use(&self) -> usize {
+        (self.own.get() + self.used.get()).saturating_sub(self.leaving.get())
+    }
+
     /// nginx: when less than a sixteenth is free, up to 32 and up to an eighth of the idle connections must go, those
     /// first that have been idle for longest.
     fn make_room(&self, log: &ErrorLog) {
-        let (used, limit) = (self.own.get() + self.used.get(), self.limit.get());
+        let (used, limit) = (self.in_use(), self.limit.get());
         let mut idle = self.idle.borrow_mut();
         if limit.saturating_sub(used) > limit / 16 || idle.is_empty() {
             return;
@@ -344,6 +356,7 @@ impl Crowd {
         }
         for _ in 0..(idle.len() / 8).clamp(1, 32) {
             if let Some((_, unwanted)) = idle.pop_first() {
+                self.leaving.set(self.leaving.get() + 1);
                 unwanted.waker.wake();
             }
         }
@@ -354,6 +367,7 @@ impl Crowd {
         self.idle.borrow_mut().retain(|_, idle| {
             let stays = !idle.life.drains();
             if !stays {
+                self.leaving.set(self.leaving.get() + 1);
                 idle.waker.wake_by_ref();
             }
             stays
@@ -388,4 +402,136 @@ fn next_number() -> u64 {
 fn failed(log: &ErrorLog, level: Level, error: &io::Error, call: &str) {
     let code = error.raw_os_error().unwrap_or(0);
     log.write_os(level, &log::Context::default(), code, format_args!("{call} failed"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpStream as Client};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::runtime::{Builder, LocalOptions};
+
+    /// Answers each byte with itself; `!` panics, and between bytes the connection is idle.
+    struct Echo;
+
+    impl Serve for Echo {
+        fn connection(self: Arc<Self>, mut accepted: Accepted, _: usize) -> Pin<Box<dyn Future<Output = ()>>> {
+            Box::pin(async move {
+                let mut byte = [0];
+                loop {
+                    let read = tokio::select! {
+                        read = accepted.stream.read(&mut byte) => read,
+                        () = accepted.slot.unwanted() => return,
+                    };
+                    match read {
+                        Ok(1) if byte == *b"!" => panic!("asked for"),
+                        Ok(1) => accepted.stream.write_all(&byte).await.expect("the client reads"),
+                        _ => return,
+                    }
+                }
+            })
+        }
+    }
+
+    /// Runs `client` on a thread of its own beside a loop that accepts.
+    fn with_loop(limit: usize, client: impl FnOnce(std::net::SocketAddr) + Send + 'static, after: impl FnOnce(&Crowd)) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        listener.set_nonblocking(true).expect("a socket");
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        runtime.expect("descriptors are left").block_on(async {
+            let crowd = Crowd::here();
+            crowd.limit(limit + 2, 1);
+            let door = Door {
+                serve: Arc::new(Echo),
+                life: Arc::new(Life::new(1)),
+                listener: 0,
+                multi_accept: false,
+                log: ErrorLog::none(),
+            };
+            let life = door.life.clone();
+            let (done, ended) = tokio::sync::oneshot::channel();
+            let thread = std::thread::spawn(move || {
+                client(address);
+                done.send(()).expect("the loop waits");
+            });
+            tokio::task::spawn_local(accept(listener.into(), Address::Inet(address), door));
+            ended.await.expect("the client does not panic");
+            thread.join().expect("the client does not panic");
+            life.drain();
+            after(&crowd);
+            crowd.drain();
+            crowd.empty().await;
+        });
+    }
+
+    fn echoes(client: &mut Client, byte: u8) -> bool {
+        let mut answer = [0];
+        client.write_all(&[byte]).is_ok() && client.read(&mut answer).is_ok_and(|n| n == 1) && answer == [byte]
+    }
+
+    fn closed(client: &mut Client) -> bool {
+        !matches!(client.read(&mut [0]), Ok(n) if n > 0)
+    }
+
+    #[test]
+    fn a_panic_ends_one_connection_only() {
+        with_loop(
+            8,
+            |address| {
+                let mut bystander = Client::connect(address).expect("it listens");
+                assert!(echoes(&mut bystander, b'a'));
+                let mut unlucky = Client::connect(address).expect("it listens");
+                unlucky.write_all(b"!").expect("it is accepted");
+                assert!(closed(&mut unlucky));
+                assert!(echoes(&mut bystander, b'b'));
+                let mut next = Client::connect(address).expect("it listens");
+                assert!(echoes(&mut next, b'c'));
+            },
+            |_| (),
+        );
+    }
+
+    #[test]
+    fn when_connections_run_out_the_longest_idle_makes_room() {
+        with_loop(
+            2,
+            |address| {
+                let mut first = Client::connect(address).expect("it listens");
+                assert!(echoes(&mut first, b'a'));
+                let mut second = Client::connect(address).expect("it listens");
+                assert!(echoes(&mut second, b'b'));
+                let mut third = Client::connect(address).expect("it listens");
+                assert!(echoes(&mut third, b'c'));
+                assert!(closed(&mut first));
+                assert!(echoes(&mut third, b'd'));
+                // Now the second one is idle for longest.
+                let mut fourth = Client::connect(address).expect("it listens");
+                assert!(echoes(&mut fourth, b'e'));
+                assert!(closed(&mut second));
+                assert!(echoes(&mut third, b'f'));
+            },
+            |_| (),
+        );
+    }
+
+    #[test]
+    fn a_generation_that_drains_closes_its_idle_connections() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        with_loop(
+            8,
+            move |address| {
+                let mut idle = Client::connect(address).expect("it listens");
+                assert!(echoes(&mut idle, b'a'));
+                sender.send(idle).expect("the test waits");
+            },
+            |crowd| assert_eq!(crowd.live.borrow().len(), 1),
+        );
+        let mut idle = receiver.recv().expect("the client sent it");
+        assert!(closed(&mut idle));
+        // The peer is gone: shutting down fails or does nothing.
+        let _ = idle.shutdown(Shutdown::Both);
+    }
 }

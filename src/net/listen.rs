@@ -308,3 +308,90 @@ fn failed(log: &ErrorLog, level: Level, error: &io::Error, message: fmt::Argumen
 fn code(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    fn any_port() -> Options {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        // The port is free again when the listener is dropped, and SO_REUSEADDR takes it.
+        Options::new(Address::Inet(taken.local_addr().expect("it is bound")))
+    }
+
+    fn opened(wanted: &[Options], previous: &[Listener], threads: usize) -> Vec<Listener> {
+        open(wanted, previous, threads, Purpose::Serve, &ErrorLog::none()).expect("the addresses are free")
+    }
+
+    fn connects(options: &Options) -> bool {
+        match &options.address {
+            Address::Inet(inet) => TcpStream::connect(inet).is_ok(),
+            Address::Unix(path) => UnixStream::connect(path).is_ok(),
+        }
+    }
+
+    #[test]
+    fn the_same_address_keeps_its_socket_and_others_go() {
+        let (kept, gone, new) = (any_port(), any_port(), any_port());
+        let first = opened(&[gone.clone(), kept.clone()], &[], 1);
+        let changed = Options { backlog: 7, deferred: true, ..kept.clone() };
+        let second = opened(&[new.clone(), changed], &first, 1);
+        assert_eq!(second[1].sockets[0].as_raw_fd(), first[1].sockets[0].as_raw_fd());
+        drop(first);
+        assert!(connects(&new) && connects(&kept));
+        assert!(!connects(&gone));
+    }
+
+    #[test]
+    fn reuseport_gives_each_thread_a_socket_and_can_be_switched() {
+        let one = any_port();
+        let many = Options { reuseport: true, ..one.clone() };
+        let first = opened(std::slice::from_ref(&one), &[], 3);
+        assert_eq!(first[0].sockets.len(), 1);
+        let second = opened(std::slice::from_ref(&many), &first, 3);
+        assert_eq!(second[0].sockets.len(), 3);
+        assert_eq!(second[0].sockets[0].as_raw_fd(), first[0].sockets[0].as_raw_fd());
+        let third = opened(std::slice::from_ref(&many), &second, 2);
+        assert_eq!(third[0].sockets.len(), 2);
+        let fourth = opened(std::slice::from_ref(&one), &third, 2);
+        assert_eq!(fourth[0].sockets.len(), 1);
+    }
+
+    #[test]
+    fn an_address_in_use_fails_in_the_end_but_not_in_a_test() {
+        let options = any_port();
+        let held = opened(std::slice::from_ref(&options), &[], 1);
+        let again = |purpose| open(std::slice::from_ref(&options), &[], 1, purpose, &ErrorLog::none());
+        let fault = again(Purpose::Serve).expect_err("it is held");
+        assert_eq!(fault.to_string(), "still could not bind()");
+        assert_eq!(again(Purpose::Test).expect("a test disturbs nobody")[0].sockets.len(), 0);
+        drop(held);
+    }
+
+    #[test]
+    fn an_address_that_is_not_ours_fails_at_once() {
+        let foreign = "192.0.2.1:80".parse().expect("an address of RFC 5737");
+        let options = Options::new(Address::Inet(foreign));
+        let fault = open(&[options], &[], 1, Purpose::Serve, &ErrorLog::none()).expect_err("not our address");
+        assert_eq!(fault.to_string(), "bind() to 192.0.2.1:80 failed (99: Cannot assign requested address)");
+    }
+
+    #[test]
+    fn a_unix_socket_is_open_to_everybody_and_its_file_goes_with_it() {
+        let directory = tempfile::tempdir().expect("a place for temporary files");
+        let path = directory.path().join("weir.sock");
+        let options = Options::new(Address::Unix(path.clone()));
+        open(std::slice::from_ref(&options), &[], 1, Purpose::Test, &ErrorLog::none()).expect("the directory is ours");
+        assert!(!path.exists(), "a test leaves nothing behind");
+        let listeners = opened(std::slice::from_ref(&options), &[], 4);
+        assert_eq!(listeners[0].sockets.len(), 1);
+        let mode = std::fs::metadata(&path).expect("it is bound").permissions().mode();
+        assert_eq!(mode & 0o777, 0o666);
+        assert!(connects(&options));
+        remove_file(&listeners[0], &ErrorLog::none());
+        assert!(!path.exists());
+    }
+}

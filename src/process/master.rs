@@ -32,7 +32,7 @@ use crate::conf::source::Source;
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
 use crate::net::listen::{self, Purpose, previous_of};
 
-/// A worker that ends so soon after its start will do so again: the next one waits.
+/// A worker that ends so soon after its start, and the one after it, too, will do so again: the next one waits.
 const TOO_SOON: Duration = Duration::from_secs(1);
 /// nginx's first pause before it asks again for an end; each next one is twice as long.
 const FIRST_ASK: Duration = Duration::from_millis(50);
@@ -57,6 +57,7 @@ pub fn run(start: Start, generation: Generation, arguments: &str) -> ! {
         offered: None,
         reload_again: false,
         respawn: None,
+        early_deaths: 0,
         ending: Ending::Not,
     };
     master.say(Level::Notice, "start worker processes");
@@ -164,6 +165,8 @@ struct Master {
     reload_again: bool,
     /// When to start the next worker.
     respawn: Option<Instant>,
+    /// Workers in a row that ended too soon.
+    early_deaths: u32,
     ending: Ending,
 }
 
@@ -173,7 +176,10 @@ enum Ending {
     /// Workers finish what they have.
     Graceful,
     /// Workers end at once. `ask` again at `at`.
-    Now { ask: Duration, at: Instant },
+    Now {
+        ask: Duration,
+        at: Instant,
+    },
 }
 
 impl Master {
@@ -321,7 +327,8 @@ impl Master {
         if worker.respawn && !worker.exiting && self.ending == Ending::Not {
             let now = Instant::now();
             let early = now.duration_since(worker.since) < TOO_SOON;
-            self.respawn = Some(if early { now + TOO_SOON } else { now });
+            self.early_deaths = if early { self.early_deaths + 1 } else { 0 };
+            self.respawn = Some(if self.early_deaths > 1 { now + TOO_SOON } else { now });
         }
     }
 
@@ -433,8 +440,7 @@ impl Master {
             let Some(channel) = &mut worker.channel else { continue };
             let copies: Result<Vec<_>, _> = fresh.iter().map(|(_, descriptor)| descriptor.try_clone()).collect();
             let parts = fresh.iter().map(|(path, _)| path.as_os_str().as_bytes().to_vec()).collect();
-            let sent = copies
-                .and_then(|descriptors| channel.send(&Message { kind: Kind::Reopen, parts, descriptors }));
+            let sent = copies.and_then(|descriptors| channel.send(&Message { kind: Kind::Reopen, parts, descriptors }));
             if let Err(error) = sent {
                 let pid = worker.pid;
                 let message = format_args!("worker process {pid} does not take the reopened logs: {error}");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::base::clock;
 use crate::log::batch;
 
 /// How old the time may get, and a log line, while the loop does not wait.
@@ -24,6 +25,7 @@ thread_local! {
 
 /// The runtime calls this when it has waited.
 pub fn begins() {
+    clock::tick();
     TURNS.set(TURNS.get() + 1);
     if let Some(pulse) = STOPPED.take() {
         pulse.notify_one();
@@ -41,6 +43,7 @@ pub async fn pulse() {
     loop {
         let before = TURNS.get();
         tokio::time::sleep(BEAT).await;
+        clock::tick();
         let held = batch::flush_all();
         // One turn is the one that woke us.
         if TURNS.get() > before + 1 {
