@@ -89,7 +89,7 @@ impl Connection {
         self.client
             .get_or_init(|| match self.peer {
                 Peer::Inet(address) => Address::Inet(address).host().into(),
-                Peer::Unix => Bytes::from_static(b"unix:"),
+                Peer::Unix(_) => Bytes::from_static(b"unix:"),
             })
             .clone()
     }
