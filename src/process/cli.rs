@@ -3,12 +3,14 @@
 //! In: the arguments. Out: an [`Invocation`]. Texts begin with `nginx: ` where nginx's do, since scripts look for it.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use lexopt::{Arg, Parser};
 use nix::sys::signal::Signal;
 
 use crate::base::text;
+use crate::conf::source::Source;
 
 /// The release of nginx whose configuration and behaviour are served.
 const NGINX_VERSION: &str = "1.31.5";
@@ -37,6 +39,8 @@ pub struct Options {
     error_log: Option<PathBuf>,
     /// `-g`
     pub directives: Option<String>,
+    /// `weir serve`: the configuration itself, in place of a file.
+    text: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -52,6 +56,26 @@ pub enum Task {
 }
 
 impl Options {
+    /// The options of `weir serve`: this configuration text, with temporary files below `prefix`.
+    pub fn of_text(text: String, prefix: PathBuf) -> Self {
+        Self {
+            conf_file: Some(PathBuf::from("serve")),
+            prefix: Some(prefix),
+            error_log: Some(PathBuf::from("stderr")),
+            text: Some(text),
+            ..Self::default()
+        }
+    }
+
+    /// Where the configuration is read from.
+    pub fn source(&self) -> Source {
+        let mut source = Source::disk();
+        if let Some(text) = &self.text {
+            source.add(&text::decode(self.conf_file().as_os_str().as_bytes()), &text::bytes(text));
+        }
+        source
+    }
+
     /// Relative paths in the configuration start here.
     pub fn prefix(&self) -> &Path {
         self.prefix.as_deref().unwrap_or(Path::new(PREFIX))
@@ -87,8 +111,7 @@ impl Options {
 
 /// Reads the arguments behind the program's name. The error is what to print on stderr before leaving with 1.
 ///
-/// A first argument `serve` will be the server without a configuration file; it has options of its own, so it is told
-/// apart here, before any of nginx's.
+/// A first argument `serve` is not one of these: `process/serve.rs` reads what follows it.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, String> {
     let mut parser = Parser::from_args(arguments);
     let mut options = Options::default();
@@ -107,7 +130,6 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             Arg::Short('e') => options.error_log = Some(value(&mut parser, 'e', "file name")?.into()),
             Arg::Short('c') => options.conf_file = Some(value(&mut parser, 'c', "file name")?.into()),
             Arg::Short('g') => {
-                use std::os::unix::ffi::OsStrExt;
                 options.directives = Some(text::decode(value(&mut parser, 'g', "parameter")?.as_bytes()));
             }
             Arg::Short('s') => {

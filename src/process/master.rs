@@ -28,7 +28,6 @@ use super::os::{self, Fork};
 use super::signal::Signals;
 use super::worker::{self, Start, redirect_stderr, until};
 use super::{pidfile, report};
-use crate::conf::source::Source;
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
 use crate::net::listen::{self, Purpose, previous_of};
 
@@ -74,7 +73,7 @@ pub fn run(start: Start, generation: Generation, arguments: &str) -> ! {
 /// Reads and opens the configuration anew. On failure says why, and nothing has changed.
 pub fn reload(options: &Options, sinks: &Sinks, current: &Generation) -> Option<Generation> {
     let log = &current.log;
-    let mut source = Source::disk();
+    let mut source = options.source();
     let draft = match Draft::read(options, &mut source, sinks, || ()) {
         Ok(draft) => draft,
         Err(refused) => {

@@ -16,6 +16,7 @@ pub mod master;
 pub mod os;
 pub mod pidfile;
 pub mod report;
+pub mod serve;
 pub mod signal;
 pub mod turn;
 pub mod worker;
@@ -24,7 +25,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use cli::{Invocation, Task};
+use cli::{Invocation, Options, Task};
 use generation::{Draft, Generation};
 use worker::Start;
 
@@ -37,6 +38,9 @@ use crate::net::listen::Purpose;
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let environment = std::env::vars_os().collect();
+    if arguments.get(1).is_some_and(|first| first == "serve") {
+        return serve::main(&arguments, environment);
+    }
     let options = match cli::parse(arguments.iter().skip(1).cloned()) {
         Ok(Invocation::Run(options)) => options,
         Ok(Invocation::TellAndRun(told, options)) => {
@@ -53,25 +57,27 @@ pub fn main() -> ExitCode {
         }
     };
 
+    let (start, log) = begin(options, environment);
+    match start.options.task {
+        Task::Test { dump, quiet } => test(&start, dump, quiet, &log),
+        Task::Signal(signal) => match read(&start, &mut start.options.source(), &log) {
+            Some(draft) => ExitCode::from(master::signal(signal, &draft.settings.pid, &log)),
+            None => ExitCode::FAILURE,
+        },
+        Task::Serve => match prepare(&start, &log) {
+            Ok(generation) => run(start, generation, &arguments),
+            Err(NotStarted) => ExitCode::FAILURE,
+        },
+    }
+}
+
+/// Everything that comes before the configuration.
+fn begin(options: Options, environment: Vec<(OsString, OsString)>) -> (Start, ErrorLog) {
     let title = os::Title::claim();
     let sinks = Sinks::new();
     let log = ErrorLog::startup(&sinks, options.error_log().as_deref());
     error::set_main(log.clone());
-    let start = Start { options, sinks, title, environment };
-    match start.options.task {
-        Task::Test { dump, quiet } => test(&start, dump, quiet, &log),
-        Task::Signal(signal) => match read(&start, &mut Source::disk(), &log) {
-            Some(draft) => ExitCode::from(master::signal(signal, &draft.settings.pid, &log)),
-            None => ExitCode::FAILURE,
-        },
-        Task::Serve => {
-            let words: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
-            match prepare(&start, &log) {
-                Ok(generation) => serve(start, generation, &words.join(" ")),
-                Err(NotStarted) => ExitCode::FAILURE,
-            }
-        }
-    }
+    (Start { options, sinks, title, environment }, log)
 }
 
 /// The reason is told already.
@@ -99,7 +105,7 @@ fn read(start: &Start, source: &mut Source, log: &ErrorLog) -> Option<Draft> {
 
 /// `-t` and `-T`.
 fn test(start: &Start, dump: bool, quiet: bool, log: &ErrorLog) -> ExitCode {
-    let mut source = Source::disk();
+    let mut source = start.options.source();
     let file = start.options.conf_file();
     let file = file.display();
     let tested = read(start, &mut source, log).is_some_and(|draft| {
@@ -123,7 +129,7 @@ fn test(start: &Start, dump: bool, quiet: bool, log: &ErrorLog) -> ExitCode {
 
 /// Everything until the server can be said to have started.
 fn prepare(start: &Start, log: &ErrorLog) -> Result<Generation, NotStarted> {
-    let mut source = Source::disk();
+    let mut source = start.options.source();
     let draft = read(start, &mut source, log).ok_or(NotStarted)?;
     let (daemon, pid) = (draft.settings.daemon, draft.settings.pid.clone());
     let opened = draft.open(1, &[], Purpose::Serve, &start.sinks, log);
@@ -147,9 +153,10 @@ fn prepare(start: &Start, log: &ErrorLog) -> Result<Generation, NotStarted> {
     Ok(generation)
 }
 
-fn serve(start: Start, generation: Generation, arguments: &str) -> ! {
+fn run(start: Start, generation: Generation, arguments: &[OsString]) -> ! {
     if generation.settings.master_process {
-        master::run(start, generation, arguments)
+        let words: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+        master::run(start, generation, &words.join(" "))
     } else {
         worker::run_alone(start, std::sync::Arc::new(generation))
     }
