@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::wire::byte::{self, REG_NAME};
-use crate::wire::http1::request::{Method, Version};
+use crate::wire::http1::method::{Method, Version};
 
 /// Why a whole head is refused. `text` is nginx's sentence for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
