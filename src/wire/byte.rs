@@ -31,6 +31,24 @@ pub(crate) fn skip(buf: &[u8], from: usize, classes: u8) -> usize {
     from + rest.iter().position(|&byte| !is(byte, classes)).unwrap_or(rest.len())
 }
 
+/// The first place at or after `from` with a control below space; the length when there is none.
+#[inline(always)]
+pub(crate) fn find_control(buf: &[u8], from: usize) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let mut at = from;
+    // eight at a time: the lowest high bit that is left marks the first byte below 0x20
+    while let Some(eight) = buf.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*eight);
+        let below = word.wrapping_sub(ONES * 0x20) & !word & (ONES * 0x80);
+        if below != 0 {
+            return at + (below.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    let rest = buf.get(at..).unwrap_or_default();
+    at + rest.iter().position(|&byte| byte < b' ').unwrap_or(rest.len())
+}
+
 /// A decimal number that fills the whole of `text`: digits only, at least one, at most `i64::MAX`
 /// (nginx: `ngx_atoof`).
 pub fn offset(text: &[u8]) -> Option<u64> {
@@ -145,6 +163,23 @@ mod tests {
             let mut out = Vec::new();
             push_decimal(&mut out, number);
             assert_eq!(out, number.to_string().into_bytes());
+        }
+    }
+
+    #[test]
+    fn leaps_stop_where_steps_do() {
+        for len in 0..40 {
+            for odd in 0..len {
+                for byte in [0, b'\t', 0x1f, b' ', b'.', 0x7f, 0x80, 0xff] {
+                    let mut text = vec![b'a'; len];
+                    text[odd] = byte;
+                    for from in 0..=len {
+                        let steps = |stop: fn(u8) -> bool| (from..len).find(|&at| stop(text[at])).unwrap_or(len);
+                        assert_eq!(skip(&text, from, NAME), steps(|byte| !is(byte, NAME)));
+                        assert_eq!(find_control(&text, from), steps(|byte| byte < b' '));
+                    }
+                }
+            }
         }
     }
 

@@ -109,6 +109,11 @@ impl FieldParser {
     /// The next line; `None` is "more bytes".
     pub fn next(&mut self, buf: &[u8], rules: NameRules) -> Result<Option<Line>, BrokenLine> {
         let buf = visible(buf);
+        if self.part == Part::Start
+            && let Some(field) = self.usual_line(buf)
+        {
+            return Ok(Some(Line::Field(field)));
+        }
         loop {
             let found = match self.part {
                 Part::Start => self.start_of_line(buf, rules)?,
@@ -129,6 +134,38 @@ impl FieldParser {
                 }
             }
         }
+    }
+
+    /// The line that nearly all are: letters, a colon, one space, a value, CR and LF, and all of it there. `None` says
+    /// nothing against the line: it is read byte by byte then.
+    #[inline]
+    fn usual_line(&mut self, buf: &[u8]) -> Option<Field> {
+        let start = self.pos;
+        let colon = byte::skip(buf, start, NAME);
+        let [b':', b' ', first, ..] = *buf.get(colon..)? else {
+            return None;
+        };
+        let value = colon + 2;
+        let mut end = byte::find_control(buf, value);
+        // a tab is part of the value
+        while buf.get(end) == Some(&b'\t') {
+            end = byte::find_control(buf, end + 1);
+        }
+        let [b'\r', b'\n', ..] = *buf.get(end..)? else {
+            return None;
+        };
+        if colon == start || first == b' ' || buf.get(end - 1) == Some(&b' ') {
+            return None;
+        }
+        self.start = start;
+        self.pos = end + 2;
+        let end_of_line = self.pos as u32;
+        Some(Field {
+            name: Span::new(start, colon),
+            value: Span::new(value, end),
+            invalid: false,
+            end: end_of_line,
+        })
     }
 
     fn start_of_line(&mut self, buf: &[u8], rules: NameRules) -> Result<Found, BrokenLine> {

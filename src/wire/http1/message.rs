@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::wire::byte::{self, REG_NAME};
-use crate::wire::http1::request::{Method, Version};
+use crate::wire::http1::method::{Method, Version};
 
 /// Why a whole head is refused. `text` is nginx's sentence for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +115,9 @@ pub enum Connection {
 impl Connection {
     /// nginx looks for the words anywhere in the value, not for tokens.
     pub fn of(value: &[u8]) -> Option<Self> {
-        if byte::find_ignore_case(value, b"close").is_some() {
+        if value.eq_ignore_ascii_case(b"keep-alive") {
+            Some(Self::KeepAlive)
+        } else if byte::find_ignore_case(value, b"close").is_some() {
             Some(Self::Close)
         } else if byte::find_ignore_case(value, b"keep-alive").is_some() {
             Some(Self::KeepAlive)

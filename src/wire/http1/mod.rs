@@ -6,6 +6,7 @@
 pub mod chunked; // bodies in chunks, both ways
 pub mod field; // "Name: value" lines, of clients and of upstreams
 pub mod message; // what the fields of a request mean for its framing
+pub mod method; // GET and its kin; versions as numbers
 pub mod name; // the request fields that the server itself understands
 pub mod request; // "GET /target HTTP/1.1"
 pub mod response; // "HTTP/1.1 200 OK", read

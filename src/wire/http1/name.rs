@@ -51,40 +51,45 @@ pub enum Rule {
 impl Name {
     /// Letters of either case alike. `None` for every other field: it is kept, and nothing follows from it.
     pub fn of(name: &[u8]) -> Option<Self> {
-        // the length first: it leaves one to three words to compare with
-        let candidates: &[(&[u8], Self)] = match name.len() {
-            2 => &[(b"te", Self::Te)],
-            3 => &[(b"via", Self::Via)],
-            4 => &[(b"host", Self::Host), (b"date", Self::Date)],
-            5 => &[(b"range", Self::Range), (b"depth", Self::Depth)],
-            6 => &[(b"accept", Self::Accept), (b"cookie", Self::Cookie), (b"expect", Self::Expect)],
-            7 => &[(b"referer", Self::Referer), (b"upgrade", Self::Upgrade)],
-            8 => &[(b"if-match", Self::IfMatch), (b"if-range", Self::IfRange)],
-            9 => &[(b"x-real-ip", Self::XRealIp), (b"overwrite", Self::Overwrite)],
-            10 => {
-                &[(b"connection", Self::Connection), (b"user-agent", Self::UserAgent), (b"keep-alive", Self::KeepAlive)]
-            }
-            11 => &[(b"destination", Self::Destination)],
-            12 => &[(b"content-type", Self::ContentType)],
-            13 => &[
-                (b"if-none-match", Self::IfNoneMatch),
-                (b"authorization", Self::Authorization),
-                (b"content-range", Self::ContentRange),
-            ],
-            14 => &[(b"content-length", Self::ContentLength)],
-            15 => &[
-                (b"accept-encoding", Self::AcceptEncoding),
-                (b"accept-language", Self::AcceptLanguage),
-                (b"x-forwarded-for", Self::XForwardedFor),
-            ],
-            16 => &[(b"proxy-connection", Self::ProxyConnection)],
-            17 => &[(b"if-modified-since", Self::IfModifiedSince), (b"transfer-encoding", Self::TransferEncoding)],
-            19 => {
-                &[(b"if-unmodified-since", Self::IfUnmodifiedSince), (b"proxy-authorization", Self::ProxyAuthorization)]
-            }
+        let mut lower = [0; 19];
+        let lower = lower.get_mut(..name.len())?;
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        Some(match &*lower {
+            b"te" => Self::Te,
+            b"via" => Self::Via,
+            b"host" => Self::Host,
+            b"date" => Self::Date,
+            b"range" => Self::Range,
+            b"depth" => Self::Depth,
+            b"accept" => Self::Accept,
+            b"cookie" => Self::Cookie,
+            b"expect" => Self::Expect,
+            b"referer" => Self::Referer,
+            b"upgrade" => Self::Upgrade,
+            b"if-match" => Self::IfMatch,
+            b"if-range" => Self::IfRange,
+            b"x-real-ip" => Self::XRealIp,
+            b"overwrite" => Self::Overwrite,
+            b"connection" => Self::Connection,
+            b"user-agent" => Self::UserAgent,
+            b"keep-alive" => Self::KeepAlive,
+            b"destination" => Self::Destination,
+            b"content-type" => Self::ContentType,
+            b"if-none-match" => Self::IfNoneMatch,
+            b"authorization" => Self::Authorization,
+            b"content-range" => Self::ContentRange,
+            b"content-length" => Self::ContentLength,
+            b"accept-encoding" => Self::AcceptEncoding,
+            b"accept-language" => Self::AcceptLanguage,
+            b"x-forwarded-for" => Self::XForwardedFor,
+            b"proxy-connection" => Self::ProxyConnection,
+            b"if-modified-since" => Self::IfModifiedSince,
+            b"transfer-encoding" => Self::TransferEncoding,
+            b"if-unmodified-since" => Self::IfUnmodifiedSince,
+            b"proxy-authorization" => Self::ProxyAuthorization,
             _ => return None,
-        };
-        candidates.iter().find(|(word, _)| name.eq_ignore_ascii_case(word)).map(|&(_, known)| known)
+        })
     }
 
     pub fn rule(self) -> Rule {

@@ -5,6 +5,7 @@
 //! looked at once, however the bytes are cut into packets.
 
 use crate::wire::byte::{self, HOST, LITERAL, METHOD, SCHEME, USUAL};
+pub use crate::wire::http1::method::{Method, Version};
 use crate::wire::span::{Span, visible};
 use crate::wire::uri::Shape;
 
@@ -63,66 +64,6 @@ impl LineError {
 impl std::fmt::Display for LineError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.text())
-    }
-}
-
-/// The protocol's version as nginx counts it: major * 1000 + minor. `HTTP/1.2` is taken and compares as newer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version(pub u32);
-
-impl Version {
-    pub const HTTP_09: Self = Self(9);
-    pub const HTTP_10: Self = Self(1000);
-    pub const HTTP_11: Self = Self(1001);
-    pub const HTTP_20: Self = Self(2000);
-    pub const HTTP_30: Self = Self(3000);
-}
-
-/// The methods that nginx knows by name. Any other word of `A-Z _ -` is a method too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Delete,
-    Mkcol,
-    Copy,
-    Move,
-    Options,
-    Propfind,
-    Proppatch,
-    Lock,
-    Unlock,
-    Patch,
-    Trace,
-    Connect,
-    #[default]
-    Other,
-}
-
-impl Method {
-    /// Methods are compared as they are: `get` is none.
-    pub fn of(name: &[u8]) -> Self {
-        match name {
-            b"GET" => Self::Get,
-            b"HEAD" => Self::Head,
-            b"POST" => Self::Post,
-            b"PUT" => Self::Put,
-            b"DELETE" => Self::Delete,
-            b"MKCOL" => Self::Mkcol,
-            b"COPY" => Self::Copy,
-            b"MOVE" => Self::Move,
-            b"OPTIONS" => Self::Options,
-            b"PROPFIND" => Self::Propfind,
-            b"PROPPATCH" => Self::Proppatch,
-            b"LOCK" => Self::Lock,
-            b"UNLOCK" => Self::Unlock,
-            b"PATCH" => Self::Patch,
-            b"TRACE" => Self::Trace,
-            b"CONNECT" => Self::Connect,
-            _ => Self::Other,
-        }
     }
 }
 
@@ -655,15 +596,13 @@ fn version(text: &[u8]) -> Result<Option<(Version, usize)>, LineError> {
         Some(byte @ b'0'..=b'9') => u32::from(byte - b'0'),
         Some(_) => return Err(LineError::Request),
     };
-    let mut len = NAME.len() + 3;
-    for byte in digits {
+    for (len, byte) in (NAME.len() + 3..).zip(digits) {
         match byte {
             b'0'..=b'9' if minor > 99 => return Err(LineError::Request),
             b'0'..=b'9' => minor = minor * 10 + u32::from(byte - b'0'),
             b' ' | b'\r' | b'\n' => return Ok(Some((Version(1000 + minor), len))),
             _ => return Err(LineError::Request),
         }
-        len += 1;
     }
     Ok(None)
 }

@@ -3,7 +3,7 @@
 //! The fields themselves are read by `field::FieldParser` with `NameRules::UPSTREAM`.
 
 use crate::wire::byte;
-use crate::wire::http1::request::Version;
+use crate::wire::http1::method::Version;
 use crate::wire::span::{Span, visible};
 
 /// `HTTP/1.1 200 OK`.
