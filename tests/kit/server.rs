@@ -154,10 +154,15 @@ impl Setup {
         let user = if nix::unistd::Uid::effective().is_root() { "user nobody nogroup;" } else { "" };
         let access_log = if http.contains("access_log") { "" } else { "access_log logs/access.log;" };
         let error_log = if self.main.contains("error_log") { "" } else { "error_log logs/error.log info;" };
+        let mut temp = String::new();
+        for (name, user) in [("client_body", ""), ("proxy", "proxy_pass"), ("fastcgi", "fastcgi_")] {
+            if http.contains(user) {
+                temp.push_str(&format!("{name}_temp_path temp/{name};\n"));
+            }
+        }
         format!(
             "{user}\n{error_log}\npid %%PREFIX%%/pid;\n{}\nevents {{ worker_connections 1024; }}\nhttp {{\n\
-             client_body_temp_path temp/client_body;\nproxy_temp_path temp/proxy;\nfastcgi_temp_path temp/fastcgi;\n\
-             {access_log}\n{http}\n}}\n",
+             {temp}{access_log}\n{http}\n}}\n",
             self.main
         )
     }
