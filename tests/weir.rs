@@ -4,3 +4,4 @@ mod kit;
 
 mod differential;
 mod floors;
+mod process;

@@ -201,7 +201,13 @@ impl Slot {
     /// Ends when an idle connection has to go: its generation drains, or its place is needed. Await it beside the
     /// next request's first byte.
     pub fn unwanted(&self) -> Unwanted<'_> {
-        Unwanted { slot: self, key: None, told: false }
+        Unwanted { slot: self, drains: true, key: None, told: false }
+    }
+
+    /// Ends when the place of a connection is needed that has not said anything yet. A reload does not end it: its
+    /// client has a request on the way. (In nginx such a connection is `reusable` and not `idle`.)
+    pub fn displaced(&self) -> Unwanted<'_> {
+        Unwanted { slot: self, drains: false, key: None, told: false }
     }
 }
 
@@ -223,9 +229,11 @@ impl Drop for Slot {
     }
 }
 
-/// See [`Slot::unwanted`].
+/// See [`Slot::unwanted`] and [`Slot::displaced`].
 pub struct Unwanted<'a> {
     slot: &'a Slot,
+    /// The end of its generation counts.
+    drains: bool,
     /// Its place in [`Crowd::idle`]; whoever wants it gone takes it out there.
     key: Option<u64>,
     /// It has ended, so the connection goes.
@@ -238,7 +246,7 @@ impl Future for Unwanted<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let slot = self.slot;
         let Some(life) = &slot.life else { return Poll::Pending };
-        if life.drains() {
+        if self.drains && life.drains() {
             self.told = true;
             return Poll::Ready(());
         }
@@ -248,7 +256,7 @@ impl Future for Unwanted<'_> {
             None => {
                 let key = crowd.next_key.get();
                 crowd.next_key.set(key + 1);
-                idle.insert(key, Idle { life: life.clone(), waker: cx.waker().clone() });
+                idle.insert(key, Idle { life: self.drains.then(|| life.clone()), waker: cx.waker().clone() });
                 drop(idle);
                 self.key = Some(key);
                 Poll::Pending
@@ -305,7 +313,8 @@ struct Live {
 }
 
 struct Idle {
-    life: Arc<Life>,
+    /// The generation whose end counts.
+    life: Option<Arc<Life>>,
     waker: Waker,
 }
 
@@ -365,7 +374,7 @@ impl Crowd {
     /// Sends the idle connections of those generations away that drain.
     pub fn drain(&self) {
         self.idle.borrow_mut().retain(|_, idle| {
-            let stays = !idle.life.drains();
+            let stays = !idle.life.as_ref().is_some_and(|life| life.drains());
             if !stays {
                 self.leaving.set(self.leaving.get() + 1);
                 idle.waker.wake_by_ref();

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use lexopt::{Arg, Parser};
 use nix::sys::signal::Signal;
 
+use super::{features, generation};
 use crate::base::text;
 use crate::conf::source::Source;
 
@@ -162,7 +163,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         told.push_str(&usage());
     }
     if configure {
-        told.push_str(&format!("configure arguments:{}\n", super::features::configure_arguments()));
+        let arguments = features::configure_arguments(&generation::directives());
+        told.push_str(&format!("configure arguments:{arguments}\n"));
     }
     Ok(match (told.is_empty(), options.task) {
         (true, _) => Invocation::Run(options),

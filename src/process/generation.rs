@@ -11,7 +11,7 @@
 //!
 //! The rule: a step that fails leaves everything as it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -89,9 +89,7 @@ impl Draft {
     ) -> Result<Self, Refused> {
         let cx = words::Context::new(options.prefix(), options.conf_prefix())
             .with_sinks(sinks)
-            .with_names(Main::names())
-            .with_names(EVENTS_BLOCK.rows.iter().map(|row| row.name))
-            .with_names(modules::http().names());
+            .with_names(directives().iter().map(String::as_str));
         let mut main = Main::default();
         let read = Self::read_files(options, source, &mut main, &cx).and_then(|()| {
             syntax_is_ok();
@@ -246,6 +244,12 @@ impl Handover {
         }
         Some(Self { id, record, sockets, logs: paths.into_iter().zip(descriptors).collect() })
     }
+}
+
+/// Every directive that is known anywhere.
+pub fn directives() -> HashSet<String> {
+    let blocks = Main::names().chain(EVENTS_BLOCK.rows.iter().map(|row| row.name)).map(str::to_owned);
+    blocks.chain(modules::http().names().map(str::to_owned)).collect()
 }
 
 /// The main level while it is read.

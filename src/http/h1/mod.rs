@@ -68,13 +68,14 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
         0 => connection.http.server(connection.address().names.default).settings.client_header_timeout,
         _ => connection.idle_timeout.get(),
     };
-    let mut unwanted = std::pin::pin!(connection.slot.unwanted());
     let idle = connection.requests.get() > 0;
+    let slot = &connection.slot;
+    let mut unwanted = std::pin::pin!(if idle { slot.unwanted() } else { slot.displaced() });
     let readable = std::future::poll_fn(|cx| {
         if let Poll::Ready(ready) = connection.io.poll_readable(cx) {
             return Poll::Ready(ready.is_ok());
         }
-        if idle && unwanted.as_mut().poll(cx).is_ready() {
+        if unwanted.as_mut().poll(cx).is_ready() {
             return Poll::Ready(false);
         }
         ready!(timer.poll(cx, timeout));
