@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::build::ListenAddress;
+use super::h1::send::Output;
 use super::plan::Http;
 use crate::base::addr::Address;
 use crate::base::clock;
@@ -27,6 +28,8 @@ pub struct Connection {
     pub started: Instant,
     /// What was read and not yet used.
     pub input: RefCell<BytesMut>,
+    /// What waits to be written: answers to pipelined requests leave together.
+    pub output: RefCell<Output>,
     /// How many requests have begun.
     pub requests: Cell<u64>,
     /// The request at hand came together with others.
@@ -56,6 +59,7 @@ impl Connection {
             peer,
             started: clock::now(),
             input: RefCell::default(),
+            output: RefCell::default(),
             requests: Cell::new(0),
             pipelined: Cell::new(false),
             proxied: OnceCell::new(),

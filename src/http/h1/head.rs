@@ -184,6 +184,10 @@ impl Parts<'_> {
     /// Reads more from the socket, at most `room`.
     async fn fill(&mut self, room: usize, timer: &mut Timer, doing: &'static str) -> Result<(), Head> {
         let connection = self.connection;
+        if !connection.output.borrow().is_empty() {
+            // The rest may not come before the client has its earlier answers.
+            let _ = super::send::flush(&self.begin()).await;
+        }
         let timeout = self.settings.client_header_timeout;
         connection.input.borrow_mut().reserve(room.clamp(1, READ));
         let read = std::future::poll_fn(|cx| match connection.io.poll_read(cx, &mut connection.input.borrow_mut()) {

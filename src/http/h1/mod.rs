@@ -4,15 +4,12 @@ mod encode;
 mod head;
 pub mod send;
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::Duration;
 
 use bytes::BytesMut;
 
 use self::head::Head;
-use self::send::Output;
 use super::body::{Body, Source};
 use super::connection::Connection;
 use super::core::Lingering;
@@ -21,7 +18,6 @@ use super::request::Request;
 use super::response::Response;
 use super::timer::Timer;
 use super::upload::Upload;
-use crate::log::Level;
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +32,6 @@ enum After {
 
 /// Serves a connection to its end.
 pub async fn serve(connection: Rc<Connection>) {
-    let output = RefCell::new(Output::default());
     let mut timer = Timer::default();
     loop {
         if connection.input.borrow().is_empty() && !wait(&connection, &mut timer).await {
@@ -53,7 +48,7 @@ pub async fn serve(connection: Rc<Connection>) {
             }
         };
         timer.disarm();
-        match answer(&request, refused, &output).await {
+        match answer(&request, refused).await {
             After::Next => connection.rest(),
             After::Close => return,
             After::Linger => return linger(&request).await,
@@ -95,14 +90,27 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
 }
 
 /// Answers one request and writes the answer.
-async fn answer(request: &Rc<Request>, refused: Option<u16>, output: &RefCell<Output>) -> After {
+async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
     let connection = &request.connection;
     decide_keepalive(request);
-    let response = match refused {
-        None => phase::answer(request).await,
-        Some(status) => phase::refuse(request, status).await,
+    let response = {
+        let mut answer = std::pin::pin!(async {
+            match refused {
+                None => phase::answer(request).await,
+                Some(status) => phase::refuse(request, status).await,
+            }
+        });
+        match std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
+            Poll::Ready(response) => response,
+            Poll::Pending => {
+                // It takes a while: the answers to earlier requests do not wait for it.
+                let _ = send::flush(request).await;
+                answer.await
+            }
+        }
     };
     let Ok(response) = response else {
+        let _ = send::flush(request).await;
         request.status.set(match request.status.get() {
             0 => 444,
             status => status,
@@ -110,7 +118,7 @@ async fn answer(request: &Rc<Request>, refused: Option<u16>, output: &RefCell<Ou
         log(request);
         return After::Close;
     };
-    let sent = write(request, response, output).await;
+    let sent = write(request, response).await;
     if sent.is_err() {
         request.keepalive.set(false);
     }
@@ -151,7 +159,7 @@ fn disabled(request: &Request) -> bool {
     (disable.msie6 && request.is_method("POST") && old_msie().is_some()) || (disable.safari && safari())
 }
 
-async fn write(request: &Rc<Request>, response: Response, output: &RefCell<Output>) -> Result<(), send::Unsent> {
+async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Unsent> {
     let Response { head, mut body } = response;
     // Limits may have been set for the location that answered.
     decide_keepalive(request);
@@ -164,7 +172,7 @@ async fn write(request: &Rc<Request>, response: Response, output: &RefCell<Outpu
         body = Body::Empty;
     }
     let hold = request.keepalive.get() && request.body.is_done() && !request.connection.input.borrow().is_empty();
-    send::send(request, output, bytes, body, framing, hold).await
+    send::send(request, bytes, body, framing, hold).await
 }
 
 /// What is left of the request body, and so of the connection.
@@ -218,6 +226,4 @@ fn log(request: &Request) {
     for log in &request.plan().logs {
         log.log(request);
     }
-    let _ = Level::Info;
-    let _ = Duration::ZERO;
 }

@@ -62,7 +62,6 @@ impl Output {
 /// Sends a whole response. With `hold`, a small answer may stay in `output`: another will follow at once.
 pub async fn send(
     request: &Request,
-    output: &RefCell<Output>,
     head: Bytes,
     mut body: Body,
     framing: Framing,
@@ -71,10 +70,10 @@ pub async fn send(
     let mut sender = Sender {
         request,
         connection: &request.connection,
-        output,
+        output: &request.connection.output,
         pace: Pace::new(request),
         chunked: framing == Framing::Chunked,
-        counted: 0,
+        earlier: request.connection.output.borrow().queued,
     };
     request.head_sent.set(head.len() as u64);
     sender.queue(Piece::Mem(head));
@@ -112,14 +111,17 @@ pub async fn send(
 }
 
 /// Writes what is held back.
-pub async fn flush(request: &Request, output: &RefCell<Output>) -> Result<(), Unsent> {
+pub async fn flush(request: &Request) -> Result<(), Unsent> {
+    if request.connection.output.borrow().is_empty() {
+        return Ok(());
+    }
     let mut sender = Sender {
         request,
         connection: &request.connection,
-        output,
+        output: &request.connection.output,
         pace: Pace::default(),
         chunked: false,
-        counted: u64::MAX,
+        earlier: u64::MAX,
     };
     sender.flush(&mut Body::Empty).await
 }
@@ -130,7 +132,8 @@ struct Sender<'a> {
     output: &'a RefCell<Output>,
     pace: Pace,
     chunked: bool,
-    counted: u64,
+    /// Bytes in the queue that belong to earlier requests, which have counted them.
+    earlier: u64,
 }
 
 impl Sender<'_> {
@@ -197,7 +200,7 @@ impl Sender<'_> {
             output.queued <= GATHER && output.queue.iter().all(|piece| matches!(piece, Piece::Mem(_)))
         };
         if hold && small {
-            let queued = self.output.borrow().queued;
+            let queued = self.output.borrow().queued.saturating_sub(self.earlier);
             self.request.bytes_sent.set(self.request.bytes_sent.get() + queued);
             return Ok(());
         }
@@ -225,9 +228,9 @@ impl Sender<'_> {
                 wrote
             })
             .await?;
-            if self.counted != u64::MAX {
-                self.request.bytes_sent.set(self.request.bytes_sent.get() + wrote);
-            }
+            let own = wrote.saturating_sub(self.earlier);
+            self.earlier = self.earlier.saturating_sub(wrote);
+            self.request.bytes_sent.set(self.request.bytes_sent.get() + own);
             if let Some(delay) = self.pace.after(wrote) {
                 tokio::time::sleep(delay).await;
             }
