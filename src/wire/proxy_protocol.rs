@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::base::addr::Ip;
 use crate::wire::byte;
 use crate::wire::span::{Span, visible};
 
@@ -203,7 +204,7 @@ fn read_v2(buf: &[u8]) -> Result<Option<Header>, BadHeader> {
         // unix sockets, and what comes after
         _ => return header(None),
     };
-    let [source, destination] = addrs.map(|addr| addr.to_string());
+    let [source, destination] = addrs.map(|addr| Ip(addr).to_string());
     let [a, b, c, d] = *ports;
     header(Some(Proxied {
         source: Endpoint { addr: source, port: u16::from_be_bytes([a, b]) },
@@ -219,7 +220,7 @@ pub fn write_v1(out: &mut Vec<u8>, addrs: Option<(SocketAddr, SocketAddr)>) {
         return;
     };
     let family = if source.is_ipv4() { 4 } else { 6 };
-    let (from, to) = (source.ip(), destination.ip());
+    let (from, to) = (Ip(source.ip()), Ip(destination.ip()));
     let line = format!("PROXY TCP{family} {from} {to} {} {}\r\n", source.port(), destination.port());
     out.extend_from_slice(line.as_bytes());
 }
