@@ -155,11 +155,7 @@ fn days(year: i64, month: i64, day: i64) -> Option<i64> {
         return None;
     }
     // years begin in March, so that the day of a leap year is their last (Gauss)
-    let (year, month) = if month > 2 {
-        (year, month - 2)
-    } else {
-        (year - 1, month + 10)
-    };
+    let (year, month) = if month > 2 { (year, month - 2) } else { (year - 1, month + 10) };
     let years = 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     Some(years + 367 * month / 12 - 30 + day - 1 - 719_527 + 31 + 28)
 }

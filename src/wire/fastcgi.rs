@@ -61,11 +61,7 @@ impl RequestWriter {
     /// cookies, by `; `.
     pub fn field(&mut self, name: &[u8], values: &[&[u8]]) {
         const PREFIX: &[u8] = b"HTTP_";
-        let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") {
-            b"; "
-        } else {
-            b", "
-        };
+        let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") { b"; " } else { b", " };
         let between = separator.len() * values.len().saturating_sub(1);
         let value: usize = values.iter().map(|value| value.len()).sum();
         self.lengths(PREFIX.len() + name.len(), value + between);
@@ -120,16 +116,7 @@ pub fn padding(len: usize) -> &'static [u8] {
 
 const fn header(kind: u8, len: u16) -> [u8; HEADER] {
     let [high, low] = len.to_be_bytes();
-    [
-        VERSION,
-        kind,
-        0,
-        REQUEST_ID,
-        high,
-        low,
-        (len.wrapping_neg() % 8) as u8,
-        0,
-    ]
+    [VERSION, kind, 0, REQUEST_ID, high, low, (len.wrapping_neg() % 8) as u8, 0]
 }
 
 /// What the reader found next.
@@ -226,11 +213,7 @@ impl RecordReader {
                     if self.padding > 0 {
                         return Ok(Record::More);
                     }
-                    self.part = if self.kind == END_REQUEST {
-                        Part::Done
-                    } else {
-                        Part::Version
-                    };
+                    self.part = if self.kind == END_REQUEST { Part::Done } else { Part::Version };
                 }
                 Part::Done => return Ok(Record::End(at as u32)),
                 _ => {
@@ -287,11 +270,7 @@ impl RecordReader {
 
 /// A message of STDERR as nginx logs it: without the line ends, spaces and full stops behind it.
 pub fn trim_stderr(message: &[u8]) -> &[u8] {
-    let trailing = message
-        .iter()
-        .rev()
-        .take_while(|byte| matches!(byte, b'\n' | b'\r' | b'.' | b' '))
-        .count();
+    let trailing = message.iter().rev().take_while(|byte| matches!(byte, b'\n' | b'\r' | b'.' | b' ')).count();
     // nginx: the first byte always stays
     let len = (message.len() - trailing).max(message.len().min(1));
     message.get(..len).unwrap_or_default()
@@ -397,38 +376,18 @@ mod tests {
     fn answers() {
         let input = b"\x01\x06\0\x01\0\x05\x03\0helloxxx\x01\x07\0\x01\0\x04\0\0oops\x01\x07\0\x01\0\0\x01\0x\
             \x01\x06\0\x01\0\x01\0\0!\x01\x06\0\x01\0\0\0\0\x01\x03\0\x01\0\x08\x02\x01\0\0\0\0\0\0\0\0ppZ";
-        let answer = Answer {
-            stdout: b"hello!".to_vec(),
-            stderr: b"oops".to_vec(),
-            stdout_ends: 1,
-            end: Some(input.len() - 1),
-        };
+        let answer =
+            Answer { stdout: b"hello!".to_vec(), stderr: b"oops".to_vec(), stdout_ends: 1, end: Some(input.len() - 1) };
         assert_eq!(read(input), Ok(answer));
     }
 
     #[test]
     fn bad_records() {
         let cases: [(&[u8], BadRecord, &str); 4] = [
-            (
-                b"\x02",
-                BadRecord::Version(2),
-                "upstream sent unsupported FastCGI protocol version: 2",
-            ),
-            (
-                b"\x01\x01",
-                BadRecord::Type(1),
-                "upstream sent invalid FastCGI record type: 1",
-            ),
-            (
-                b"\x01\x06\x09",
-                BadRecord::RequestIdHigh(9),
-                "upstream sent unexpected FastCGI request id high byte: 9",
-            ),
-            (
-                b"\x01\x06\0\0",
-                BadRecord::RequestIdLow(0),
-                "upstream sent unexpected FastCGI request id low byte: 0",
-            ),
+            (b"\x02", BadRecord::Version(2), "upstream sent unsupported FastCGI protocol version: 2"),
+            (b"\x01\x01", BadRecord::Type(1), "upstream sent invalid FastCGI record type: 1"),
+            (b"\x01\x06\x09", BadRecord::RequestIdHigh(9), "upstream sent unexpected FastCGI request id high byte: 9"),
+            (b"\x01\x06\0\0", BadRecord::RequestIdLow(0), "upstream sent unexpected FastCGI request id low byte: 0"),
         ];
         for (input, error, text) in cases {
             assert_eq!(read(input), Err(error));

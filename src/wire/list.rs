@@ -37,11 +37,7 @@ fn elements(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut first = true;
     line.split(move |&byte| byte == separator).map(move |element| {
         // nginx: spaces are skipped behind a separator, not at the beginning of the line
-        if std::mem::take(&mut first) {
-            element
-        } else {
-            trim_start(element)
-        }
+        if std::mem::take(&mut first) { element } else { trim_start(element) }
     })
 }
 

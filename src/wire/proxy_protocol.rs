@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::base::addr::Ip;
 use crate::wire::byte;
 use crate::wire::span::{Span, visible};
 
@@ -111,10 +112,7 @@ fn read_v1(buf: &[u8]) -> V1 {
 
     let mut addrs = [String::new(), String::new()];
     for addr in &mut addrs {
-        let len = rest
-            .iter()
-            .take_while(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
-            .count();
+        let len = rest.iter().take_while(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')).count();
         let Some((text, behind)) = rest.split_at_checked(len) else {
             return V1::Broken;
         };
@@ -146,20 +144,11 @@ fn read_v1(buf: &[u8]) -> V1 {
         Some((b'\n', rest)) => {
             let [source, destination] = addrs.map(|addr| Endpoint { addr, port: 0 });
             let proxied = Proxied {
-                source: Endpoint {
-                    port: ports[0],
-                    ..source
-                },
-                destination: Endpoint {
-                    port: ports[1],
-                    ..destination
-                },
+                source: Endpoint { port: ports[0], ..source },
+                destination: Endpoint { port: ports[1], ..destination },
                 tlvs: Vec::new(),
             };
-            V1::Header(Header {
-                proxied: Some(proxied),
-                end: (buf.len() - rest.len()) as u32,
-            })
+            V1::Header(Header { proxied: Some(proxied), end: (buf.len() - rest.len()) as u32 })
         }
         Some(_) => V1::Broken,
     }
@@ -172,17 +161,10 @@ fn read_unknown(buf: &[u8], rest: &[u8]) -> V1 {
         return V1::Broken;
     }
     let Some(text) = rest.strip_prefix(UNKNOWN) else {
-        return if UNKNOWN.starts_with(rest) {
-            V1::More
-        } else {
-            V1::Broken
-        };
+        return if UNKNOWN.starts_with(rest) { V1::More } else { V1::Broken };
     };
     match memchr::memmem::find(text, b"\r\n") {
-        Some(len) => V1::Header(Header {
-            proxied: None,
-            end: (buf.len() - text.len() + len + 2) as u32,
-        }),
+        Some(len) => V1::Header(Header { proxied: None, end: (buf.len() - text.len() + len + 2) as u32 }),
         None => V1::More,
     }
 }
@@ -202,12 +184,7 @@ fn read_v2(buf: &[u8]) -> Result<Option<Header>, BadHeader> {
     let Some(body) = buf.get(V2_HEADER..end) else {
         return Ok(None);
     };
-    let header = |proxied| {
-        Ok(Some(Header {
-            proxied,
-            end: end as u32,
-        }))
-    };
+    let header = |proxied| Ok(Some(Header { proxied, end: end as u32 }));
     if version_command & 15 != PROXY || family_transport & 15 != STREAM {
         return header(None);
     }
@@ -216,42 +193,22 @@ fn read_v2(buf: &[u8]) -> Result<Option<Header>, BadHeader> {
             let (source, rest) = body.split_first_chunk::<4>().ok_or(BadHeader::Short)?;
             let (destination, rest) = rest.split_first_chunk::<4>().ok_or(BadHeader::Short)?;
             let (ports, tlvs) = rest.split_first_chunk::<4>().ok_or(BadHeader::Short)?;
-            (
-                [
-                    IpAddr::V4(Ipv4Addr::from(*source)),
-                    IpAddr::V4(Ipv4Addr::from(*destination)),
-                ],
-                ports,
-                tlvs,
-            )
+            ([IpAddr::V4(Ipv4Addr::from(*source)), IpAddr::V4(Ipv4Addr::from(*destination))], ports, tlvs)
         }
         INET6 => {
             let (source, rest) = body.split_first_chunk::<16>().ok_or(BadHeader::Short)?;
             let (destination, rest) = rest.split_first_chunk::<16>().ok_or(BadHeader::Short)?;
             let (ports, tlvs) = rest.split_first_chunk::<4>().ok_or(BadHeader::Short)?;
-            (
-                [
-                    IpAddr::V6(Ipv6Addr::from(*source)),
-                    IpAddr::V6(Ipv6Addr::from(*destination)),
-                ],
-                ports,
-                tlvs,
-            )
+            ([IpAddr::V6(Ipv6Addr::from(*source)), IpAddr::V6(Ipv6Addr::from(*destination))], ports, tlvs)
         }
         // unix sockets, and what comes after
         _ => return header(None),
     };
-    let [source, destination] = addrs.map(|addr| addr.to_string());
+    let [source, destination] = addrs.map(|addr| Ip(addr).to_string());
     let [a, b, c, d] = *ports;
     header(Some(Proxied {
-        source: Endpoint {
-            addr: source,
-            port: u16::from_be_bytes([a, b]),
-        },
-        destination: Endpoint {
-            addr: destination,
-            port: u16::from_be_bytes([c, d]),
-        },
+        source: Endpoint { addr: source, port: u16::from_be_bytes([a, b]) },
+        destination: Endpoint { addr: destination, port: u16::from_be_bytes([c, d]) },
         tlvs: tlvs.to_vec(),
     }))
 }
@@ -263,12 +220,8 @@ pub fn write_v1(out: &mut Vec<u8>, addrs: Option<(SocketAddr, SocketAddr)>) {
         return;
     };
     let family = if source.is_ipv4() { 4 } else { 6 };
-    let (from, to) = (source.ip(), destination.ip());
-    let line = format!(
-        "PROXY TCP{family} {from} {to} {} {}\r\n",
-        source.port(),
-        destination.port()
-    );
+    let (from, to) = (Ip(source.ip()), Ip(destination.ip()));
+    let line = format!("PROXY TCP{family} {from} {to} {} {}\r\n", source.port(), destination.port());
     out.extend_from_slice(line.as_bytes());
 }
 
@@ -365,10 +318,7 @@ fn hexadecimal(digits: &str) -> Option<u64> {
         return None;
     }
     digits.bytes().try_fold(0_u64, |number, digit| {
-        number
-            .checked_mul(16)?
-            .checked_add(u64::from(byte::hex(digit)?))
-            .filter(|&number| number <= i64::MAX as u64)
+        number.checked_mul(16)?.checked_add(u64::from(byte::hex(digit)?)).filter(|&number| number <= i64::MAX as u64)
     })
 }
 
@@ -397,19 +347,9 @@ mod tests {
         tlvs: &[u8],
         end: usize,
     ) -> Result<Option<Header>, BadHeader> {
-        let endpoint = |(addr, port): (&str, u16)| Endpoint {
-            addr: addr.into(),
-            port,
-        };
-        let proxied = Proxied {
-            source: endpoint(source),
-            destination: endpoint(destination),
-            tlvs: tlvs.to_vec(),
-        };
-        Ok(Some(Header {
-            proxied: Some(proxied),
-            end: end as u32,
-        }))
+        let endpoint = |(addr, port): (&str, u16)| Endpoint { addr: addr.into(), port };
+        let proxied = Proxied { source: endpoint(source), destination: endpoint(destination), tlvs: tlvs.to_vec() };
+        Ok(Some(Header { proxied: Some(proxied), end: end as u32 }))
     }
 
     #[test]
@@ -417,10 +357,7 @@ mod tests {
         let line = b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\nGET /";
         assert_eq!(parse(line), header(("192.0.2.1", 1234), ("192.0.2.2", 80), b"", 40));
         let line = b"PROXY TCP6 2001:db8::1 ::FFFF:1.2.3.4 65535 0\r\n";
-        assert_eq!(
-            parse(line),
-            header(("2001:db8::1", 65535), ("::FFFF:1.2.3.4", 0), b"", line.len())
-        );
+        assert_eq!(parse(line), header(("2001:db8::1", 65535), ("::FFFF:1.2.3.4", 0), b"", line.len()));
         let line = b"PROXY UNKNOWN whatever \n\r\r\nGET";
         assert_eq!(parse(line), Ok(Some(Header { proxied: None, end: 27 })));
         assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Ok(Some(Header { proxied: None, end: 15 })));
@@ -448,21 +385,9 @@ mod tests {
         ];
         for &line in cases {
             // "UNKNOWN" may be followed by anything, so that one needs its line to be too long
-            let line = if line.ends_with(b"NX") {
-                [line, &[b'x'; MAX_HEADER]].concat()
-            } else {
-                line.to_vec()
-            };
-            let end = line
-                .iter()
-                .position(|byte| matches!(byte, b'\r' | b'\n'))
-                .unwrap_or(line.len());
-            assert_eq!(
-                parse(&line),
-                Err(BadHeader::Broken(Span::new(0, end))),
-                "{:?}",
-                String::from_utf8_lossy(&line)
-            );
+            let line = if line.ends_with(b"NX") { [line, &[b'x'; MAX_HEADER]].concat() } else { line.to_vec() };
+            let end = line.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(line.len());
+            assert_eq!(parse(&line), Err(BadHeader::Broken(Span::new(0, end))), "{:?}", String::from_utf8_lossy(&line));
         }
     }
 
@@ -484,15 +409,8 @@ mod tests {
         let bytes = v2(0x21, 0x21, &inet6);
         assert_eq!(parse(&bytes), header(("::1", 0), ("2001::", 0), tlvs, bytes.len()));
 
-        let none = |bytes: Vec<u8>| {
-            assert_eq!(
-                parse(&bytes),
-                Ok(Some(Header {
-                    proxied: None,
-                    end: bytes.len() as u32
-                }))
-            )
-        };
+        let none =
+            |bytes: Vec<u8>| assert_eq!(parse(&bytes), Ok(Some(Header { proxied: None, end: bytes.len() as u32 })));
         none(v2(0x20, 0x00, b""));
         none(v2(0x20, 0x11, b"short"));
         none(v2(0x2f, 0x11, inet));
@@ -541,16 +459,8 @@ mod tests {
     #[test]
     fn written_headers_are_read() {
         let cases = [
-            (
-                "192.0.2.1:1234",
-                "192.0.2.2:80",
-                "PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n",
-            ),
-            (
-                "[2001:db8::1]:1",
-                "[::1]:65535",
-                "PROXY TCP6 2001:db8::1 ::1 1 65535\r\n",
-            ),
+            ("192.0.2.1:1234", "192.0.2.2:80", "PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n"),
+            ("[2001:db8::1]:1", "[::1]:65535", "PROXY TCP6 2001:db8::1 ::1 1 65535\r\n"),
         ];
         for (source, destination, expected) in cases {
             let addr = |text: &str| text.parse().expect("an address");

@@ -77,9 +77,7 @@ fn range(text: &[u8], length: u64) -> Option<Range<u64>> {
     if let Some(suffix) = rest.strip_prefix(b"-") {
         rest = suffix;
         let wanted = number(&mut rest)?;
-        return trim_start(rest)
-            .is_empty()
-            .then(|| length.saturating_sub(wanted)..length);
+        return trim_start(rest).is_empty().then(|| length.saturating_sub(wanted)..length);
     }
     let start = number(&mut rest)?;
     rest = trim_start(trim_start(rest).strip_prefix(b"-")?);
@@ -87,9 +85,7 @@ fn range(text: &[u8], length: u64) -> Option<Range<u64>> {
         return Some(start..length);
     }
     let last = number(&mut rest)?;
-    trim_start(rest)
-        .is_empty()
-        .then(|| start..length.min(last.saturating_add(1)))
+    trim_start(rest).is_empty().then(|| start..length.min(last.saturating_add(1)))
 }
 
 fn trim_start(text: &[u8]) -> &[u8] {
@@ -155,11 +151,9 @@ mod tests {
 
     #[test]
     fn empty_bodies() {
-        for (value, expected) in [
-            ("bytes=0-", Ranges::Whole),
-            ("bytes=-5", Ranges::Whole),
-            ("bytes=1-", Ranges::Unsatisfiable),
-        ] {
+        for (value, expected) in
+            [("bytes=0-", Ranges::Whole), ("bytes=-5", Ranges::Whole), ("bytes=1-", Ranges::Unsatisfiable)]
+        {
             assert_eq!(ranges(value.as_bytes(), 0, None), expected, "{value}");
         }
     }

@@ -160,12 +160,7 @@ impl FieldParser {
         self.start = start;
         self.pos = end + 2;
         let end_of_line = self.pos as u32;
-        Some(Field {
-            name: Span::new(start, colon),
-            value: Span::new(value, end),
-            invalid: false,
-            end: end_of_line,
-        })
+        Some(Field { name: Span::new(start, colon), value: Span::new(value, end), invalid: false, end: end_of_line })
     }
 
     fn start_of_line(&mut self, buf: &[u8], rules: NameRules) -> Result<Found, BrokenLine> {

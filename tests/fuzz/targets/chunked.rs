@@ -8,10 +8,7 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
     let (size, leave, bytes) = input;
     let trailers = if leave { Trailers::Leave } else { Trailers::Skip };
     let size = usize::from(size).max(1);
-    assert_eq!(
-        decode(bytes, bytes.len().max(1), trailers),
-        decode(bytes, size, trailers)
-    );
+    assert_eq!(decode(bytes, bytes.len().max(1), trailers), decode(bytes, size, trailers));
 });
 
 fn decode(bytes: &[u8], size: usize, trailers: Trailers) -> (Vec<u8>, Result<Option<usize>, BadChunk>) {

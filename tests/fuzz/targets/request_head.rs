@@ -27,9 +27,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     }
     for merge_slashes in [true, false] {
         if let Ok(normal) = uri::normalise(bytes, line.target, &line.shape, merge_slashes) {
-            let uri = normal
-                .freeze(&Bytes::copy_from_slice(bytes))
-                .expect("a normal path is clean");
+            let uri = normal.freeze(&Bytes::copy_from_slice(bytes)).expect("a normal path is clean");
             assert_eq!(uri.path.first(), Some(&b'/'));
             let _ = uri.extension();
         }

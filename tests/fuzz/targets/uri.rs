@@ -11,12 +11,7 @@ fuzz_target!(|input: (bool, &[u8])| {
     if let Ok(address) = uri::untrusted(bytes) {
         CleanPath::new(Bytes::copy_from_slice(&address.path)).expect("a safe address is clean");
     }
-    let _ = (
-        uri::unescape(bytes),
-        uri::unescape_redirect(bytes),
-        uri::escape_html(bytes),
-        uri::extension(bytes),
-    );
+    let _ = (uri::unescape(bytes), uri::unescape_redirect(bytes), uri::escape_html(bytes), uri::extension(bytes));
     assert_eq!(uri::unescape(&uri::escape(Escape::UriComponent, bytes)), bytes);
 
     let Some(once) = normal(bytes, merge_slashes) else {
@@ -28,15 +23,8 @@ fuzz_target!(|input: (bool, &[u8])| {
 });
 
 fn normal(bytes: &[u8], merge_slashes: bool) -> Option<uri::Uri> {
-    let target = Span {
-        start: 0,
-        end: bytes.len() as u32,
-    };
+    let target = Span { start: 0, end: bytes.len() as u32 };
     let shape = Shape::of(bytes, target).ok()?;
     let normal = uri::normalise(bytes, target, &shape, merge_slashes).ok()?;
-    Some(
-        normal
-            .freeze(&Bytes::copy_from_slice(bytes))
-            .expect("a normal path is clean"),
-    )
+    Some(normal.freeze(&Bytes::copy_from_slice(bytes)).expect("a normal path is clean"))
 }
