@@ -2,6 +2,8 @@
 
 mod kit;
 
+mod command_line;
 mod differential;
 mod floors;
+mod http_core;
 mod process;
