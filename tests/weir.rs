@@ -7,3 +7,6 @@ mod differential;
 mod floors;
 mod http_core;
 mod process;
+mod proxy;
+mod upstream;
+mod websocket;
