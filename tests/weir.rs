@@ -2,6 +2,11 @@
 
 mod kit;
 
+mod command_line;
 mod differential;
 mod floors;
+mod http_core;
 mod process;
+mod proxy;
+mod upstream;
+mod websocket;

@@ -56,6 +56,20 @@ impl Upstream {
         Some(Conversation::new(stream))
     }
 
+    /// The connection on which the next request comes: a new one, or the one that was kept.
+    pub fn accept_or(&self, kept: Conversation) -> Conversation {
+        let mut kept = kept;
+        loop {
+            let soon = Duration::from_millis(20);
+            if let Some(conversation) = self.accept_within(soon) {
+                return conversation;
+            }
+            if kept.client.fill(Instant::now() + soon, |buffer| !buffer.is_empty()) {
+                return kept;
+            }
+        }
+    }
+
     /// Accepts one connection and expects its first request to begin with `start`.
     #[track_caller]
     pub fn expect(&self, start: &str) -> Conversation {
