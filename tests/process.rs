@@ -350,19 +350,18 @@ fn the_worker_gets_its_limits_directory_and_threads() {
     if !is_weir() {
         return;
     }
-    let names = thread_names(worker);
-    for name in ["weir/0", "weir/1", "weir/2"] {
-        assert!(names.iter().any(|known| known == name), "{names:?}");
-    }
+    let all = ["weir/0", "weir/1", "weir/2"];
+    eventually("the threads run", || all.iter().all(|name| thread_names(worker).iter().any(|known| known == name)));
     let bound = |task: fs::DirEntry| {
         let status = fs::read_to_string(task.path().join("status")).ok()?;
         let name = status.lines().find_map(|line| line.strip_prefix("Name:\t"))?.to_owned();
         let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"))?.to_owned();
         name.starts_with("weir/").then_some(list)
     };
-    let tasks = fs::read_dir(format!("/proc/{worker}/task")).expect("it runs");
-    let lists: Vec<String> = tasks.flatten().filter_map(bound).collect();
-    assert_eq!(lists, ["0", "0", "0"]);
+    eventually("the threads are bound", || {
+        let tasks = fs::read_dir(format!("/proc/{worker}/task")).expect("it runs");
+        tasks.flatten().filter_map(bound).collect::<Vec<_>>() == ["0", "0", "0"]
+    });
 }
 
 #[test]
@@ -375,8 +374,9 @@ fn titles_say_which_process_is_which() {
         let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&raw).trim_end_matches('\0').to_owned()
     };
-    let master = title(server.pid());
-    assert!(master.starts_with("weir: master process ") && master.contains("nginx.conf"), "{master}");
+    let master = || title(server.pid());
+    eventually("the master has its title", || master().starts_with("weir: master process "));
+    eventually("the arguments follow", || master().contains("conf/nginx.conf"));
     let worker = worker(&server);
     eventually("the worker has its title", || title(worker) == "weir: worker process");
 }

@@ -10,7 +10,9 @@
 //! The price is that one connection wakes every thread that sleeps; those that lose find nothing to accept and sleep
 //! again. (nginx tells the kernel to wake one, by EPOLLEXCLUSIVE; tokio does not offer it, and sockets of their own
 //! for all threads would give up both promises.) Threads with work to do are not woken and lose nothing, so the price
-//! is paid from idle time; `reuseport` avoids it.
+//! is paid from idle time; `reuseport` avoids it. Measured: a connection to an idle server costs 3 context switches
+//! with 2 threads and 10 with 8 (with `reuseport` 2 and 3); under load the difference is in the noise up to the number
+//! of processors.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};

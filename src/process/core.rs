@@ -558,3 +558,78 @@ fn processors() -> usize {
     let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
     online.ok().flatten().and_then(|count| usize::try_from(count).ok()).unwrap_or(1).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conf::source::{self, Source};
+    use crate::conf::words::Context;
+
+    fn read(text: &str) -> Settings {
+        let cx = Context::new("/prefix", "/prefix/conf");
+        let (mut core, mut events) = (Core::default(), Events::default());
+        let nodes = source::read_parameter(&mut Source::disk(), text, "/prefix/conf/");
+        CORE.read(&mut core, &nodes, MAIN, &cx).expect("a good text");
+        let nodes = source::read_parameter(&mut Source::disk(), "worker_connections 7;", "/prefix/conf/");
+        EVENTS_BLOCK.read(&mut events, &nodes, EVENTS, &cx).expect("a good text");
+        core.finish(events, Path::new("/run/weir.pid")).expect("a good text").0
+    }
+
+    fn processors_of(mask: Option<CpuSet>) -> Option<Vec<usize>> {
+        mask.map(|mask| (0..CpuSet::count()).filter(|&cpu| mask.is_set(cpu) == Ok(true)).collect())
+    }
+
+    #[test]
+    fn masks_go_to_threads_in_turn_and_the_last_serves_the_rest() {
+        let affinity = read("worker_cpu_affinity 0101 1000;").worker_cpu_affinity;
+        assert_eq!(processors_of(affinity.of(0)), Some(vec![0, 2]));
+        assert_eq!(processors_of(affinity.of(1)), Some(vec![3]));
+        assert_eq!(processors_of(affinity.of(9)), Some(vec![3]));
+        let auto = read("worker_cpu_affinity auto 1010;").worker_cpu_affinity;
+        assert_eq!(processors_of(auto.of(0)), Some(vec![1]));
+        assert_eq!(processors_of(auto.of(1)), Some(vec![3]));
+        assert_eq!(processors_of(auto.of(2)), Some(vec![1]));
+        assert_eq!(read("worker_cpu_affinity auto 00;").worker_cpu_affinity.of(0), None);
+        assert_eq!(read("").worker_cpu_affinity.of(0), None);
+    }
+
+    #[test]
+    fn the_environment_is_what_env_names_and_the_time_zone() {
+        let inherited: Vec<(OsString, OsString)> =
+            [("PATH", "/bin"), ("TZ", "UTC"), ("SECRET", "x")].map(|(name, value)| (name.into(), value.into())).into();
+        let names = |text: &str| {
+            let environment = read(text).environment_from(&inherited).into_iter();
+            environment.map(|(name, value)| format!("{}={}", name.display(), value.display())).collect::<Vec<_>>()
+        };
+        assert_eq!(names(""), ["TZ=UTC"]);
+        assert_eq!(names("env PATH; env MISSING; env A=b=c;"), ["PATH=/bin", "A=b=c", "TZ=UTC"]);
+        assert_eq!(names("env TZ=CET;"), ["TZ=CET"]);
+    }
+
+    #[test]
+    fn defaults_are_nginx_s() {
+        let settings = read("");
+        assert_eq!((settings.worker_processes, settings.worker_connections), (1, 7));
+        assert!(settings.daemon && settings.master_process && !settings.multi_accept);
+        assert_eq!(settings.pid, Path::new("/run/weir.pid"));
+        assert_eq!(settings.worker_shutdown_timeout, None);
+        assert_eq!(read("worker_shutdown_timeout 0;").worker_shutdown_timeout, None);
+        assert_eq!(read("pid logs/x.pid;").pid, Path::new("/prefix/logs/x.pid"));
+        assert_eq!(read("worker_priority -3;").worker_priority, -3);
+    }
+
+    #[test]
+    fn a_process_goes_on_unless_what_it_was_given_at_its_start_changes() {
+        let now = read("worker_processes 2;");
+        assert!(now.same_process(&read("worker_processes 2; worker_shutdown_timeout 9s; pid x;")));
+        for text in ["worker_processes 3;", "worker_processes 2; env A=b;", "worker_processes 2; worker_rlimit_core 1k;"] {
+            assert!(!now.same_process(&read(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn rows_stand_in_the_order_of_the_alphabet() {
+        assert!(CORE.rows.is_sorted_by_key(|row| row.name));
+        assert!(EVENTS_BLOCK.rows.is_sorted_by_key(|row| row.name));
+    }
+}

@@ -249,6 +249,10 @@ impl Master {
 
     /// Starts a worker of the current generation.
     fn spawn(&mut self) {
+        // nginx: `worker_processes 0` listens, and lets everybody wait
+        if self.generation.settings.worker_processes == 0 {
+            return;
+        }
         let log = self.generation.log.clone();
         let failed = |call: &str, error: std::io::Error| {
             let code = error.raw_os_error().unwrap_or(0);

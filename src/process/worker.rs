@@ -198,7 +198,8 @@ impl Worker {
         let signals = Signals::open().unwrap_or_else(|code| fatal("signalfd()", code.into()));
         start.sinks.start_writers();
         let settings = &generation.settings;
-        let crew = Crew::start(settings.worker_processes, &settings.worker_cpu_affinity);
+        // A process without threads can only be the one without a master, where nginx does not count.
+        let crew = Crew::start(settings.worker_processes.max(1), &settings.worker_cpu_affinity);
         let crew = crew.unwrap_or_else(|error| fatal("pthread_create()", error));
         crew.serve(&generation);
         let Start { options, sinks, title, .. } = start;
@@ -291,6 +292,9 @@ impl Worker {
 
     /// Reads what the master has read, and puts it in force.
     fn take_over(&mut self, message: Message) -> Result<(), Fault> {
+        if self.ending != Ending::Not {
+            return Err(Fault::new("it is about to end"));
+        }
         let handover = Handover::of(message).ok_or_else(|| Fault::new("the handover is not whole"))?;
         let mut source =
             Source::recorded(&handover.record).ok_or_else(|| Fault::new("the texts handed over are not whole"))?;
