@@ -11,6 +11,7 @@ use super::body::Body;
 use super::build::Listen;
 use super::core::Settings;
 use super::location::Locations;
+use super::open_file::Opener;
 use super::request::Request;
 use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
@@ -91,6 +92,8 @@ pub trait Log: Send + Sync {
 #[derive(Default)]
 pub struct Plan {
     pub core: Settings,
+    /// How files are opened here.
+    pub files: Opener,
     /// `rewrite`, `if`, `set`, `return`.
     pub rewrite: Vec<Box<dyn Gate>>,
     /// Limits.

@@ -4,10 +4,11 @@ pub mod content; // who answers
 
 use crate::conf::module::Modules;
 use crate::http::core::Core;
+use crate::http::open_file::OpenFiles;
 use crate::http::plan::Plan;
 
 /// The modules of the `http` block, in the order in which they link: gates and handlers of a phase are asked in the
 /// order of this list.
 pub fn http() -> Modules<Plan> {
-    Modules::default().with::<Core>().with::<content::static_file::Static>()
+    Modules::default().with::<Core>().with::<OpenFiles>().with::<content::static_file::Static>()
 }
