@@ -79,6 +79,12 @@ pub enum Stage {
 pub trait Filter: Send + Sync {
     fn stage(&self) -> Stage;
 
+    /// Asked before [`Filter::apply`]: whether this answer stands. A refusal takes its place, and meets the filters
+    /// itself. What the refusal's answer shall say is owed to the request.
+    fn check(&self, _: &Request, _: &mut Head, _: &Body) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Sees the head once. Gives the body back unchanged to decline, or behind a transformer.
     fn apply(&self, request: &Rc<Request>, head: &mut Head, body: Body) -> Body;
 }
