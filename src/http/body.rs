@@ -4,13 +4,13 @@
 //! is polled, so that the one task of a connection can read from the upstream while the client's socket is full.
 
 use std::fmt;
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
+use super::open_file::OpenFile;
 use super::response::Field;
 
 /// One part of a body.
@@ -56,7 +56,7 @@ impl Piece {
 /// `len` bytes of an open file.
 #[derive(Clone, Debug)]
 pub struct FilePiece {
-    pub file: Arc<File>,
+    pub file: Arc<OpenFile>,
     pub offset: u64,
     pub len: u64,
 }

@@ -94,7 +94,6 @@ impl Module for Core {
         Directive::location("directio_alignment", EVERYWHERE, Arity::Exactly(1), Conf::directio_alignment),
         Directive::location("output_buffers", EVERYWHERE, Arity::Exactly(2), Conf::output_buffers),
         Directive::location("postpone_output", EVERYWHERE, Arity::Exactly(1), Conf::checked_size),
-        Directive::location("read_ahead", EVERYWHERE, Arity::Exactly(1), Conf::checked_size),
         Directive::location("send_lowat", EVERYWHERE, Arity::Exactly(1), Conf::checked_size),
         Directive::location("resolver", EVERYWHERE, Arity::AtLeast(1), Conf::resolver),
         Directive::location("absolute_redirect", EVERYWHERE, Arity::Flag, Conf::absolute_redirect),
@@ -1037,14 +1036,14 @@ pub struct Settings {
 /// Where a path leads on the disk, by `root` or `alias`.
 pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
     let root = &request.plan().core.root;
-    let mut file = root.path.eval(request).to_vec();
-    if !file.starts_with(b"/") {
-        file = [root.prefix.as_os_str().as_encoded_bytes(), b"/", &file].concat();
+    let base = root.path.eval(request);
+    let path = match root.alias {
+        None => path,
+        Some(Alias::Prefix(len)) => path.get(len..).unwrap_or_default(),
+        Some(Alias::Whole) => &[],
+    };
+    if base.starts_with(b"/") {
+        return [base.as_ref(), path].concat();
     }
-    match root.alias {
-        None => file.extend_from_slice(path),
-        Some(Alias::Prefix(len)) => file.extend_from_slice(path.get(len..).unwrap_or_default()),
-        Some(Alias::Whole) => {}
-    }
-    file
+    [root.prefix.as_os_str().as_encoded_bytes(), b"/", &base, path].concat()
 }

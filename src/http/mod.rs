@@ -13,6 +13,7 @@ pub mod core; // the core module: what every location is told
 pub mod h1; // HTTP/1 from a client
 pub mod location; // which location a path belongs to
 pub mod names; // which server a host means
+pub mod open_file; // opening files, and the cache of open ones
 pub mod phase; // the walk of one request
 pub mod plan; // what a location does, finished
 pub mod request; // one request

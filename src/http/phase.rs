@@ -39,7 +39,10 @@ async fn finish(request: &Rc<Request>, first: Result<Response, Refusal>) -> Resu
     let mut outcome = first;
     loop {
         outcome = match outcome {
-            Ok(response) => return Ok(respond::complete(request, response)),
+            Ok(response) => match respond::complete(request, response) {
+                Ok(response) => return Ok(response),
+                Err(refusal) => Err(refusal),
+            },
             Err(Refusal::Close | Refusal::Status(444)) => return Err(Hangup),
             Err(Refusal::Status(status)) => respond::special(request, status).await,
             Err(Refusal::Jump(jump)) => follow(request, jump).await,

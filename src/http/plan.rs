@@ -11,6 +11,7 @@ use super::body::Body;
 use super::build::Listen;
 use super::core::Settings;
 use super::location::Locations;
+use super::open_file::Opener;
 use super::request::Request;
 use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
@@ -78,6 +79,12 @@ pub enum Stage {
 pub trait Filter: Send + Sync {
     fn stage(&self) -> Stage;
 
+    /// Asked before [`Filter::apply`]: whether this answer stands. A refusal takes its place, and meets the filters
+    /// itself. What the refusal's answer shall say is owed to the request.
+    fn check(&self, _: &Request, _: &mut Head, _: &Body) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Sees the head once. Gives the body back unchanged to decline, or behind a transformer.
     fn apply(&self, request: &Rc<Request>, head: &mut Head, body: Body) -> Body;
 }
@@ -91,6 +98,8 @@ pub trait Log: Send + Sync {
 #[derive(Default)]
 pub struct Plan {
     pub core: Settings,
+    /// How files are opened here.
+    pub files: Opener,
     /// `rewrite`, `if`, `set`, `return`.
     pub rewrite: Vec<Box<dyn Gate>>,
     /// Limits.

@@ -74,8 +74,8 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
     Ok(builtin(request, status))
 }
 
-/// The filters' turn, and the status that an error page keeps.
-pub fn complete(request: &Rc<Request>, mut response: Response) -> Response {
+/// The filters' turn, and the status that an error page keeps. A filter may refuse: then the answer is another.
+pub fn complete(request: &Rc<Request>, mut response: Response) -> Result<Response, Refusal> {
     request.pay(&mut response.head);
     let status = request.error_status.get();
     if status != 0 {
@@ -84,9 +84,10 @@ pub fn complete(request: &Rc<Request>, mut response: Response) -> Response {
     }
     let Response { mut head, mut body } = response;
     for filter in &request.plan().filters {
+        filter.check(request, &mut head, &body)?;
         body = filter.apply(request, &mut head, body);
     }
-    Response { head, body }
+    Ok(Response { head, body })
 }
 
 /// The built-in page of a status; a status without a page gets an empty body.

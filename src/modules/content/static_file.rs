@@ -1,25 +1,25 @@
 //! Static files: what `root` and `alias` lead to.
+//!
+//! In: GET or HEAD for a path that does not end in a slash. Out: the file, as a piece that nobody has read yet; for a
+//! directory the redirect to its path with a slash. nginx: `ngx_http_static_module`.
 
-use std::fs::File;
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::base::text::errno;
 use crate::conf::error::Fault;
 use crate::conf::module::{Directive, Level, Module};
 use crate::http::body::{Body, FilePiece, Piece};
 use crate::http::core::file_path;
+use crate::http::open_file::{Found, Kind, Stat, Unopened};
 use crate::http::plan::{Answer, Content, Plan};
 use crate::http::request::Request;
 use crate::http::response::{Head, Refusal, Response};
 use crate::log::{Level as LogLevel, Raw};
-use crate::wire::uri;
+use crate::wire::uri::{self, Escape};
 
-/// `ngx_http_static_module`.
+/// `ngx_http_static_module`. It has no directives: it answers wherever nothing else does.
 pub struct Static;
 
 impl Module for Static {
@@ -40,53 +40,91 @@ struct Files;
 
 impl Content for Files {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        if !request.is_get_or_head() && !request.is_method("POST") {
+        let posted = request.is_method("POST");
+        if !request.is_get_or_head() && !posted {
             return Answer::Now(Err(Refusal::Status(405)));
         }
         let path = request.path();
         if path.ends_with(b"/") {
             return Answer::Decline;
         }
-        Answer::Now(serve(request, &path))
+        let name = file_path(request, &path);
+        let found = match request.plan().files.open(request, &name) {
+            Ok(found) => found,
+            Err(unopened) => return Answer::Now(Err(refuse(request, &name, unopened))),
+        };
+        Answer::Now(match found.stat.kind {
+            Kind::Directory => Err(add_slash(request, &path)),
+            Kind::Other => {
+                request.log(LogLevel::Crit, format_args!("\"{}\" is not a regular file", Raw(&name)));
+                Err(Refusal::Status(404))
+            }
+            Kind::File if posted => Err(Refusal::Status(405)),
+            Kind::File => {
+                request.body.discard();
+                Ok(respond(request, &path, found))
+            }
+        })
     }
 }
 
-fn serve(request: &Rc<Request>, path: &[u8]) -> Result<Response, Refusal> {
-    let name = file_path(request, path);
-    let opened = File::open(std::ffi::OsString::from_vec(name.clone()));
-    let failed = |call: &str, error: &std::io::Error| {
-        let (level, status) = match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => (LogLevel::Error, 404),
-            Some(libc::EACCES) => (LogLevel::Error, 403),
-            _ => (LogLevel::Crit, 500),
-        };
-        if status != 404 || request.plan().core.log_not_found {
-            request.log(level, format_args!("{call}() \"{}\" failed {}", Raw(&name), errno(error)));
-        }
-        Refusal::Status(status)
+/// What the client is told of a path that cannot be opened, and the log.
+fn refuse(request: &Request, name: &[u8], unopened: Unopened) -> Refusal {
+    let (level, status) = match () {
+        () if unopened.is_missing() => (LogLevel::Error, 404),
+        () if unopened.is_forbidden() => (LogLevel::Error, 403),
+        () => (LogLevel::Crit, 500),
     };
-    let file = opened.map_err(|error| failed("open", &error))?;
-    let meta = file.metadata().map_err(|error| failed("fstat", &error))?;
-    if meta.is_dir() {
-        request.owe_location([path, b"/"].concat().into());
-        return Err(Refusal::Status(301));
+    if status != 404 || request.plan().core.log_not_found {
+        let errno = errno(&unopened.error());
+        request.log(level, format_args!("{} \"{}\" failed {errno}", unopened.call, Raw(name)));
     }
-    if !meta.is_file() {
-        return Err(Refusal::Status(404));
-    }
-    if request.is_method("POST") {
-        return Err(Refusal::Status(405));
-    }
+    Refusal::Status(status)
+}
+
+/// A directory without its slash: relative links in its pages would lead astray.
+fn add_slash(request: &Request, path: &[u8]) -> Refusal {
+    let path = uri::escape(Escape::Uri, path);
+    let args = request.args();
+    let mark: &[u8] = if args.is_empty() { b"/" } else { b"/?" };
+    request.owe_location([path.as_ref(), mark, args.as_ref()].concat().into());
+    Refusal::Status(301)
+}
+
+fn respond(request: &Request, path: &[u8], found: Found) -> Response {
+    let Found { file, stat } = found;
     let mut head = Head::new(200);
-    head.content_length = Some(meta.size());
-    head.last_modified = Some(meta.mtime());
+    head.content_length = Some(stat.size);
+    head.last_modified = Some(stat.mtime);
     head.content_type = Some(content_type(request, path));
     head.allow_ranges = true;
     if request.plan().core.etag {
-        head.add("ETag", format!("\"{:x}-{:x}\"", meta.mtime(), meta.size()));
+        head.fields.reserve(4);
+        head.add("ETag", etag(&stat));
     }
-    let piece = Piece::File(FilePiece { file: Arc::new(file), offset: 0, len: meta.size() });
-    Ok(Response { head, body: if meta.size() == 0 { Body::Empty } else { Body::One(piece) } })
+    let body = match file {
+        Some(file) if stat.size > 0 => Body::One(Piece::File(FilePiece { file, offset: 0, len: stat.size })),
+        _ => Body::Empty,
+    };
+    Response { head, body }
+}
+
+/// nginx's entity tag of a file: its date and its size.
+pub fn etag(stat: &Stat) -> Bytes {
+    let mut tag = BytesMut::with_capacity(36);
+    tag.put_u8(b'"');
+    put_hex(&mut tag, stat.mtime as u64); // nginx: a date before 1970 shows as its two's complement
+    tag.put_u8(b'-');
+    put_hex(&mut tag, stat.size);
+    tag.put_u8(b'"');
+    tag.freeze()
+}
+
+fn put_hex(out: &mut BytesMut, number: u64) {
+    let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
+    for digit in (0..digits).rev() {
+        out.put_u8(b"0123456789abcdef"[(number >> (4 * digit) & 15) as usize]);
+    }
 }
 
 /// The media type by the path's extension.
@@ -98,4 +136,18 @@ pub fn content_type(request: &Request, path: &[u8]) -> Bytes {
         false => core.types.get(extension),
     };
     found.unwrap_or(&core.default_type).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_without_leading_zeros() {
+        for number in [0, 1, 9, 10, 15, 16, 255, 4096, 0x6720_ab3c, u64::MAX] {
+            let mut out = BytesMut::new();
+            put_hex(&mut out, number);
+            assert_eq!(out, format!("{number:x}"));
+        }
+    }
 }
