@@ -1,0 +1,5 @@
+//! What changes a response on its way out.
+
+pub mod gunzip; // decompresses for clients that cannot
+pub mod gzip; // compresses
+mod outlet; // what a coder has written
