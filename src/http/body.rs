@@ -138,7 +138,7 @@ impl Body {
 
     /// Puts a transformer behind this body.
     pub fn through(self, transform: impl Transform + 'static) -> Self {
-        Self::stream(Transformed { inner: self, transform, file: None, out: Vec::new(), taken: 0, ended: false })
+        Self::stream(Transformed { inner: self, transform, rest: None, out: Vec::new(), taken: 0, ended: false })
     }
 
     /// Everything that is left, as bytes; bounded by `limit`, beyond which it is broken.
@@ -209,6 +209,11 @@ pub trait Transform {
 
     /// The end: appends what is left.
     fn end(&mut self, out: &mut Vec<Piece>) -> Result<(), Broken>;
+
+    /// The most that it takes at a time, whatever the size of the pieces that come.
+    fn appetite(&self) -> usize {
+        READ
+    }
 }
 
 /// How much of a file a transformer gets at a time.
@@ -217,8 +222,8 @@ const READ: usize = 64 * 1024;
 struct Transformed<T> {
     inner: Body,
     transform: T,
-    /// What is left of the file piece that is being read.
-    file: Option<FilePiece>,
+    /// What is left of the piece that is being taken in.
+    rest: Option<Piece>,
     out: Vec<Piece>,
     /// How many of `out` were handed on.
     taken: usize,
@@ -237,10 +242,16 @@ impl<T: Transform> Transformed<T> {
                 self.out.push(Piece::Flush);
                 Ok(())
             }
-            Some(Piece::Mem(bytes)) => self.transform.push(&bytes, false, &mut self.out),
+            Some(Piece::Mem(mut bytes)) => {
+                let appetite = self.transform.appetite();
+                if bytes.len() > appetite {
+                    self.rest = Some(Piece::Mem(bytes.split_off(appetite)));
+                }
+                self.transform.push(&bytes, false, &mut self.out)
+            }
             Some(Piece::File(mut file)) => {
-                let bytes = file.read(READ).map_err(|_| Broken)?;
-                self.file = (file.len > 0).then_some(file);
+                let bytes = file.read(self.transform.appetite()).map_err(|_| Broken)?;
+                self.rest = (file.len > 0).then_some(Piece::File(file));
                 self.transform.push(&bytes, false, &mut self.out)
             }
         }
@@ -259,8 +270,8 @@ impl<T: Transform> Source for Transformed<T> {
             if self.ended {
                 return Poll::Ready(Ok(None));
             }
-            let piece = match self.file.take() {
-                Some(file) => Some(Piece::File(file)),
+            let piece = match self.rest.take() {
+                Some(rest) => Some(rest),
                 None => ready!(self.inner.poll_piece(cx))?,
             };
             self.feed(piece)?;

@@ -21,6 +21,7 @@ pub mod respond; // from a refusal to a page
 pub mod response; // heads, fields, refusals
 pub mod server; // what a server block says of itself
 pub mod timer; // a timeout that is cheap to push back
+pub mod types; // lists of media types, as filters take them
 pub mod upload; // the body of a request
 pub mod vars; // the core module's variables
 

@@ -17,5 +17,7 @@ pub fn http() -> Modules<Plan> {
         .with::<content::static_file::Static>()
         .with::<filter::not_modified::NotModified>()
         .with::<filter::headers::Headers>()
+        .with::<filter::gunzip::Gunzip>()
+        .with::<filter::gzip::Gzip>()
         .with::<filter::range::RangeFilter>()
 }

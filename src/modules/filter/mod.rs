@@ -1,5 +1,8 @@
 //! What changes a response on its way out, in the order in which bodies meet them.
 
+pub mod gunzip; // decompresses for clients that cannot
+pub mod gzip; // compresses
 pub mod headers; // add_header, add_trailer, expires
 pub mod not_modified; // 304 and 412
+mod outlet; // what a coder has written
 pub mod range; // 206 and 416
