@@ -17,5 +17,9 @@ pub fn http() -> Modules<Plan> {
         .with::<OpenFiles>()
         .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()
+        .with::<content::try_files::TryFiles>()
+        .with::<content::index::Index>()
+        .with::<content::empty_gif::EmptyGif>()
+        .with::<content::stub_status::StubStatus>()
         .with::<content::static_file::Static>()
 }
