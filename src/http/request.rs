@@ -11,10 +11,11 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::connection::Connection;
-use super::location::Matched;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head};
 use super::upload::Upload;
+use crate::base::regex::Failed;
+use crate::conf::pattern::{Matched, Matching};
 use crate::conf::vars::{Keep, Value, Values, VarId};
 use crate::log::Level;
 use crate::upstream::Attempt;
@@ -40,6 +41,8 @@ pub struct RequestHead {
     /// `Content-Length`, when there is one.
     pub content_length: Option<u64>,
     pub chunked: bool,
+    /// The path had a `%` or a `+`: what a rewrite rule takes from it is escaped where it becomes an argument.
+    pub escaped: bool,
     /// Bytes of the head on the wire.
     pub size: u64,
 }
@@ -80,6 +83,11 @@ pub struct Request {
     pub internal: Cell<bool>,
     /// `rewrite` changed the path: the location is to be found again.
     pub path_changed: Cell<bool>,
+    /// `false` once `rewrite … break` or `break` left the path to a location that did not match it: what replaces the
+    /// location's part of the path (`alias`, `proxy_pass` with a URI) has nothing to replace.
+    pub location_valid: Cell<bool>,
+    /// `try_files` made the path what follows the `alias` of a pattern's location.
+    pub add_path_to_alias: Cell<bool>,
     /// How many internal redirects may still follow; nginx allows ten.
     pub jumps: Cell<u8>,
     /// The path has a `$` or came from the client unchanged: `proxy_pass` may send the target as it came.
@@ -138,6 +146,8 @@ impl Request {
             location: Cell::new(location),
             internal: Cell::new(false),
             path_changed: Cell::new(false),
+            location_valid: Cell::new(true),
+            add_path_to_alias: Cell::new(false),
             jumps: Cell::new(JUMPS),
             target_valid: Cell::new(true),
             error_status: Cell::new(0),
@@ -179,6 +189,8 @@ impl Request {
             location: Cell::new(parent.server().root),
             internal: Cell::new(true),
             path_changed: Cell::new(false),
+            location_valid: Cell::new(true),
+            add_path_to_alias: Cell::new(false),
             jumps: Cell::new(JUMPS),
             target_valid: Cell::new(false),
             error_status: Cell::new(0),
@@ -318,9 +330,9 @@ impl Request {
         }
     }
 
-    /// The bytes of the last match, for `$1` to `$9`.
-    pub fn set_captures(&self, captures: Matched) {
-        self.captures.replace(captures);
+    /// A match that failed: `$1` to `$9` are empty.
+    pub fn clear_captures(&self) {
+        self.captures.replace(Matched::default());
     }
 
     /// The memory of one module in this request, made at the first use. One type, one value.
@@ -336,14 +348,6 @@ impl Request {
     /// An internal redirect begins anew: modules forget what they kept of the location before.
     pub fn forget_extensions(&self) {
         self.extensions.borrow_mut().clear();
-    }
-
-    /// Gives a variable a value, as `set` and named captures do.
-    pub fn set_value(&self, id: VarId, value: Value) {
-        match &self.http().vars.row(id).set {
-            Some(set) => set(self, value),
-            None => drop(self.keep(id, Slot::Known(value))),
-        }
     }
 
     /// Forgets a kept value, so that it is computed again.
@@ -399,5 +403,22 @@ impl Values for Request {
 
     fn capture(&self, n: usize) -> Value {
         self.captures.borrow().get(n)
+    }
+}
+
+impl Matching for Request {
+    fn set_value(&self, id: VarId, value: Value) {
+        match &self.http().vars.row(id).set {
+            Some(set) => set(self, value),
+            None => drop(self.keep(id, Slot::Known(value))),
+        }
+    }
+
+    fn set_captures(&self, matched: Matched) {
+        self.captures.replace(matched);
+    }
+
+    fn log_failed(&self, failed: &Failed) {
+        self.log(Level::Alert, format_args!("{failed}"));
     }
 }
