@@ -4,6 +4,7 @@ pub mod addr;
 pub mod clock;
 pub mod glob;
 pub mod regex;
+pub mod release;
+pub mod temp;
 pub mod text;
 pub mod units;
-pub mod temp;

@@ -84,6 +84,9 @@ pub fn complete(request: &Rc<Request>, mut response: Response) -> Response {
     }
     let Response { mut head, mut body } = response;
     for filter in &request.plan().filters {
+        if request.http().head_is_asked_for {
+            request.show(&head);
+        }
         body = filter.apply(request, &mut head, body);
     }
     Response { head, body }

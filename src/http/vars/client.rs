@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 
 use super::{decimal, port, push_seconds};
+use crate::base::text;
 use crate::conf::error::Fault;
 use crate::conf::vars::{Definitions, Row, Value};
 use crate::http::request::Request;
@@ -17,7 +18,7 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     vars.define("remote_addr", Row::once(|r: &Request| Some(r.connection.client())))?;
     vars.define("binary_remote_addr", Row::once(binary_remote_addr))?;
     vars.define("remote_port", Row::once(|r: &Request| port(inet(r).map_or(0, |peer| peer.port()))))?;
-    vars.define("server_addr", Row::once(|r: &Request| Some(r.connection.server()?.host().into())))?;
+    vars.define("server_addr", Row::once(|r: &Request| Some(text::bytes(&r.connection.server()?.host()).into())))?;
     vars.define("server_port", Row::once(|r: &Request| port(r.connection.server()?.port().unwrap_or(0))))?;
     vars.define("scheme", Row::once(|_: &Request| Some(Bytes::from_static(b"http"))))?;
     vars.define("https", Row::once(|_: &Request| Some(Bytes::new())))?;

@@ -17,7 +17,6 @@ use crate::conf::module::Level;
 use crate::conf::vars::{Definitions, Value};
 use crate::wire::byte;
 
-pub use sent::Sent;
 pub use server::{push_seconds, push_status};
 
 /// Defines them.

@@ -1,6 +1,6 @@
 //! What was answered: status, sizes, the fields of the answer.
 //!
-//! Filters ask before the head is written, logs after it: [`Sent`] holds what they see.
+//! Filters ask before the head is written and see it as far as it has come ([`Request::show`]), logs ask afterwards.
 
 use bytes::Bytes;
 
@@ -8,39 +8,8 @@ use super::{decimal, joined, named, push_status};
 use crate::base::clock;
 use crate::conf::error::Fault;
 use crate::conf::vars::{Definitions, Row, Value};
+use crate::http::h1;
 use crate::http::request::Request;
-use crate::http::response::{Field, Head};
-
-/// The answer's head as far as it has come.
-#[derive(Debug, Default)]
-pub enum Sent {
-    /// There is none yet.
-    #[default]
-    Nothing,
-    /// On its way through the filters.
-    Made(Head),
-    /// Written.
-    Written {
-        head: Head,
-        /// In chunks: there is no `Content-Length` then.
-        chunked: bool,
-        /// The redirect's target as it was written.
-        location: Option<Bytes>,
-    },
-}
-
-impl Sent {
-    fn head(&self) -> Option<&Head> {
-        match self {
-            Self::Nothing => None,
-            Self::Made(head) | Self::Written { head, .. } => Some(head),
-        }
-    }
-
-    fn is_written(&self) -> bool {
-        matches!(self, Self::Written { .. })
-    }
-}
 
 pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     vars.define("status", Row::each(status))?;
@@ -69,7 +38,7 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
 
 fn status(request: &Request) -> Value {
     let mut text = Vec::with_capacity(3);
-    push_status(&mut text, request.status());
+    push_status(&mut text, request.status_shown());
     Some(text.into())
 }
 
@@ -78,57 +47,53 @@ fn completion(request: &Request) -> Value {
 }
 
 fn field(request: &Request, name: &str) -> Value {
-    let sent = request.sent.borrow();
-    joined(named(&sent.head()?.fields, name), b", ")
+    joined(named(&request.answered()?.fields, name), b", ")
 }
 
 /// Filters see the bare type, logs the one that was written, with its `charset`.
 fn content_type(request: &Request) -> Value {
-    let sent = request.sent.borrow();
-    let head = sent.head()?;
+    let head = request.answered()?;
     let media = head.content_type.as_ref().filter(|media| !media.is_empty())?;
     match &head.charset {
-        _ if sent.is_written() && head.status == 204 => None,
-        Some(charset) if sent.is_written() => Some([media.as_ref(), b"; charset=", charset.as_ref()].concat().into()),
+        _ if request.written.get() && head.status == 204 => None,
+        Some(charset) if request.written.get() => {
+            Some([media.as_ref(), b"; charset=", charset.as_ref()].concat().into())
+        }
         _ => Some(media.clone()),
     }
 }
 
 fn content_length(request: &Request) -> Value {
-    let sent = request.sent.borrow();
-    let head = sent.head()?;
-    if let Sent::Written { chunked: true, .. } = &*sent {
+    let head = request.answered()?;
+    if request.chunked.get() || request.written.get() && head.status == 204 {
         return None;
     }
-    match own(head, "Content-Length") {
-        Some(length) => Some(length),
-        None if sent.is_written() && head.status == 204 => None,
-        None => decimal(head.content_length?),
-    }
+    head.field("Content-Length").cloned().or_else(|| decimal(head.content_length?))
 }
 
+/// Filters see the target as it was given, logs the whole URL that was made of it.
 fn location(request: &Request) -> Value {
-    let sent = request.sent.borrow();
-    match &*sent {
-        Sent::Written { location: Some(location), .. } => Some(location.clone()),
-        other => other.head()?.location.clone().or_else(|| own(other.head()?, "Location")),
+    let head = request.answered()?;
+    match &head.location {
+        Some(target) if request.written.get() => Some(h1::location(request, target)),
+        Some(target) => Some(target.clone()),
+        None => head.field("Location").cloned(),
     }
 }
 
 fn last_modified(request: &Request) -> Value {
-    let sent = request.sent.borrow();
-    let head = sent.head()?;
-    if sent.is_written() && !matches!(head.status, 200 | 206 | 304) {
+    let head = request.answered()?;
+    if request.written.get() && !matches!(head.status, 200 | 206 | 304) {
         return None;
     }
-    own(head, "Last-Modified").or_else(|| {
+    head.field("Last-Modified").cloned().or_else(|| {
         let date = clock::http_date_of(head.last_modified?);
         Some(Bytes::copy_from_slice(date.as_bytes()))
     })
 }
 
 fn connection(request: &Request) -> Value {
-    let upgraded = request.sent.borrow().head().is_some_and(|head| head.status == 101);
+    let upgraded = request.answered().is_some_and(|head| head.status == 101);
     Some(Bytes::from_static(match request.main().keepalive.get() {
         _ if upgraded => b"upgrade",
         true => b"keep-alive",
@@ -142,11 +107,5 @@ fn keep_alive(request: &Request) -> Value {
 }
 
 fn transfer_encoding(request: &Request) -> Value {
-    let chunked = matches!(&*request.sent.borrow(), Sent::Written { chunked: true, .. });
-    chunked.then_some(Bytes::from_static(b"chunked"))
-}
-
-/// A field that an upstream or a module has given itself.
-fn own(head: &Head, name: &str) -> Value {
-    head.fields.iter().find(|field: &&Field| field.is(name)).map(|field| field.value.clone())
+    request.chunked.get().then_some(Bytes::from_static(b"chunked"))
 }
