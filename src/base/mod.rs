@@ -5,6 +5,7 @@ pub mod clock;
 pub mod glob;
 pub mod names;
 pub mod regex;
+pub mod release;
+pub mod temp;
 pub mod text;
 pub mod units;
-pub mod temp;

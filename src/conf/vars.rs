@@ -222,6 +222,11 @@ impl<R> Table<R> {
         &self.names[id.index()]
     }
 
+    /// The names that the configuration uses, in small letters.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
+
     pub fn len(&self) -> usize {
         self.rows.len()
     }

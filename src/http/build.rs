@@ -69,7 +69,8 @@ impl Builder<'_> {
         }
         let listens = listens(&conf)?;
         let vars = Table::new(&level.cx.names, main.vars)?;
-        Ok(Http { servers, locations: self.locations, listens, vars, post_read: main.post_read })
+        let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
+        Ok(Http { head_is_asked_for, servers, locations: self.locations, listens, vars, post_read: main.post_read })
     }
 
     fn server(&mut self, level: &Level<'_>) -> Result<Server, Fault> {

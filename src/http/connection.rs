@@ -12,7 +12,7 @@ use super::build::ListenAddress;
 use super::h1::send::Output;
 use super::plan::Http;
 use crate::base::addr::Address;
-use crate::base::clock;
+use crate::base::{clock, text};
 use crate::net::accept::{Peer, Slot};
 use crate::net::io::Io;
 
@@ -28,13 +28,15 @@ pub struct Connection {
     pub peer: Peer,
     pub started: Instant,
     pub activity: Activity,
+    /// When the first byte of the request at hand was seen.
+    pub begun: Cell<Instant>,
     /// What was read and not yet used.
     pub input: RefCell<BytesMut>,
     /// What waits to be written: answers to pipelined requests leave together.
     pub output: RefCell<Output>,
     /// How many requests have begun.
     pub requests: Cell<u64>,
-    /// The request at hand came together with others.
+    /// The request at hand came together with the one before.
     pub pipelined: Cell<bool>,
     /// What the PROXY protocol said, where it is spoken.
     pub proxied: OnceCell<Proxied>,
@@ -61,6 +63,7 @@ impl Connection {
             peer,
             started: clock::now(),
             activity: Activity::begin(),
+            begun: Cell::new(clock::now()),
             input: RefCell::default(),
             output: RefCell::default(),
             requests: Cell::new(0),
@@ -81,29 +84,27 @@ impl Connection {
         *self.local.get_or_init(|| self.io.stream().local_addr().ok())
     }
 
+    /// Where the client has connected to: `$server_addr` and `$server_port`.
+    pub fn server(&self) -> Option<Address> {
+        match &self.address().address {
+            Address::Inet(_) => self.local().map(Address::Inet),
+            unix @ Address::Unix(_) => Some(unix.clone()),
+        }
+    }
+
     /// The servers of the address that the client connected to.
     pub fn address(&self) -> &ListenAddress {
         &self.http.listens[self.listen].addresses[self.address.get()]
     }
 
-    /// Whether bytes of a next request came together with this one.
-    pub fn pipelined_with(&self, request: &super::request::Request) -> bool {
-        request.body.is_done() && !self.input.borrow().is_empty()
-    }
-
     /// The client's address as text: `$remote_addr`, and `client:` in the error log.
     pub fn client(&self) -> Bytes {
         self.client
-            .get_or_init(|| match self.peer {
-                Peer::Inet(address) => Address::Inet(address).host().into(),
-                Peer::Unix(_) => Bytes::from_static(b"unix:"),
+            .get_or_init(|| match &self.peer {
+                Peer::Inet(address) => Address::Inet(*address).host().into(),
+                Peer::Unix(path) => text::bytes(&Address::Unix(path.clone()).host()).into(),
             })
             .clone()
-    }
-
-    /// A request is over: the next one may wait.
-    pub fn rest(&self) {
-        self.pipelined.set(false);
     }
 
     pub fn now(&self) -> Instant {

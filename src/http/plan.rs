@@ -183,6 +183,8 @@ pub struct Http {
     pub locations: Vec<Location>,
     pub listens: Vec<Listen>,
     pub vars: Table<Request>,
+    /// Some variable is about the response's head: filters must let it be seen while they make it.
+    pub head_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
 }
 

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -112,8 +112,16 @@ pub struct Request {
     pub limit_rate: Cell<Option<u64>>,
     pub limit_rate_after: Cell<Option<u64>>,
 
-    /// The response head as it was sent, for `$sent_http_*` and the log.
-    pub answered: RefCell<Option<Rc<Head>>>,
+    /// The response head, for `$sent_http_*` and the log: as it was sent, or before that as filters last saw it.
+    answered: RefCell<Option<Rc<Head>>>,
+    /// `answered` was sent.
+    pub written: Cell<bool>,
+    /// The body went out in chunks.
+    pub chunked: Cell<bool>,
+    /// The trailer fields that were sent.
+    pub trailers: RefCell<Vec<Field>>,
+    /// The whole answer was handed to the client: `$request_completion`.
+    pub complete: Cell<bool>,
     pub status: Cell<u16>,
     /// Bytes sent to the client, head included.
     pub bytes_sent: Cell<u64>,
@@ -138,7 +146,7 @@ impl Request {
         let location = connection.http.server(server).root;
         let keepalive = Cell::new(false);
         Self {
-            started: connection.now(),
+            started: connection.begun.get(),
             path: RefCell::new(path),
             args: RefCell::new(args),
             method: RefCell::new(head.method.clone()),
@@ -163,6 +171,10 @@ impl Request {
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
             answered: RefCell::default(),
+            written: Cell::new(false),
+            chunked: Cell::new(false),
+            trailers: RefCell::default(),
+            complete: Cell::new(false),
             status: Cell::new(0),
             bytes_sent: Cell::new(0),
             head_sent: Cell::new(0),
@@ -206,6 +218,10 @@ impl Request {
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
             answered: RefCell::default(),
+            written: Cell::new(false),
+            chunked: Cell::new(false),
+            trailers: RefCell::default(),
+            complete: Cell::new(false),
             status: Cell::new(0),
             bytes_sent: Cell::new(0),
             head_sent: Cell::new(0),
@@ -305,6 +321,49 @@ impl Request {
         match &self.head.host {
             Some(host) if !host.is_empty() => host.clone(),
             _ => self.server().name.clone(),
+        }
+    }
+
+    /// Lets variables see the head that is being made.
+    pub fn show(&self, head: &Head) {
+        self.status.set(head.status);
+        self.answered.replace(Some(Rc::new(head.clone())));
+    }
+
+    /// The head is written: this is what variables see from now on.
+    pub fn sent(&self, head: Rc<Head>) {
+        self.status.set(head.status);
+        self.answered.replace(Some(head));
+        self.written.set(true);
+    }
+
+    /// The response head as far as it has come; `None` before there is one.
+    pub fn answered(&self) -> Option<Rc<Head>> {
+        self.answered.borrow().clone()
+    }
+
+    /// `$status`: that of an error has precedence.
+    pub fn status_shown(&self) -> u16 {
+        match self.error_status.get() {
+            0 => self.status.get(),
+            error => error,
+        }
+    }
+
+    /// `$body_bytes_sent`
+    pub fn body_bytes_sent(&self) -> u64 {
+        self.bytes_sent.get().saturating_sub(self.head_sent.get())
+    }
+
+    /// `$request_time`
+    pub fn elapsed(&self) -> Duration {
+        self.connection.now().saturating_duration_since(self.started)
+    }
+
+    /// The request is over: tells the logs of the location where it ended.
+    pub fn write_logs(&self) {
+        for log in &self.plan().logs {
+            log.log(self);
         }
     }
 

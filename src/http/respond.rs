@@ -85,6 +85,9 @@ pub fn complete(request: &Rc<Request>, mut response: Response) -> Result<Respons
     let Response { mut head, mut body } = response;
     for filter in &request.plan().filters {
         filter.check(request, &mut head, &body)?;
+        if request.http().head_is_asked_for {
+            request.show(&head);
+        }
         body = filter.apply(request, &mut head, body);
     }
     Ok(Response { head, body })

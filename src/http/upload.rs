@@ -183,7 +183,10 @@ impl Upload {
             }
             Framing::Chunked(decoder) => self.decode(request, decoder, &mut input, max)?,
         };
-        request.bytes_read.set(request.bytes_read.get() + (before - input.len()) as u64);
+        // nginx: what is thrown away is not part of `$request_length`
+        if !self.is_discarded() {
+            request.bytes_read.set(request.bytes_read.get() + (before - input.len()) as u64);
+        }
         Ok(taken)
     }
 
@@ -301,9 +304,9 @@ fn invite(request: &Request) {
     }
     // The socket is empty at this point: what it does not take at once, it would not take at all.
     let line = IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n");
-    let sent = request.connection.io.stream().try_write_vectored(&[line]);
-    if sent.is_err() {
-        request.keepalive.set(false);
+    match request.connection.io.stream().try_write_vectored(&[line]) {
+        Ok(sent) => request.bytes_sent.set(request.bytes_sent.get() + sent as u64),
+        Err(_) => request.keepalive.set(false),
     }
 }
 

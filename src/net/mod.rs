@@ -1,5 +1,6 @@
 //! The network: sockets that listen, connections that were accepted, names that resolve.
 
 pub mod accept;
-pub mod listen;
 pub mod io;
+pub mod listen;
+pub mod tcp_info;

@@ -10,11 +10,10 @@ use lexopt::{Arg, Parser};
 use nix::sys::signal::Signal;
 
 use super::{features, generation};
+use crate::base::release::NGINX_VERSION;
 use crate::base::text;
 use crate::conf::source::Source;
 
-/// The release of nginx whose configuration and behaviour are served.
-const NGINX_VERSION: &str = "1.31.5";
 const PREFIX: &str = "/usr/share/weir";
 const CONF_FILE: &str = "/etc/weir/weir.conf";
 const ERROR_LOG: &str = "/var/log/weir/error.log";

@@ -33,6 +33,7 @@ use crate::conf::error::Fault;
 use crate::conf::source::Source;
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
 use crate::net::listen::Purpose;
+use crate::net::tcp_info;
 
 /// The program: what the arguments ask for, and how it went.
 pub fn main() -> ExitCode {
@@ -73,6 +74,7 @@ pub fn main() -> ExitCode {
 
 /// Everything that comes before the configuration.
 fn begin(options: Options, environment: Vec<(OsString, OsString)>) -> (Start, ErrorLog) {
+    tcp_info::provide(os::tcp_info);
     let title = os::Title::claim();
     let sinks = Sinks::new();
     let log = ErrorLog::startup(&sinks, options.error_log().as_deref());

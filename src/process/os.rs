@@ -3,15 +3,19 @@
 //! This is the one file that may contain `unsafe`. Every function here is safe to call: what its block relies on is
 //! checked in the function itself, or follows from the one rule that the callers keep: all of this happens while the
 //! process has a single thread, before any runtime is built. `fork` and `set_environment` count the threads first.
+//! `tcp_info` relies on nothing and may be called at any time.
 
 #![expect(unsafe_code, reason = "fork, the environment and the argument area have no safe interface")]
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, ForkResult, Pid};
+
+use crate::net::tcp_info::TcpInfo;
 
 /// Which side of [`fork`] this is.
 pub enum Fork {
@@ -96,6 +100,27 @@ impl Title {
     }
 }
 
+/// What the kernel knows of a TCP connection, for `net::tcp_info`, which lends this to the rest. Any thread may ask.
+pub fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, which is the size of `info`, and the descriptor is open.
+    let failed = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
+    };
+    if failed != 0 {
+        return None;
+    }
+    // SAFETY: it was all zeros, then the kernel wrote into it, and it is integers alone.
+    let info = unsafe { info.assume_init() };
+    Some(TcpInfo {
+        rtt: info.tcpi_rtt,
+        rttvar: info.tcpi_rttvar,
+        snd_cwnd: info.tcpi_snd_cwnd,
+        rcv_space: info.tcpi_rcv_space,
+    })
+}
+
 /// Fields 48 to 51 of proc(5) `stat`: where arguments and environment begin and end. They must be adjacent.
 ///
 /// When the byte at the end of the arguments is not zero, the kernel takes the title to run on into the environment
@@ -138,6 +163,17 @@ mod tests {
         assert_eq!(argument_area(&stat), Some((1000, 500)));
         assert_eq!(argument_area(b"42 (short) S 1 2 3"), None);
         assert_eq!(argument_area(b""), None);
+    }
+
+    #[test]
+    fn tcp_sockets_have_facts_and_others_have_none() {
+        use std::os::fd::AsFd;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let stream = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("somebody listens");
+        let info = tcp_info(stream.as_fd()).expect("a TCP socket");
+        assert!(info.snd_cwnd > 0 && info.rcv_space > 0, "{info:?}");
+        let (unix, _) = std::os::unix::net::UnixStream::pair().expect("two sockets");
+        assert_eq!(tcp_info(unix.as_fd()), None);
     }
 
     #[test]

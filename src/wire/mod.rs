@@ -5,6 +5,7 @@
 //! "more bytes, please" and go on where they stopped when they are shown the same buffer again, grown. Nothing here
 //! panics on any input, and nothing grows beyond what it was given.
 
+pub mod basic; // "Basic Ym9iOnNlY3JldA=="
 pub mod byte; // classes of bytes, and small numbers
 pub mod date; // "Sun, 06 Nov 1994 08:49:37 GMT"
 pub mod fastcgi; // records, both ways

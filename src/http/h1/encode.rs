@@ -188,6 +188,13 @@ fn absolute(request: &Request, location: &Bytes, out: &mut BytesMut) {
     out.put_slice(location);
 }
 
+/// The target of a redirect as it is written.
+pub fn location(request: &Request, target: &Bytes) -> Bytes {
+    let mut whole = BytesMut::with_capacity(target.len() + 64);
+    absolute(request, target, &mut whole);
+    whole.freeze()
+}
+
 /// A number in decimal digits.
 pub fn itoa(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
     let mut start = digits.len();

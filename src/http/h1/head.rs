@@ -23,7 +23,7 @@ use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
 use crate::wire::http1::message::{self, Essentials};
 use crate::wire::http1::name::{Name, Rule};
 use crate::wire::http1::request::{LineParser, RequestLine, Version};
-use crate::wire::uri;
+use crate::wire::uri::{self, Normal};
 
 /// What reading a head came to.
 pub enum Head {
@@ -88,7 +88,13 @@ impl Buffers {
 struct Parts<'a> {
     connection: &'a Rc<Connection>,
     line: Option<RequestLine>,
+    /// The target's path and arguments, once the line is there and they make sense.
+    normal: Option<Normal>,
     fields: Vec<field::Field>,
+    /// Where the last line ended that was understood.
+    end: usize,
+    /// What is being read, for the log.
+    doing: &'static str,
     server: ServerId,
     settings: &'a ServerSettings,
 }
@@ -99,7 +105,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
     let http = connection.http.clone();
     let settings = &http.server(default).settings;
     let mut buffers = Buffers::new(settings);
-    let mut parts = Parts { connection, line: None, fields: Vec::with_capacity(16), server: default, settings };
+    let mut parts = Parts::new(connection, default, settings);
 
     // The request line.
     let mut parser = LineParser::new(0);
@@ -112,7 +118,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
                 match buffers.more(len) {
                     Err(_) => return parts.refuse(414, "client sent too long URI"),
                     Ok(room) => {
-                        if let Err(gone) = parts.fill(room, timer, "while reading client request line").await {
+                        if let Err(gone) = parts.fill(room, timer).await {
                             return gone;
                         }
                     }
@@ -126,6 +132,12 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
         return parts.refuse(414, "client sent too long URI");
     }
     parts.line = Some(line);
+    parts.end = end;
+    // Now, not when the fields are there: nginx does not read them for a target that makes no sense.
+    parts.normal = uri::normalise(&connection.input.borrow(), line.target, &line.shape, settings.merge_slashes).ok();
+    if parts.normal.is_none() {
+        return parts.refuse(400, "client sent invalid request");
+    }
     if line.version < Version::HTTP_10 {
         return parts.finish(line, end);
     }
@@ -141,6 +153,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
     }
 
     // The fields.
+    parts.doing = READING_FIELDS;
     let mut parser = FieldParser::new(end);
     let mut begun = end;
     loop {
@@ -154,6 +167,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
                     return parts.too_large(full, begun);
                 }
                 begun = field.end as usize;
+                parts.end = begun;
                 if let Some(refused) = parts.field(field, settings) {
                     return refused;
                 }
@@ -163,7 +177,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
                 match buffers.more(len) {
                     Err(full) => return parts.too_large(full, begun),
                     Ok(room) => {
-                        if let Err(gone) = parts.fill(room, timer, "while reading client request headers").await {
+                        if let Err(gone) = parts.fill(room, timer).await {
                             return gone;
                         }
                     }
@@ -180,10 +194,15 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
     }
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    fn new(connection: &'a Rc<Connection>, server: ServerId, settings: &'a ServerSettings) -> Self {
+        let fields = Vec::with_capacity(16);
+        Self { connection, line: None, normal: None, fields, end: 0, doing: READING_LINE, server, settings }
+    }
+
     /// Reads more from the socket, at most `room`.
-    async fn fill(&mut self, room: usize, timer: &mut Timer, doing: &'static str) -> Result<(), Head> {
-        let connection = self.connection;
+    async fn fill(&mut self, room: usize, timer: &mut Timer) -> Result<(), Head> {
+        let (connection, doing) = (self.connection, self.doing);
         if !connection.output.borrow().is_empty() {
             // The rest may not come before the client has its earlier answers.
             let _ = super::send::flush(&self.begin()).await;
@@ -201,19 +220,19 @@ impl Parts<'_> {
         match read {
             Ok(Ok(0)) => {
                 let request = self.begin();
-                request.log(Level::Info, format_args!("client prematurely closed connection {doing}"));
+                request.log(Level::Info, format_args!("client prematurely closed connection{doing}"));
                 Err(Head::Gone(Some((request, 400))))
             }
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => {
                 let request = self.begin();
                 let errno = crate::base::text::errno(&error);
-                request.log(Level::Info, format_args!("recv() failed {errno} {doing}"));
+                request.log(Level::Info, format_args!("recv() failed {errno}{doing}"));
                 Err(Head::Gone(Some((request, 400))))
             }
             Err(()) => {
                 let request = self.begin();
-                request.log(Level::Info, format_args!("client timed out (110: Connection timed out) {doing}"));
+                request.log(Level::Info, format_args!("client timed out (110: Connection timed out){doing}"));
                 if request.plan().core.reset_timedout_connection {
                     connection.io.reset_on_close();
                 }
@@ -275,12 +294,11 @@ impl Parts<'_> {
     }
 
     /// The head is whole: takes it off the connection and makes the request of it.
-    fn finish(self, line: RequestLine, end: usize) -> Head {
+    fn finish(mut self, line: RequestLine, end: usize) -> Head {
         let connection = self.connection.clone();
         let raw = connection.input.borrow_mut().split_to(end).freeze();
-        let settings = &connection.http.server(self.server).settings;
-        let normal = uri::normalise(&raw, line.target, &line.shape, settings.merge_slashes);
-        let uri = normal.and_then(|normal| normal.freeze(&raw));
+        self.end = end;
+        let uri = self.normal.take().map(|normal| normal.freeze(&raw));
         let head = self.head(&raw, Some(line));
         let essentials = Essentials {
             host: head.field("Host").map(Bytes::as_ref),
@@ -293,9 +311,9 @@ impl Parts<'_> {
             Ok(message::Body::Chunked) => Framing::Chunked(Decoder::new(Trailers::Skip)),
             Ok(message::Body::None) | Err(_) => Framing::Length(0),
         };
-        let (path, args) = match &uri {
-            Ok(uri) => (uri.path.bytes().clone(), uri.args.clone()),
-            Err(_) => (Bytes::new(), Bytes::new()),
+        let (path, args, clean) = match uri {
+            Some(Ok(uri)) => (uri.path.into_bytes(), uri.args, true),
+            Some(Err(_)) | None => (Bytes::new(), Bytes::new(), false),
         };
         let length = match body {
             Ok(message::Body::Length(length)) => Some(length),
@@ -307,14 +325,11 @@ impl Parts<'_> {
         request.body = Upload::new(framing);
         let request = Rc::new(request);
         request.keepalive.set(keepalive);
-        if connection.pipelined_with(&request) {
-            connection.pipelined.set(true);
-        }
         if let Some(host) = &request.head.host {
             connection.address().names.choose(host).fill(&request);
         }
-        if uri.is_err() {
-            request.log(Level::Info, format_args!("client sent invalid request while reading client request line"));
+        if !clean {
+            request.log(Level::Info, format_args!("client sent invalid request{READING_LINE}"));
             request.keepalive.set(false);
             return Head::Refused(request, 400);
         }
@@ -356,7 +371,7 @@ impl Parts<'_> {
             content_length: None,
             chunked: false,
             escaped: line.is_some_and(|line| line.shape.quoted || line.shape.plus),
-            size: raw.len() as u64,
+            size: line.map_or(0, |line| self.end.saturating_sub(line.line.start as usize) as u64),
         }
     }
 
@@ -368,11 +383,15 @@ impl Parts<'_> {
             Some(_) => head,
             // nginx shows what it has of a line that it could not read, and answers as to HTTP/1.0.
             None => {
-                let end = memchr::memchr2(b'\r', b'\n', &raw).unwrap_or(raw.len());
-                RequestHead { line: raw.slice(..end), version: Version::HTTP_10, ..head }
+                let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+                let start = raw.iter().position(|byte| !is_end(byte)).unwrap_or(raw.len());
+                let end = raw.iter().skip(start).position(is_end).map_or(raw.len(), |len| start + len);
+                RequestHead { line: raw.slice(start..end), version: Version::HTTP_10, ..head }
             }
         };
-        Rc::new(Request::new(self.connection.clone(), head, Bytes::new(), Bytes::new(), self.server))
+        let uri = self.normal.clone().and_then(|normal| normal.freeze(&raw).ok());
+        let (path, args) = uri.map_or_else(Default::default, |uri| (uri.path.into_bytes(), uri.args));
+        Rc::new(Request::new(self.connection.clone(), head, path, args, self.server))
     }
 
     fn too_large(&self, full: Full, begun: usize) -> Head {
@@ -389,8 +408,7 @@ impl Parts<'_> {
 
     fn refuse(&self, status: u16, why: &str) -> Head {
         let request = self.begin();
-        let doing = if self.line.is_none() { " while reading client request line" } else { READING_FIELDS };
-        request.log(Level::Info, format_args!("{why}{doing}"));
+        request.log(Level::Info, format_args!("{why}{}", self.doing));
         request.keepalive.set(false);
         // What follows cannot be told from the head any more.
         self.connection.input.replace(BytesMut::new());
@@ -398,6 +416,7 @@ impl Parts<'_> {
     }
 }
 
+const READING_LINE: &str = " while reading client request line";
 const READING_FIELDS: &str = " while reading client request headers";
 
 /// The most that is read at once.

@@ -9,6 +9,7 @@ use std::task::{Poll, ready};
 
 use bytes::BytesMut;
 
+pub use self::encode::location;
 use self::head::Head;
 use super::activity::State;
 use super::body::{Body, Source};
@@ -35,26 +36,32 @@ enum After {
 pub async fn serve(connection: Rc<Connection>) {
     let mut timer = Timer::default();
     loop {
-        if connection.input.borrow().is_empty() && !wait(&connection, &mut timer).await {
+        let together = !connection.input.borrow().is_empty();
+        if !together && !wait(&connection, &mut timer).await {
             return;
         }
+        connection.pipelined.set(together && connection.requests.get() > 0);
         connection.requests.set(connection.requests.get() + 1);
         connection.activity.set(State::Reading);
+        connection.begun.set(connection.now());
         let (request, refused) = match head::read(&connection, &mut timer).await {
             Head::Request(request) => (request, None),
             Head::Refused(request, status) => (request, Some(status)),
             Head::Gone(None) => return,
             Head::Gone(Some((request, status))) => {
                 request.status.set(status);
-                return log(&request);
+                return request.write_logs();
             }
         };
         timer.disarm();
         connection.activity.set(State::Writing);
         match answer(&request, refused).await {
-            After::Next => connection.rest(),
-            After::Close => return,
-            After::Linger => return linger(&request).await,
+            After::Next => request.write_logs(),
+            After::Close => return request.write_logs(),
+            After::Linger => {
+                linger(&request).await;
+                return request.write_logs(); // nginx: the request is not over before
+            }
         }
     }
 }
@@ -119,15 +126,14 @@ async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
             0 => 444,
             status => status,
         });
-        log(request);
         return After::Close;
     };
     let sent = write(request, response).await;
-    if sent.is_err() {
-        request.keepalive.set(false);
+    match sent {
+        Ok(()) => request.complete.set(true),
+        Err(_) => request.keepalive.set(false),
     }
     let after = settle(request, sent.is_ok()).await;
-    log(request);
     connection.idle_timeout.set(request.plan().core.keepalive_timeout.server);
     after
 }
@@ -169,8 +175,8 @@ async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Un
     decide_keepalive(request);
     let head = Rc::new(head);
     let framing = encode::framing(request, &head, body.promises_trailers());
-    request.status.set(head.status);
-    request.answered.replace(Some(head.clone()));
+    request.sent(head.clone());
+    request.chunked.set(framing == encode::Framing::Chunked);
     let bytes = encode::encode(request, &head, framing);
     if framing == encode::Framing::None {
         body = Body::Empty;
@@ -222,12 +228,5 @@ async fn linger(request: &Request) {
             Ok(Ok(1..)) => {}
             Ok(Ok(0) | Err(_)) | Err(_) => return,
         }
-    }
-}
-
-/// The request is over.
-fn log(request: &Request) {
-    for log in &request.plan().logs {
-        log.log(request);
     }
 }

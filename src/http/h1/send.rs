@@ -60,13 +60,7 @@ impl Output {
 }
 
 /// Sends a whole response. With `hold`, a small answer may stay in `output`: another will follow at once.
-pub async fn send(
-    request: &Request,
-    head: Bytes,
-    mut body: Body,
-    framing: Framing,
-    hold: bool,
-) -> Result<(), Unsent> {
+pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Framing, hold: bool) -> Result<(), Unsent> {
     let mut sender = Sender {
         request,
         connection: &request.connection,
@@ -99,7 +93,9 @@ pub async fn send(
         sender.flush(&mut body).await?;
     }
     if sender.chunked {
-        sender.queue(Piece::Mem(last_chunk(&body.trailers())));
+        let trailers = body.trailers();
+        sender.queue(Piece::Mem(last_chunk(&trailers)));
+        request.trailers.replace(trailers);
     } else if let Framing::Length(_) = framing {
         if left != 0 {
             // nginx closes; what was promised did not come.
@@ -270,6 +266,10 @@ impl Sender<'_> {
             Poll::Pending => {
                 ready!(output.timer.poll(cx, self.request.plan().core.send_timeout));
                 self.request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
+                // nginx: whoever got nothing is logged with the status of his slowness
+                if self.request.bytes_sent.get() == 0 {
+                    self.request.status.set(408);
+                }
                 if self.request.plan().core.reset_timedout_connection {
                     self.connection.io.reset_on_close();
                 }
@@ -398,6 +398,7 @@ impl Pace {
             crate::base::units::size(std::str::from_utf8(&text).ok()?)
         };
         let rate = request.limit_rate.get().or_else(|| size(&core.limit_rate)).unwrap_or(0);
+        request.limit_rate.set(Some(rate));
         let after = request.limit_rate_after.get().or_else(|| size(&core.limit_rate_after)).unwrap_or(0);
         Self { rate, after, sent: 0, started: (rate > 0).then(clock::now) }
     }

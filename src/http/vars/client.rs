@@ -1,0 +1,106 @@
+//! Who asks, over which connection.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+
+use super::{decimal, port, push_seconds};
+use crate::base::text;
+use crate::conf::error::Fault;
+use crate::conf::vars::{Definitions, Row, Value};
+use crate::http::request::Request;
+use crate::log::Level;
+use crate::net::accept::Peer;
+use crate::net::tcp_info::{self, TcpInfo};
+use crate::wire::proxy_protocol::{BadTlv, Proxied, Tlv};
+
+pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    vars.define("remote_addr", Row::once(|r: &Request| Some(r.connection.client())))?;
+    vars.define("binary_remote_addr", Row::once(binary_remote_addr))?;
+    vars.define("remote_port", Row::once(|r: &Request| port(inet(r).map_or(0, |peer| peer.port()))))?;
+    vars.define("server_addr", Row::once(|r: &Request| Some(text::bytes(&r.connection.server()?.host()).into())))?;
+    vars.define("server_port", Row::once(|r: &Request| port(r.connection.server()?.port().unwrap_or(0))))?;
+    vars.define("scheme", Row::once(|_: &Request| Some(Bytes::from_static(b"http"))))?;
+    vars.define("https", Row::once(|_: &Request| Some(Bytes::new())))?;
+    connection(vars)?;
+    proxy_protocol(vars)
+}
+
+fn connection(vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    vars.define("connection", Row::once(|r: &Request| decimal(r.connection.slot.number())))?;
+    vars.define("connection_requests", Row::once(|r: &Request| decimal(r.connection.requests.get())))?;
+    vars.define(
+        "connection_time",
+        Row::each(|r: &Request| {
+            let mut text = Vec::with_capacity(16);
+            push_seconds(&mut text, r.connection.now().saturating_duration_since(r.connection.started));
+            Some(text.into())
+        }),
+    )?;
+    vars.define("pipe", Row::once(|r: &Request| Some(pipe(r))))?;
+    let facts: [(&str, fn(TcpInfo) -> u32); 4] = [
+        ("tcpinfo_rtt", |info| info.rtt),
+        ("tcpinfo_rttvar", |info| info.rttvar),
+        ("tcpinfo_snd_cwnd", |info| info.snd_cwnd),
+        ("tcpinfo_rcv_space", |info| info.rcv_space),
+    ];
+    for (name, fact) in facts {
+        let row = Row::each(move |r: &Request| {
+            let info = tcp_info::of(r.connection.io.stream())?;
+            decimal(u64::from(fact(info)))
+        });
+        vars.define(name, row)?;
+    }
+    Ok(())
+}
+
+fn proxy_protocol(vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    let addr = |text: &str| Some(Bytes::copy_from_slice(text.as_bytes()));
+    vars.define("proxy_protocol_addr", Row::once(move |r: &Request| addr(&proxied(r)?.source.addr)))?;
+    vars.define("proxy_protocol_port", Row::once(|r: &Request| port(proxied(r)?.source.port)))?;
+    vars.define("proxy_protocol_server_addr", Row::once(move |r: &Request| addr(&proxied(r)?.destination.addr)))?;
+    vars.define("proxy_protocol_server_port", Row::once(|r: &Request| port(proxied(r)?.destination.port)))?;
+    vars.family("proxy_protocol_tlv_", |name| {
+        let (tlv, name) = (Tlv::named(name), name.to_owned());
+        Row::once(move |r: &Request| {
+            let tlvs = &proxied(r)?.tlvs;
+            match tlv.and_then(|tlv| tlv.find(tlvs)) {
+                Ok(value) => value.map(Bytes::from),
+                Err(bad @ (BadTlv::Invalid | BadTlv::Unknown)) => {
+                    r.log(Level::Error, format_args!("{bad} \"{name}\""));
+                    None
+                }
+                Err(bad @ BadTlv::Broken) => {
+                    r.log(Level::Error, format_args!("{bad}"));
+                    None
+                }
+            }
+        })
+    });
+    Ok(())
+}
+
+/// What a PROXY protocol header says of the client.
+fn proxied(request: &Request) -> Option<&Proxied> {
+    request.connection.proxied.get()?.header.proxied.as_ref()
+}
+
+fn inet(request: &Request) -> Option<SocketAddr> {
+    match request.connection.peer {
+        Peer::Inet(peer) => Some(peer),
+        Peer::Unix(_) => None,
+    }
+}
+
+/// The address as it is in memory, which makes a short key; a unix client as in `$remote_addr`.
+fn binary_remote_addr(request: &Request) -> Value {
+    Some(match inet(request).map(|peer| peer.ip()) {
+        Some(IpAddr::V4(v4)) => Bytes::copy_from_slice(&v4.octets()),
+        Some(IpAddr::V6(v6)) => Bytes::copy_from_slice(&v6.octets()),
+        None => request.connection.client(),
+    })
+}
+
+fn pipe(request: &Request) -> Bytes {
+    Bytes::from_static(if request.connection.pipelined.get() { b"p" } else { b"." })
+}

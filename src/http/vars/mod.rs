@@ -1,0 +1,81 @@
+//! The core module's variables: nginx's `ngx_http_core_variables`, TLS ones apart.
+//!
+//! In: a request. Out: values, which are slices of what is there already wherever that is possible. A variable that
+//! nginx recomputes at each use (`NGX_HTTP_VAR_NOCACHEABLE`) is an [`Row::each`] here, every other an [`Row::once`].
+
+mod client; // who asks: addresses, ports, the PROXY protocol
+mod sent; // what was answered
+mod server; // this process and its clock
+mod target; // what is asked: line, fields, arguments, body
+
+use bytes::Bytes;
+
+use super::request::Request;
+use super::response::Field;
+use crate::conf::error::Fault;
+use crate::conf::module::Level;
+use crate::conf::vars::{Definitions, Value};
+use crate::wire::byte;
+
+pub use server::{push_seconds, push_status};
+
+/// Defines them.
+pub fn define(level: &Level<'_>, vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    target::define(vars)?;
+    client::define(vars)?;
+    sent::define(vars)?;
+    server::define(level, vars)
+}
+
+/// A number in decimal digits.
+fn decimal(number: u64) -> Value {
+    let mut digits = Vec::with_capacity(20);
+    byte::push_decimal(&mut digits, number);
+    Some(digits.into())
+}
+
+/// A port; nginx shows port 0 as nothing.
+fn port(number: u16) -> Value {
+    if number == 0 { Some(Bytes::new()) } else { decimal(u64::from(number)) }
+}
+
+/// All lines of a field as one value. A single one is not copied.
+fn joined<'a>(mut lines: impl Iterator<Item = &'a Bytes>, separator: &[u8]) -> Value {
+    let first = lines.next()?;
+    let Some(second) = lines.next() else { return Some(first.clone()) };
+    let mut all = first.to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        all.extend_from_slice(separator);
+        all.extend_from_slice(line);
+    }
+    Some(all.into())
+}
+
+/// The fields that the rest of a variable's name means: `-` of a field's name is `_` there, and letters are small.
+fn named<'a>(fields: &'a [Field], rest: &str) -> impl Iterator<Item = &'a Bytes> {
+    let means = |name: &[u8]| {
+        let plain = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
+        name.len() == rest.len() && name.iter().map(plain).eq(rest.bytes())
+    };
+    fields.iter().filter(move |field| means(&field.name)).map(|field| &field.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_one_field_are_joined_in_order() {
+        let field = |name: &'static str, value: &'static str| Field::new(name, value);
+        let fields = [field("X-Any", "a"), field("Other", "-"), field("x_any", ""), field("x-aNY", "c")];
+        assert_eq!(joined(named(&fields, "x_any"), b", "), Some("a, , c".into()));
+        assert_eq!(joined(named(&fields, "other"), b", "), Some("-".into()));
+        assert_eq!(joined(named(&fields, "x_an"), b", "), None);
+    }
+
+    #[test]
+    fn ports() {
+        assert_eq!(port(0), Some("".into()));
+        assert_eq!(port(8080), Some("8080".into()));
+    }
+}

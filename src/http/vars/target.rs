@@ -1,0 +1,187 @@
+//! What the client asks: the request line, the fields, the arguments, the body, and where the path leads.
+
+use std::cell::Cell;
+use std::collections::hash_map::RandomState;
+use std::ffi::OsString;
+use std::hash::BuildHasher;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::{decimal, joined, named, port};
+use crate::base::text::errno;
+use crate::base::units;
+use crate::conf::error::Fault;
+use crate::conf::vars::{Definitions, Row, Value};
+use crate::http::core::file_path;
+use crate::http::request::Request;
+use crate::http::upload::Stored;
+use crate::log::{Level, Raw};
+use crate::wire::{basic, list};
+
+pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    line(vars)?;
+    uri(vars)?;
+    fields(vars)?;
+    body(vars)?;
+    vars.define("host", Row::once(|r: &Request| Some(r.host())))?;
+    vars.define("server_name", Row::once(|r: &Request| Some(r.server().name.clone())))?;
+    vars.define("request_port", Row::once(|r: &Request| port(r.head.host_port)))?;
+    vars.define("is_request_port", Row::once(|r: &Request| mark(r.head.host_port != 0, b":")))?;
+    vars.define("remote_user", Row::once(remote_user))?;
+    vars.define("request_id", Row::once(|_: &Request| Some(request_id())))?;
+    vars.define("limit_rate", Row::each(|r: &Request| decimal(r.limit_rate.get().unwrap_or(0))).settable(limit_rate))
+}
+
+fn line(vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    vars.define("request", Row::once(|r: &Request| some(&r.head.line)))?;
+    vars.define("request_method", Row::each(|r: &Request| some(&r.main().method())))?;
+    vars.define("request_uri", Row::once(|r: &Request| some(&r.head.target)))?;
+    vars.define("server_protocol", Row::once(|r: &Request| some(&r.head.protocol)))
+}
+
+fn uri(vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    for name in ["uri", "document_uri"] {
+        // nginx: a path that could not be made sense of is empty, one that was never read is not there.
+        vars.define(name, Row::each(|r: &Request| Some(r.path()).filter(|_| !r.head.target.is_empty())))?;
+    }
+    vars.define("query_string", Row::each(|r: &Request| some(&r.args())))?;
+    vars.define(
+        "args",
+        Row::each(|r: &Request| some(&r.args())).settable(|r, value| r.set_args(value.unwrap_or_default())),
+    )?;
+    vars.define("is_args", Row::each(|r: &Request| mark(!r.args().is_empty(), b"?")))?;
+    vars.family("arg_", |name| {
+        let name = name.to_owned();
+        Row::each(move |r: &Request| {
+            let args = r.args();
+            list::argument(&args, name.as_bytes()).map(|value| args.slice_ref(value))
+        })
+    });
+    vars.define("document_root", Row::each(|r: &Request| Some(file_path(r, b"").into())))?;
+    vars.define("request_filename", Row::each(|r: &Request| Some(file_path(r, &r.path()).into())))?;
+    vars.define("realpath_root", Row::each(realpath_root))
+}
+
+fn fields(vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    // These belong to the core, so `set` may not redefine them. They mean the field of exactly that name.
+    for (name, field) in [
+        ("http_host", "host"),
+        ("http_user_agent", "user-agent"),
+        ("http_referer", "referer"),
+        ("http_via", "via"),
+        ("http_x_forwarded_for", "x-forwarded-for"),
+        ("content_type", "content-type"),
+    ] {
+        vars.define(name, Row::once(move |r: &Request| joined(lines(r, field), b", ")))?;
+    }
+    vars.define("http_cookie", Row::once(|r: &Request| joined(lines(r, "cookie"), b"; ")))?;
+    vars.family("http_", |rest| {
+        let rest = rest.to_owned();
+        Row::once(move |r: &Request| joined(named(&r.head.fields, &rest), b", "))
+    });
+    vars.family("cookie_", |name| {
+        let name = name.to_owned();
+        Row::once(move |r: &Request| {
+            let cookie = |line: &Bytes| list::pair(line, name.as_bytes(), b';').map(|value| line.slice_ref(value));
+            lines(r, "cookie").find_map(cookie)
+        })
+    });
+    Ok(())
+}
+
+fn body(vars: &mut Definitions<Request>) -> Result<(), Fault> {
+    vars.define("content_length", Row::each(content_length))?;
+    vars.define(
+        "request_body",
+        Row::once(|r: &Request| stored(r).filter(|body| body.file.is_none()).and_then(|body| some(&body.memory))),
+    )?;
+    vars.define(
+        "request_body_file",
+        Row::once(|r: &Request| Some(stored(r)?.file?.path.as_os_str().as_bytes().to_vec().into())),
+    )?;
+    vars.define("request_length", Row::each(|r: &Request| decimal(r.bytes_read.get())))
+}
+
+/// The value, unless the request never got so far.
+fn some(value: &Bytes) -> Value {
+    Some(value.clone()).filter(|value| !value.is_empty())
+}
+
+fn mark(there: bool, text: &'static [u8]) -> Value {
+    Some(Bytes::from_static(if there { text } else { b"" }))
+}
+
+fn lines<'a>(request: &'a Request, name: &str) -> impl Iterator<Item = &'a Bytes> {
+    request.head.fields.iter().filter(move |field| field.is(name)).map(|field| &field.value)
+}
+
+/// The body, once somebody has read it. Subrequests see that of the request around.
+fn stored(request: &Request) -> Option<Stored> {
+    request.body.stored().or_else(|| stored(request.parent.as_deref()?))
+}
+
+/// As the client wrote it; of a chunked body the length that it turned out to have.
+fn content_length(request: &Request) -> Value {
+    match request.field("Content-Length") {
+        Some(length) => Some(length.clone()),
+        None if request.head.chunked => decimal(stored(request)?.len),
+        None => None,
+    }
+}
+
+fn remote_user(request: &Request) -> Value {
+    basic::credentials(request.field("Authorization")?).map(|(user, _)| user.into())
+}
+
+fn realpath_root(request: &Request) -> Value {
+    let root = file_path(request, b"");
+    match std::fs::canonicalize(PathBuf::from(OsString::from_vec(root.clone()))) {
+        Ok(real) => Some(real.into_os_string().into_vec().into()),
+        Err(error) => {
+            request.log(Level::Crit, format_args!("realpath() \"{}\" failed {}", Raw(&root), errno(&error)));
+            None
+        }
+    }
+}
+
+/// `set $limit_rate`
+fn limit_rate(request: &Request, value: Value) {
+    let value = value.unwrap_or_default();
+    let size = std::str::from_utf8(&value).ok().and_then(units::size);
+    match size {
+        Some(rate) => request.limit_rate.set(Some(rate)),
+        None => request.log(Level::Error, format_args!("invalid $limit_rate \"{}\"", Raw(&value))),
+    }
+}
+
+/// 32 hexadecimal digits that nobody can foretell: a counter under a keyed hash, as in nginx. Every thread has keys of
+/// its own from the system.
+fn request_id() -> Bytes {
+    thread_local! {
+        static KEYS: RandomState = RandomState::new();
+        static COUNTER: Cell<u64> = const { Cell::new(0) };
+    }
+    let next = || {
+        let counter = COUNTER.get().wrapping_add(1);
+        COUNTER.set(counter);
+        KEYS.with(|keys| keys.hash_one(counter))
+    };
+    format!("{:016x}{:016x}", next(), next()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_differ() {
+        let (a, b) = (request_id(), request_id());
+        assert_ne!(a, b);
+        for id in [a, b] {
+            assert_eq!(id.len(), 32);
+            assert!(id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
+        }
+    }
+}
