@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::error::Fault;
+use super::error::{At, Fault};
 
 /// A variable's number, valid for the configuration that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +40,14 @@ struct Inner {
     ids: HashMap<String, VarId>,
     order: Vec<String>,
     /// Names that get their value at run time: by `set`, by a named capture.
-    slots: Vec<VarId>,
+    slots: Vec<Slot>,
+}
+
+/// A name that the configuration itself gives values to.
+struct Slot {
+    id: VarId,
+    /// By `set`, and where: a family of variables gives such a name its first value.
+    assigned: Option<At>,
 }
 
 impl Names {
@@ -57,15 +64,18 @@ impl Names {
         id
     }
 
-    /// The number of a name that the configuration itself gives values to: `set $name`, `(?<name>…)`.
+    /// The number of a name that a pattern gives values to: `(?<name>…)`.
     pub fn slot(&self, name: &str) -> VarId {
         let id = self.id(name);
-        self.0.borrow_mut().slots.push(id);
+        self.0.borrow_mut().slots.push(Slot { id, assigned: None });
         id
     }
 
-    pub fn is_slot(&self, id: VarId) -> bool {
-        self.0.borrow().slots.contains(&id)
+    /// The number of a name that `set $name`, which stands at `at`, gives values to.
+    pub fn assigned(&self, name: &str, at: &At) -> VarId {
+        let id = self.id(name);
+        self.0.borrow_mut().slots.push(Slot { id, assigned: Some(at.clone()) });
+        id
     }
 }
 
@@ -118,11 +128,13 @@ pub type Make<R> = fn(&str) -> Row<R>;
 pub struct Definitions<R> {
     rows: HashMap<String, Row<R>>,
     families: Vec<(&'static str, Make<R>)>,
+    /// Makes the row of a name that has no value but what `set` gives it.
+    unassigned: fn(VarId) -> Row<R>,
 }
 
 impl<R> Default for Definitions<R> {
     fn default() -> Self {
-        Self { rows: HashMap::new(), families: Vec::new() }
+        Self { rows: HashMap::new(), families: Vec::new(), unassigned: |_| Row::once(|_| None) }
     }
 }
 
@@ -140,6 +152,11 @@ impl<R> Definitions<R> {
     /// Defines all of `$prefix…`.
     pub fn family(&mut self, prefix: &'static str, make: Make<R>) {
         self.families.push((prefix, make));
+    }
+
+    /// Says what a name is that only `set` gives values to, before it does.
+    pub fn unassigned(&mut self, make: fn(VarId) -> Row<R>) {
+        self.unassigned = make;
     }
 
     /// Whether `set $name` is allowed: an unknown name or a changeable one.
@@ -160,22 +177,27 @@ impl<R: 'static> Table<R> {
         let inner = names.0.borrow();
         let mut rows = Vec::with_capacity(inner.order.len());
         for (n, name) in inner.order.iter().enumerate() {
-            let is_slot = || inner.slots.iter().any(|id| id.index() == n);
+            let slots = || inner.slots.iter().filter(|slot| slot.id.index() == n);
+            let captured = || slots().any(|slot| slot.assigned.is_none());
+            let family = || {
+                let matching = defined.families.iter().filter(|(prefix, _)| name.starts_with(prefix));
+                matching.max_by_key(|(prefix, _)| prefix.len()).map(|(prefix, make)| make(&name[prefix.len()..]))
+            };
             let row = match defined.rows.remove(name) {
                 Some(row) => {
-                    if is_slot() && !row.changeable {
-                        return Err(Fault::new(format!("the duplicate \"{name}\" variable")));
+                    if let (Some(slot), false) = (slots().next(), row.changeable) {
+                        let message = format!("the duplicate \"{name}\" variable");
+                        return Err(slot.assigned.as_ref().map_or(Fault::new(&message), |at| Fault::at(&message, at)));
                     }
                     row
                 }
-                None if is_slot() => Row::once(|_| None).changeable(),
-                None => {
-                    let longest = defined.families.iter().filter(|(prefix, _)| name.starts_with(prefix));
-                    match longest.max_by_key(|(prefix, _)| prefix.len()) {
-                        Some((prefix, make)) => make(&name[prefix.len()..]),
-                        None => return Err(Fault::new(format!("unknown \"{name}\" variable"))),
-                    }
-                }
+                None if captured() => Row::once(|_| None).changeable(),
+                // nginx: `set` does not take a name from its family, it only comes first once it ran.
+                None => match (family(), slots().next()) {
+                    (Some(row), _) => row,
+                    (None, Some(slot)) => (defined.unassigned)(slot.id).changeable(),
+                    (None, None) => return Err(Fault::new(format!("unknown \"{name}\" variable"))),
+                },
             };
             rows.push(row);
         }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::plan::LocationId;
+use super::request::Request;
+use super::response::Refusal;
 use crate::base::regex::{Captures, Pattern};
 use crate::base::text;
 use crate::conf::error::Fault;
@@ -45,15 +47,15 @@ impl Regex {
         Ok(Self { pattern, names })
     }
 
-    /// Matches, and gives the request the captures.
-    pub fn matches(&self, subject: &Bytes, request: &super::request::Request) -> bool {
+    /// Matches, and gives the request the captures. A match that cannot be finished is logged and refuses the request.
+    pub fn matches(&self, subject: &Bytes, request: &Request) -> Result<bool, Refusal> {
         let mut captures = Captures::default();
         match self.pattern.captures(subject, &mut captures) {
             Ok(true) => {}
-            Ok(false) => return false,
+            Ok(false) => return Ok(false),
             Err(failed) => {
                 request.log(Level::Alert, format_args!("{failed}"));
-                return false;
+                return Err(Refusal::Status(500));
             }
         }
         let matched = Matched { subject: subject.clone(), captures };
@@ -61,7 +63,7 @@ impl Regex {
             request.set_value(id, Some(matched.get(group).unwrap_or_default()));
         }
         request.set_captures(matched);
-        true
+        Ok(true)
     }
 }
 

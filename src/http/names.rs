@@ -107,7 +107,7 @@ impl Chosen<'_> {
     /// Gives the request the captures of the pattern that chose its server.
     pub fn fill(&self, request: &Request) {
         if let (Self::Regex(regex, _), Some(host)) = (self, &request.head.host) {
-            regex.matches(host, request);
+            let _ = regex.matches(host, request); // it did match when it chose the server
         }
     }
 }

@@ -72,8 +72,11 @@ async fn serve(request: &Rc<Request>) -> Result<Response, Refusal> {
 async fn serve_location(request: &Rc<Request>) -> Result<Response, Refusal> {
     loop {
         request.path_changed.set(false);
-        if let Some(response) = gates(request, &request.plan().rewrite).await? {
-            return Ok(response);
+        // The server's own rules have had their turn where no location matched.
+        if request.location_id() != request.server().root {
+            if let Some(response) = gates(request, &request.plan().rewrite).await? {
+                return Ok(response);
+            }
         }
         if !request.path_changed.get() {
             break;
@@ -116,6 +119,7 @@ async fn follow(request: &Rc<Request>, jump: Jump) -> Result<Response, Refusal> 
                 request.set_args(args);
             }
             request.internal.set(true);
+            request.location_valid.set(true);
             request.forget_extensions();
             serve(request).await
         }
@@ -140,7 +144,7 @@ async fn follow(request: &Rc<Request>, jump: Jump) -> Result<Response, Refusal> 
 /// Finds the location of the path, from where the lookup stands inwards.
 fn find(request: &Rc<Request>) -> Result<(), Refusal> {
     let path = request.path();
-    let slash = search(request, &path) == Sought::Slash;
+    let slash = search(request, &path)? == Sought::Slash;
     let location = request.location();
     let core = &location.plan.core;
     if core.internal && !request.internal.get() {
@@ -178,38 +182,38 @@ enum Sought {
 }
 
 /// nginx: `ngx_http_core_find_location`.
-fn search(request: &Request, path: &Bytes) -> Sought {
+fn search(request: &Request, path: &Bytes) -> Result<Sought, Refusal> {
     let here = &request.location().inner;
     let mut patterns = true;
     match here.find(path) {
         Found::Exact(id) => {
             request.enter(id);
-            return Sought::Decided;
+            return Ok(Sought::Decided);
         }
         Found::Slash(id) => {
             request.enter(id);
-            return Sought::Slash;
+            return Ok(Sought::Slash);
         }
         Found::Prefix { id, final_ } => {
             patterns = !final_;
             request.enter(id);
-            match search(request, path) {
+            match search(request, path)? {
                 Sought::Open => {}
-                decided => return decided,
+                decided => return Ok(decided),
             }
         }
         Found::Nothing => {}
     }
     if patterns {
         for (regex, id) in here.regexes() {
-            if regex.matches(path, request) {
+            if regex.matches(path, request)? {
                 request.enter(*id);
-                search(request, path);
-                return Sought::Decided;
+                search(request, path)?;
+                return Ok(Sought::Decided);
             }
         }
     }
-    Sought::Open
+    Ok(Sought::Open)
 }
 
 /// Enters a location, or the `limit_except` block in it that concerns this method. `if` blocks enter themselves.

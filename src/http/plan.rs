@@ -102,6 +102,8 @@ pub struct Plan {
     pub files: Opener,
     /// `rewrite`, `if`, `set`, `return`.
     pub rewrite: Vec<Box<dyn Gate>>,
+    /// `uninitialized_variable_warn off`
+    pub quiet_unassigned: bool,
     /// Limits.
     pub preaccess: Vec<Box<dyn Gate>>,
     /// Who may: joined by `satisfy`.

@@ -40,6 +40,8 @@ pub struct RequestHead {
     /// `Content-Length`, when there is one.
     pub content_length: Option<u64>,
     pub chunked: bool,
+    /// The path had a `%` or a `+`: what a rewrite rule takes from it is escaped where it becomes an argument.
+    pub escaped: bool,
     /// Bytes of the head on the wire.
     pub size: u64,
 }
@@ -80,6 +82,9 @@ pub struct Request {
     pub internal: Cell<bool>,
     /// `rewrite` changed the path: the location is to be found again.
     pub path_changed: Cell<bool>,
+    /// `false` once `rewrite … break` or `break` left the path to a location that did not match it: what replaces the
+    /// location's part of the path (`alias`, `proxy_pass` with a URI) has nothing to replace.
+    pub location_valid: Cell<bool>,
     /// How many internal redirects may still follow; nginx allows ten.
     pub jumps: Cell<u8>,
     /// The path has a `$` or came from the client unchanged: `proxy_pass` may send the target as it came.
@@ -138,6 +143,7 @@ impl Request {
             location: Cell::new(location),
             internal: Cell::new(false),
             path_changed: Cell::new(false),
+            location_valid: Cell::new(true),
             jumps: Cell::new(JUMPS),
             target_valid: Cell::new(true),
             error_status: Cell::new(0),
@@ -179,6 +185,7 @@ impl Request {
             location: Cell::new(parent.server().root),
             internal: Cell::new(true),
             path_changed: Cell::new(false),
+            location_valid: Cell::new(true),
             jumps: Cell::new(JUMPS),
             target_valid: Cell::new(false),
             error_status: Cell::new(0),
@@ -321,6 +328,11 @@ impl Request {
     /// The bytes of the last match, for `$1` to `$9`.
     pub fn set_captures(&self, captures: Matched) {
         self.captures.replace(captures);
+    }
+
+    /// A match that failed: `$1` to `$9` are empty.
+    pub fn clear_captures(&self) {
+        self.captures.replace(Matched::default());
     }
 
     /// The memory of one module in this request, made at the first use. One type, one value.

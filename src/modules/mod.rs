@@ -2,6 +2,7 @@
 
 pub mod content; // who answers
 pub mod filter; // what changes an answer on its way out
+pub mod rewrite; // what a request becomes first
 
 use crate::conf::module::Modules;
 use crate::http::core::Core;
@@ -14,6 +15,7 @@ pub fn http() -> Modules<Plan> {
     Modules::default()
         .with::<Core>()
         .with::<OpenFiles>()
+        .with::<rewrite::rewrite::Rewrite>()
         .with::<content::static_file::Static>()
         .with::<filter::not_modified::NotModified>()
         .with::<filter::headers::Headers>()

@@ -355,6 +355,7 @@ impl Parts<'_> {
             host_port,
             content_length: None,
             chunked: false,
+            escaped: line.is_some_and(|line| line.shape.quoted || line.shape.plus),
             size: raw.len() as u64,
         }
     }
