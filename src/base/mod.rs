@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod clock;
 pub mod glob;
+pub mod names;
 pub mod regex;
 pub mod text;
 pub mod units;

@@ -3,6 +3,7 @@
 pub mod error;
 pub mod lex;
 pub mod module;
+pub mod pattern;
 pub mod setting;
 pub mod source;
 pub mod template;

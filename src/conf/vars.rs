@@ -165,6 +165,14 @@ impl<R> Definitions<R> {
     }
 }
 
+/// What a whole block shares while it is linked, as modules see it that `http` and `stream` share.
+pub trait Defines {
+    /// Whose variables they are: a request's or a session's.
+    type Asker: super::pattern::Matching + 'static;
+
+    fn definitions(&mut self) -> &mut Definitions<Self::Asker>;
+}
+
 /// The rows of one configuration, by number.
 pub struct Table<R> {
     rows: Vec<Row<R>>,

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::location::Matcher;
 use super::plan::{Main, Plan, ServerPlan};
 use super::request::Request;
+use super::response::Refusal;
 use super::server;
 use crate::base::temp::TempPath;
 use crate::base::text;
@@ -25,6 +26,7 @@ use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::{Buffers, Words};
 use crate::log::error::{Entry, ErrorLog};
+use crate::log::{self, Raw};
 
 /// `ngx_http_core_module`.
 pub struct Core;
@@ -1033,17 +1035,30 @@ pub struct Settings {
     pub tcp_nopush: bool,
 }
 
-/// Where a path leads on the disk, by `root` or `alias`.
+/// Where a path leads on the disk, by `root` or `alias`; for logs and variables, which take what there is.
 pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
     let root = &request.plan().core.root;
     let base = root.path.eval(request);
     let path = match root.alias {
         None => path,
         Some(Alias::Prefix(len)) => path.get(len..).unwrap_or_default(),
+        Some(Alias::Whole) if request.add_path_to_alias.get() => path,
         Some(Alias::Whole) => &[],
     };
     if base.starts_with(b"/") {
         return [base.as_ref(), path].concat();
     }
     [root.prefix.as_os_str().as_encoded_bytes(), b"/", &base, path].concat()
+}
+
+/// As [`file_path`], for who is going to look there: a path that a rule changed in this very location has no part that
+/// an `alias` could replace.
+pub fn map_path(request: &Request, path: &[u8]) -> Result<Vec<u8>, Refusal> {
+    if request.plan().core.root.alias.is_some() && !request.location_valid.get() {
+        let name = &request.location().name;
+        let message = format_args!("\"alias\" cannot be used in location \"{}\" where URI was rewritten", Raw(name));
+        request.log(log::Level::Alert, message);
+        return Err(Refusal::Status(500));
+    }
+    Ok(file_path(request, path))
 }

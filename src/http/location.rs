@@ -4,19 +4,14 @@
 //! wins over it. Locations inside a location are searched the same way, the innermost first.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::plan::LocationId;
-use super::request::Request;
-use super::response::Refusal;
-use crate::base::regex::{Captures, Pattern};
 use crate::base::text;
 use crate::conf::error::Fault;
-use crate::conf::vars::VarId;
+pub use crate::conf::pattern::{Matched, Regex};
 use crate::conf::words::Words;
-use crate::log::Level;
 
 /// How a location is written.
 #[derive(Clone, Debug)]
@@ -29,57 +24,6 @@ pub enum Matcher {
     Regex(Regex),
     /// `@name`
     Named(String),
-}
-
-/// A pattern whose named captures are variables.
-#[derive(Clone, Debug)]
-pub struct Regex {
-    pub pattern: Arc<Pattern>,
-    /// Group numbers and the variables that they fill.
-    pub names: Vec<(usize, VarId)>,
-}
-
-impl Regex {
-    /// Compiles `source` and declares its named captures.
-    pub fn new(source: &str, caseless: bool, words: &Words<'_>) -> Result<Self, Fault> {
-        let pattern = Arc::new(Pattern::new(source, caseless).map_err(Fault::new)?);
-        let names = pattern.names().map(|(group, name)| (group, words.cx.names.slot(name))).collect();
-        Ok(Self { pattern, names })
-    }
-
-    /// Matches, and gives the request the captures. A match that cannot be finished is logged and refuses the request.
-    pub fn matches(&self, subject: &Bytes, request: &Request) -> Result<bool, Refusal> {
-        let mut captures = Captures::default();
-        match self.pattern.captures(subject, &mut captures) {
-            Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(failed) => {
-                request.log(Level::Alert, format_args!("{failed}"));
-                return Err(Refusal::Status(500));
-            }
-        }
-        let matched = Matched { subject: subject.clone(), captures };
-        for &(group, id) in &self.names {
-            request.set_value(id, Some(matched.get(group).unwrap_or_default()));
-        }
-        request.set_captures(matched);
-        Ok(true)
-    }
-}
-
-/// What a pattern found, and where.
-#[derive(Clone, Debug, Default)]
-pub struct Matched {
-    subject: Bytes,
-    captures: Captures,
-}
-
-impl Matched {
-    /// The bytes of a group; 0 is the whole match.
-    pub fn get(&self, group: usize) -> Option<Bytes> {
-        let range = self.captures.get(group)?;
-        (range.end <= self.subject.len()).then(|| self.subject.slice(range))
-    }
 }
 
 impl Matcher {

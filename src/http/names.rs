@@ -3,24 +3,17 @@
 //! nginx's order: the exact name, the longest `*.name`, the longest `name.*`, the first regular expression, and else
 //! the address's default server.
 
-use std::collections::HashMap;
-
-use bytes::Bytes;
-
 use super::location::Regex;
 use super::plan::ServerId;
 use super::request::Request;
 use super::server::Name;
+use crate::base::names::NameTable;
 
 /// The servers of one address.
 #[derive(Debug, Default)]
 pub struct Names {
     pub default: ServerId,
-    exact: HashMap<Bytes, ServerId>,
-    /// `*.example.com` under `example.com`.
-    leading: HashMap<Bytes, ServerId>,
-    /// `www.example.*` under `www.example`.
-    trailing: HashMap<Bytes, ServerId>,
+    names: NameTable<ServerId>,
     regexes: Vec<(Regex, ServerId)>,
 }
 
@@ -42,53 +35,18 @@ impl Names {
             self.regexes.push((regex.clone(), server));
             return true;
         }
-        let text = &name.text;
-        let mut fresh = true;
-        let mut put = |map: &mut HashMap<Bytes, ServerId>, key: Bytes| {
-            if map.contains_key(&key) {
-                fresh = false;
-            } else {
-                map.insert(key, server);
-            }
-        };
-        if let Some(rest) = text.strip_prefix(b"*.") {
-            put(&mut self.leading, text.slice_ref(rest));
-        } else if let Some(rest) = text.strip_suffix(b".*") {
-            put(&mut self.trailing, text.slice_ref(rest));
-        } else if let Some(rest) = text.strip_prefix(b".") {
-            // nginx: `.example.com` is the name and all below it.
-            put(&mut self.exact, text.slice_ref(rest));
-            put(&mut self.leading, text.slice_ref(rest));
-        } else {
-            put(&mut self.exact, text.clone());
-        }
-        fresh
+        self.names.add(&name.text, server).is_ok()
     }
 
     /// Whether every host means the same server.
     pub fn is_single(&self) -> bool {
-        self.regexes.is_empty()
-            && [&self.exact, &self.leading, &self.trailing].iter().all(|map| map.values().all(|id| *id == self.default))
+        self.regexes.is_empty() && self.names.values().all(|id| id == self.default)
     }
 
     /// Chooses by a host in lower case.
     pub fn choose(&self, host: &[u8]) -> Chosen<'_> {
-        if let Some(&id) = self.exact.get(host) {
+        if let Some(id) = self.names.find(host) {
             return Chosen::Server(id);
-        }
-        if !self.leading.is_empty() {
-            for dot in memchr::memchr_iter(b'.', host) {
-                if let Some(&id) = self.leading.get(&host[dot + 1..]).filter(|_| dot > 0) {
-                    return Chosen::Server(id);
-                }
-            }
-        }
-        if !self.trailing.is_empty() {
-            for dot in memchr::memrchr_iter(b'.', host) {
-                if let Some(&id) = self.trailing.get(&host[..dot]) {
-                    return Chosen::Server(id);
-                }
-            }
         }
         match self.regexes.iter().find(|(regex, _)| regex.pattern.is_match(host).unwrap_or(false)) {
             Some((regex, id)) => Chosen::Regex(regex, *id),
@@ -114,6 +72,8 @@ impl Chosen<'_> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]

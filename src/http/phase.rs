@@ -120,6 +120,7 @@ async fn follow(request: &Rc<Request>, jump: Jump) -> Result<Response, Refusal> 
             }
             request.internal.set(true);
             request.location_valid.set(true);
+            request.add_path_to_alias.set(false);
             request.forget_extensions();
             serve(request).await
         }

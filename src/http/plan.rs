@@ -16,7 +16,7 @@ use super::request::Request;
 use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
 use crate::conf;
-use crate::conf::vars::{Definitions, Table};
+use crate::conf::vars::{Defines, Definitions, Table};
 use bytes::Bytes;
 
 /// A future of this thread.
@@ -131,6 +131,14 @@ pub struct Main {
     pub vars: Definitions<Request>,
     /// Asked once for each new client request, before its server is known to matter: realip.
     pub post_read: Vec<Box<dyn Gate>>,
+}
+
+impl Defines for Main {
+    type Asker = Request;
+
+    fn definitions(&mut self) -> &mut Definitions<Request> {
+        &mut self.vars
+    }
 }
 
 /// What modules add to one server.

@@ -11,10 +11,11 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::connection::Connection;
-use super::location::Matched;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head};
 use super::upload::Upload;
+use crate::base::regex::Failed;
+use crate::conf::pattern::{Matched, Matching};
 use crate::conf::vars::{Keep, Value, Values, VarId};
 use crate::log::Level;
 use crate::upstream::Attempt;
@@ -85,6 +86,8 @@ pub struct Request {
     /// `false` once `rewrite … break` or `break` left the path to a location that did not match it: what replaces the
     /// location's part of the path (`alias`, `proxy_pass` with a URI) has nothing to replace.
     pub location_valid: Cell<bool>,
+    /// `try_files` made the path what follows the `alias` of a pattern's location.
+    pub add_path_to_alias: Cell<bool>,
     /// How many internal redirects may still follow; nginx allows ten.
     pub jumps: Cell<u8>,
     /// The path has a `$` or came from the client unchanged: `proxy_pass` may send the target as it came.
@@ -144,6 +147,7 @@ impl Request {
             internal: Cell::new(false),
             path_changed: Cell::new(false),
             location_valid: Cell::new(true),
+            add_path_to_alias: Cell::new(false),
             jumps: Cell::new(JUMPS),
             target_valid: Cell::new(true),
             error_status: Cell::new(0),
@@ -186,6 +190,7 @@ impl Request {
             internal: Cell::new(true),
             path_changed: Cell::new(false),
             location_valid: Cell::new(true),
+            add_path_to_alias: Cell::new(false),
             jumps: Cell::new(JUMPS),
             target_valid: Cell::new(false),
             error_status: Cell::new(0),
@@ -325,11 +330,6 @@ impl Request {
         }
     }
 
-    /// The bytes of the last match, for `$1` to `$9`.
-    pub fn set_captures(&self, captures: Matched) {
-        self.captures.replace(captures);
-    }
-
     /// A match that failed: `$1` to `$9` are empty.
     pub fn clear_captures(&self) {
         self.captures.replace(Matched::default());
@@ -348,14 +348,6 @@ impl Request {
     /// An internal redirect begins anew: modules forget what they kept of the location before.
     pub fn forget_extensions(&self) {
         self.extensions.borrow_mut().clear();
-    }
-
-    /// Gives a variable a value, as `set` and named captures do.
-    pub fn set_value(&self, id: VarId, value: Value) {
-        match &self.http().vars.row(id).set {
-            Some(set) => set(self, value),
-            None => drop(self.keep(id, Slot::Known(value))),
-        }
     }
 
     /// Forgets a kept value, so that it is computed again.
@@ -411,5 +403,22 @@ impl Values for Request {
 
     fn capture(&self, n: usize) -> Value {
         self.captures.borrow().get(n)
+    }
+}
+
+impl Matching for Request {
+    fn set_value(&self, id: VarId, value: Value) {
+        match &self.http().vars.row(id).set {
+            Some(set) => set(self, value),
+            None => drop(self.keep(id, Slot::Known(value))),
+        }
+    }
+
+    fn set_captures(&self, matched: Matched) {
+        self.captures.replace(matched);
+    }
+
+    fn log_failed(&self, failed: &Failed) {
+        self.log(Level::Alert, format_args!("{failed}"));
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::body::Body;
+use crate::conf::pattern::Unmatched;
 
 /// A field of a head, name and value as they go on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +148,13 @@ pub enum Refusal {
     Jump(Jump),
     /// The connection ends without an answer: `return 444`, or the client is gone.
     Close,
+}
+
+/// A pattern that failed has said so in the log.
+impl From<Unmatched> for Refusal {
+    fn from(_: Unmatched) -> Self {
+        Self::Status(500)
+    }
 }
 
 /// An internal redirect.

@@ -4,6 +4,7 @@ pub mod content; // who answers
 pub mod filter; // what changes an answer on its way out
 pub mod rewrite; // what a request becomes first
 
+use crate::both::map::Map;
 use crate::conf::module::Modules;
 use crate::http::core::Core;
 use crate::http::open_file::OpenFiles;
@@ -15,6 +16,7 @@ pub fn http() -> Modules<Plan> {
     Modules::default()
         .with::<Core>()
         .with::<OpenFiles>()
+        .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()
         .with::<content::static_file::Static>()
         .with::<filter::not_modified::NotModified>()

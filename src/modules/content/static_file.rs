@@ -11,7 +11,7 @@ use crate::base::text::errno;
 use crate::conf::error::Fault;
 use crate::conf::module::{Directive, Level, Module};
 use crate::http::body::{Body, FilePiece, Piece};
-use crate::http::core::file_path;
+use crate::http::core::map_path;
 use crate::http::open_file::{Found, Kind, Stat, Unopened};
 use crate::http::plan::{Answer, Content, Plan};
 use crate::http::request::Request;
@@ -48,7 +48,10 @@ impl Content for Files {
         if path.ends_with(b"/") {
             return Answer::Decline;
         }
-        let name = file_path(request, &path);
+        let name = match map_path(request, &path) {
+            Ok(name) => name,
+            Err(refusal) => return Answer::Now(Err(refusal)),
+        };
         let found = match request.plan().files.open(request, &name) {
             Ok(found) => found,
             Err(unopened) => return Answer::Now(Err(refuse(request, &name, unopened))),

@@ -16,12 +16,12 @@ use crate::conf::error::Fault;
 use crate::conf::module::{
     Arity, Directive, HTTP, IF_LOCATION, IF_SERVER, LOCATION, Level, Module, Place, SERVER, Section,
 };
+use crate::conf::pattern::{Matching, Regex};
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::vars::{Row, Value, Values, VarId};
 use crate::conf::words::Words;
 use crate::http::body::Body;
-use crate::http::location::Regex;
 use crate::http::plan::{Gate, LocationId, Main, Plan, Verdict};
 use crate::http::request::Request;
 use crate::http::response::{Head, Refusal, Response};
@@ -269,7 +269,7 @@ impl Run<'_> {
 
     /// Matches, and says so in the log.
     fn matches(&self, regex: &Regex, subject: &Bytes) -> Result<bool, Refusal> {
-        let matched = regex.matches(subject, self.request)?;
+        let matched = regex.matches(subject, self.request.as_ref())?;
         let verb = if matched { "matches" } else { "does not match" };
         self.note(format_args!("\"{}\" {verb} \"{}\"", regex.pattern.text(), Raw(subject)));
         if !matched {
