@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use super::activity::Activity;
 use super::build::ListenAddress;
 use super::h1::send::Output;
 use super::plan::Http;
@@ -26,6 +27,7 @@ pub struct Connection {
     /// Who is there, as the socket says.
     pub peer: Peer,
     pub started: Instant,
+    pub activity: Activity,
     /// What was read and not yet used.
     pub input: RefCell<BytesMut>,
     /// What waits to be written: answers to pipelined requests leave together.
@@ -58,6 +60,7 @@ impl Connection {
             slot,
             peer,
             started: clock::now(),
+            activity: Activity::begin(),
             input: RefCell::default(),
             output: RefCell::default(),
             requests: Cell::new(0),

@@ -1037,28 +1037,45 @@ pub struct Settings {
 
 /// Where a path leads on the disk, by `root` or `alias`; for logs and variables, which take what there is.
 pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
-    let root = &request.plan().core.root;
-    let base = root.path.eval(request);
-    let path = match root.alias {
+    let mut file = root_path(request);
+    file.extend_from_slice(match request.plan().core.root.alias {
         None => path,
         Some(Alias::Prefix(len)) => path.get(len..).unwrap_or_default(),
         Some(Alias::Whole) if request.add_path_to_alias.get() => path,
         Some(Alias::Whole) => &[],
-    };
-    if base.starts_with(b"/") {
-        return [base.as_ref(), path].concat();
+    });
+    file
+}
+
+/// What `root` or `alias` say, absolute.
+fn root_path(request: &Request) -> Vec<u8> {
+    let root = &request.plan().core.root;
+    let base = root.path.eval(request);
+    match base.starts_with(b"/") {
+        true => base.to_vec(),
+        false => [root.prefix.as_os_str().as_encoded_bytes(), b"/", &base].concat(),
     }
-    [root.prefix.as_os_str().as_encoded_bytes(), b"/", &base, path].concat()
 }
 
 /// As [`file_path`], for who is going to look there: a path that a rule changed in this very location has no part that
 /// an `alias` could replace.
 pub fn map_path(request: &Request, path: &[u8]) -> Result<Vec<u8>, Refusal> {
-    if request.plan().core.root.alias.is_some() && !request.location_valid.get() {
-        let name = &request.location().name;
-        let message = format_args!("\"alias\" cannot be used in location \"{}\" where URI was rewritten", Raw(name));
-        request.log(log::Level::Alert, message);
-        return Err(Refusal::Status(500));
-    }
+    check_alias(request)?;
     Ok(file_path(request, path))
+}
+
+/// What a name of a file is put behind: the `root`, or the `alias` in place of the location's part of the path.
+pub fn map_root(request: &Request) -> Result<Vec<u8>, Refusal> {
+    check_alias(request)?;
+    Ok(root_path(request))
+}
+
+fn check_alias(request: &Request) -> Result<(), Refusal> {
+    if request.plan().core.root.alias.is_none() || request.location_valid.get() {
+        return Ok(());
+    }
+    let name = &request.location().name;
+    let message = format_args!("\"alias\" cannot be used in location \"{}\" where URI was rewritten", Raw(name));
+    request.log(log::Level::Alert, message);
+    Err(Refusal::Status(500))
 }

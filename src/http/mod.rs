@@ -6,6 +6,7 @@
 //!
 //! `build` makes an [`plan::Http`] of the configuration; modules reach requests through plans only.
 
+pub mod activity; // what all connections are doing
 pub mod body; // a body as it flows: pieces and their sources
 pub mod build; // from configuration levels to servers and locations
 pub mod connection; // a client's connection

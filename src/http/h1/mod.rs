@@ -10,6 +10,7 @@ use std::task::{Poll, ready};
 use bytes::BytesMut;
 
 use self::head::Head;
+use super::activity::State;
 use super::body::{Body, Source};
 use super::connection::Connection;
 use super::core::Lingering;
@@ -38,6 +39,7 @@ pub async fn serve(connection: Rc<Connection>) {
             return;
         }
         connection.requests.set(connection.requests.get() + 1);
+        connection.activity.set(State::Reading);
         let (request, refused) = match head::read(&connection, &mut timer).await {
             Head::Request(request) => (request, None),
             Head::Refused(request, status) => (request, Some(status)),
@@ -48,6 +50,7 @@ pub async fn serve(connection: Rc<Connection>) {
             }
         };
         timer.disarm();
+        connection.activity.set(State::Writing);
         match answer(&request, refused).await {
             After::Next => connection.rest(),
             After::Close => return,
@@ -59,6 +62,7 @@ pub async fn serve(connection: Rc<Connection>) {
 /// Waits for the first byte of a request: at first for `client_header_timeout`, between requests for
 /// `keepalive_timeout`. `false`: the connection ends.
 async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
+    connection.activity.set(State::Waiting);
     let timeout = match connection.requests.get() {
         0 => connection.http.server(connection.address().names.default).settings.client_header_timeout,
         _ => connection.idle_timeout.get(),

@@ -1,3 +1,7 @@
 //! Who answers when no `proxy_pass` does.
 
+pub mod empty_gif; // one transparent pixel
+pub mod index; // which file answers for its directory
 pub mod static_file; // files below root and alias
+pub mod stub_status; // how many connections and requests
+pub mod try_files; // the first of several files
