@@ -3,6 +3,7 @@
 mod kit;
 
 mod command_line;
+mod conf;
 mod differential;
 mod floors;
 mod http_core;
