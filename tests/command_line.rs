@@ -30,7 +30,19 @@ fn the_version_says_what_scripts_look_for() {
 fn help_names_the_switches() {
     for switch in ["-h", "-?"] {
         let text = both_streams(&run(&[switch]));
-        for word in ["-?,-h", "-v", "-V", "-t", "-T", "-q", "-s signal", "-p prefix", "-e filename", "-c filename", "-g directives"] {
+        for word in [
+            "-?,-h",
+            "-v",
+            "-V",
+            "-t",
+            "-T",
+            "-q",
+            "-s signal",
+            "-p prefix",
+            "-e filename",
+            "-c filename",
+            "-g directives",
+        ] {
             assert!(text.contains(word), "{word} in {text}");
         }
     }
@@ -86,7 +98,11 @@ fn a_dump_has_every_file_once() {
     let output = command.output().expect("the binary runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");
-    assert_eq!(text.matches(&format!("# configuration file {conf}/part.conf:\n# a part\nreturn 204;\n")).count(), 1, "{text}");
+    assert_eq!(
+        text.matches(&format!("# configuration file {conf}/part.conf:\n# a part\nreturn 204;\n")).count(),
+        1,
+        "{text}"
+    );
     assert_eq!(text.matches(&format!("# configuration file {conf}/nginx.conf:\n")).count(), 1, "{text}");
 }
 
@@ -120,7 +136,10 @@ fn a_relative_prefix_and_working_directory_hold() {
     let output = run(&["-p", "/nowhere/at/all/", "-e", "stderr", "-t"]);
     assert_eq!(output.status.code(), Some(1));
     let text = both_streams(&output);
-    assert!(text.contains("open() \"/nowhere/at/all/") && text.contains("failed (2: No such file or directory)"), "{text}");
+    assert!(
+        text.contains("open() \"/nowhere/at/all/") && text.contains("failed (2: No such file or directory)"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -92,7 +92,8 @@ fn the_head_has_one_timeout_for_all_its_bytes() {
 #[test]
 fn a_body_that_does_not_come_is_given_up() {
     let upstream = Upstream::start();
-    let conf = "server { listen %%ADDR_0%%; client_body_timeout 200ms; location / { proxy_pass http://%%UPSTREAM%%; } }";
+    let conf =
+        "server { listen %%ADDR_0%%; client_body_timeout 200ms; location / { proxy_pass http://%%UPSTREAM%%; } }";
     let server = Setup::new().set("UPSTREAM", upstream.address()).start(conf);
     let mut client = server.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf");
@@ -139,7 +140,8 @@ fn a_connection_ends_after_so_many_requests_or_so_long() {
 fn a_client_that_does_not_read_is_given_up() {
     let big = vec![b'x'; 30_000_000];
     let setup = Setup::new().file("html/big", &big);
-    let server = setup.start("server { listen %%ADDR_0%%; root html; send_timeout 300ms; reset_timedout_connection on; }");
+    let server =
+        setup.start("server { listen %%ADDR_0%%; root html; send_timeout 300ms; reset_timedout_connection on; }");
     let mut client = server.client();
     client.get("/big");
     server.wait_for_log("client timed out");
@@ -231,7 +233,9 @@ fn a_large_upload_goes_through_a_temporary_file() {
 
 #[test]
 fn an_upload_that_is_too_large_is_told_so_and_may_read_it() {
-    let server = Server::start("server { listen %%ADDR_0%%; client_max_body_size 1m; location /p { proxy_pass http://127.0.0.1:1; } }");
+    let server = Server::start(
+        "server { listen %%ADDR_0%%; client_max_body_size 1m; location /p { proxy_pass http://127.0.0.1:1; } }",
+    );
     let mut client = server.client();
     client.send("POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n");
     // The client goes on sending what nobody wants; the answer still arrives.
@@ -305,7 +309,9 @@ fn too_many_fields_are_refused() {
 #[test]
 fn a_unix_socket_listens() {
     use std::io::{Read, Write};
-    let server = Server::start("server { listen unix:%%PREFIX%%/socket; listen %%ADDR_0%%; return 200 \"$remote_addr $server_addr\"; }");
+    let server = Server::start(
+        "server { listen unix:%%PREFIX%%/socket; listen %%ADDR_0%%; return 200 \"$remote_addr $server_addr\"; }",
+    );
     let mut stream = std::os::unix::net::UnixStream::connect(server.path("socket")).expect("the socket listens");
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("the socket takes a request");
     let mut text = String::new();
@@ -316,7 +322,8 @@ fn a_unix_socket_listens() {
 
 #[test]
 fn ipv6_listens() {
-    let server = Server::start("server { listen [::1]:%%PORT_0%%; return 200 \"$remote_addr $server_addr $server_port\"; }");
+    let server =
+        Server::start("server { listen [::1]:%%PORT_0%%; return 200 \"$remote_addr $server_addr $server_port\"; }");
     let mut client = Client::connect(&format!("[::1]:{}", server.port(0)));
     client.send("GET / HTTP/1.0\r\n\r\n").response().expect_body(format!("::1 ::1 {}", server.port(0)));
 }

@@ -155,10 +155,16 @@ fn the_main_level_is_judged_as_nginx_judges_it() {
         ("events { worker_connections x; }", "invalid number \"x\" in %:1"),
         ("events { use kqueue; }", "invalid event type \"kqueue\" in %:1"),
         ("events { daemon on; }", "\"daemon\" directive is not allowed here in %:1"),
-        ("daemon maybe; events {}", "invalid value \"maybe\" in \"daemon\" directive, it must be \"on\" or \"off\" in %:1"),
+        (
+            "daemon maybe; events {}",
+            "invalid value \"maybe\" in \"daemon\" directive, it must be \"on\" or \"off\" in %:1",
+        ),
         ("worker_priority high; events {}", "\"worker_priority\" directive invalid number in %:1"),
         ("worker_cpu_affinity 012; events {}", "invalid character \"2\" in \"worker_cpu_affinity\" in %:1"),
-        ("worker_cpu_affinity auto 1 1; events {}", "invalid number of arguments in \"worker_cpu_affinity\" directive in %:1"),
+        (
+            "worker_cpu_affinity auto 1 1; events {}",
+            "invalid number of arguments in \"worker_cpu_affinity\" directive in %:1",
+        ),
         ("thread_pool a; events {}", "invalid number of arguments in \"thread_pool\" directive in %:1"),
         ("thread_pool a max_queue=1; events {}", "\"thread_pool\" must have \"threads\" parameter in %:1"),
         ("thread_pool a threads=0; events {}", "invalid threads value \"threads=0\" in %:1"),
@@ -300,9 +306,7 @@ fn the_worker_is_an_ordinary_user_without_a_way_back() {
     let worker = worker(&server);
     let nobody = nix::unistd::User::from_name("nobody").expect("a user database").expect("every system has nobody");
     let uid = nobody.uid.to_string();
-    eventually("the user is dropped", || {
-        status(worker, "Uid").split_whitespace().all(|word| word == uid)
-    });
+    eventually("the user is dropped", || status(worker, "Uid").split_whitespace().all(|word| word == uid));
     let gid = nix::unistd::Group::from_name("nogroup").expect("a group database").expect("Debian has nogroup").gid;
     assert!(status(worker, "Gid").split_whitespace().all(|word| word == gid.to_string()));
     assert_eq!(status(worker, "CapEff"), "0000000000000000");

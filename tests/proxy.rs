@@ -21,8 +21,12 @@ fn an_upstream_that_says_nothing_is_a_504() {
     let mut conversation = upstream.expect("GET /");
     client.response().expect_status(504).expect_in_body("504 Gateway Time-out");
     conversation.expect_closed();
-    let line = server.wait_for_log("upstream timed out (110: Connection timed out) while reading response header from upstream");
-    assert!(line.contains("[error]") && line.contains(&format!("upstream: \"http://{}/\"", upstream.address())), "{line}");
+    let line = server
+        .wait_for_log("upstream timed out (110: Connection timed out) while reading response header from upstream");
+    assert!(
+        line.contains("[error]") && line.contains(&format!("upstream: \"http://{}/\"", upstream.address())),
+        "{line}"
+    );
 }
 
 #[test]
@@ -94,7 +98,8 @@ fn trailers_pass_when_asked_for() {
     let server = proxy(&upstream, "proxy_pass_trailers on; proxy_http_version 1.1;");
     let mut client = server.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n");
-    let reply = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n";
+    let reply =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n";
     upstream.expect("GET /").reply(reply);
     let response = client.response();
     response.expect_status(200).expect_body("abc");
@@ -158,7 +163,10 @@ fn a_client_that_leaves_may_be_ignored() {
 #[test]
 fn a_slow_client_does_not_hold_the_upstream() {
     let upstream = Upstream::start();
-    let server = proxy(&upstream, "proxy_buffers 4 4k; proxy_buffer_size 4k; proxy_busy_buffers_size 8k; proxy_max_temp_file_size 100m;");
+    let server = proxy(
+        &upstream,
+        "proxy_buffers 4 4k; proxy_buffer_size 4k; proxy_busy_buffers_size 8k; proxy_max_temp_file_size 100m;",
+    );
     let mut client = server.client();
     client.get("/");
     let mut conversation = upstream.expect("GET /");
@@ -459,7 +467,8 @@ fn a_unix_socket_is_an_upstream() {
     let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&path, open).expect("the socket is ours");
-    let server = setup.start("server { listen %%ADDR_0%%; location / { proxy_pass http://unix:%%PREFIX%%/upstream.sock:/base/; } }");
+    let server = setup
+        .start("server { listen %%ADDR_0%%; location / { proxy_pass http://unix:%%PREFIX%%/upstream.sock:/base/; } }");
     let mut client = server.client();
     client.get("/x");
     let (mut stream, _) = listener.accept().expect("a connection");

@@ -23,7 +23,9 @@ fn group(servers: &str, upstreams: &[&Background]) -> Server {
     for (name, upstream) in ["A", "B", "C"].iter().zip(upstreams) {
         setup = setup.set(name, upstream.address);
     }
-    setup.start(&format!("upstream u {{ {servers} }} server {{ listen %%ADDR_0%%; location / {{ proxy_pass http://u; }} }}"))
+    setup.start(&format!(
+        "upstream u {{ {servers} }} server {{ listen %%ADDR_0%%; location / {{ proxy_pass http://u; }} }}"
+    ))
 }
 
 #[test]

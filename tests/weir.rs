@@ -3,10 +3,14 @@
 mod kit;
 
 mod command_line;
+mod conf;
 mod differential;
+mod fastcgi;
 mod floors;
 mod http_core;
+mod log;
 mod process;
 mod proxy;
+mod static_files;
 mod upstream;
 mod websocket;
