@@ -273,6 +273,23 @@ fn a_reload_needs_no_new_process() {
 }
 
 #[test]
+fn a_reload_opens_logs_that_only_the_master_may_open() {
+    let mut server = Setup::new().file("secret/marker", "").mode("secret", 0o700).start(RETURN);
+    // The second time the worker has the file already, and gets it anew.
+    for text in ["two", "three"] {
+        server.configure(&format!(
+            "access_log %%PREFIX%%/secret/{text}.log; access_log %%PREFIX%%/secret/all.log;\n\
+             server {{ listen %%ADDR_0%%; return 200 {text}; }}"
+        ));
+        server.reload();
+        eventually("the new configuration counts", || server.fetch("/").text_body() == text);
+    }
+    for name in ["two", "three", "all"] {
+        server.wait_for_line(&format!("../secret/{name}.log"), "\"GET / HTTP/1.1\" 200");
+    }
+}
+
+#[test]
 fn a_reload_opens_new_addresses_and_closes_old_ones() {
     let mut server = Server::start("server { listen %%ADDR_0%%; listen %%ADDR_1%%; return 200 one; }");
     let (kept, gone) = (server.address(0), server.address(1));

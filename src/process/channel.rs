@@ -9,8 +9,9 @@
 //! ```
 //!
 //! The reader takes exactly the bytes of each step, so the descriptors of one frame never stick to another. Both
-//! ends are our own processes, yet the numbers are bounded before anything is allocated: the worker is the process
-//! that talks to the world. Writing and reading block, with a deadline: a peer that stands still is an error.
+//! ends are our own processes, yet the numbers are bounded before anything is allocated, and most narrowly for what
+//! the master reads: the worker is the process that talks to the world. Writing and reading block, with a deadline: a
+//! peer that stands still is an error.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -27,6 +28,8 @@ const MAX_BYTES: usize = 256 << 20;
 /// Descriptors of one message: listening sockets and log files.
 const MAX_DESCRIPTORS: usize = 16 << 10;
 const MAX_PARTS: usize = 1 << 20;
+/// Bytes of an answer to the master: one sentence.
+const MAX_ANSWER: usize = 64 << 10;
 /// Linux takes at most 253 at once (SCM_MAX_FD).
 const BATCH: usize = 250;
 /// A worker that has not read for so long will not read.
@@ -67,6 +70,14 @@ impl Message {
 /// One end of the line. It closes with the process that holds the other end, which reads as [`Received::End`].
 pub struct Channel {
     socket: UnixStream,
+    /// What is taken at most from the peer.
+    takes: Limits,
+}
+
+struct Limits {
+    bytes: usize,
+    parts: usize,
+    descriptors: usize,
 }
 
 pub enum Received {
@@ -76,14 +87,16 @@ pub enum Received {
 }
 
 impl Channel {
-    /// Both ends, one for each side of a fork.
+    /// The master's end and the worker's, one for each side of a fork.
     pub fn pair() -> io::Result<(Self, Self)> {
-        let (one, other) = UnixStream::pair()?;
-        for end in [&one, &other] {
+        let (master, worker) = UnixStream::pair()?;
+        for end in [&master, &worker] {
             end.set_read_timeout(Some(DEADLINE))?;
             end.set_write_timeout(Some(DEADLINE))?;
         }
-        Ok((Self { socket: one }, Self { socket: other }))
+        let answers = Limits { bytes: MAX_ANSWER, parts: 1, descriptors: 0 };
+        let orders = Limits { bytes: MAX_BYTES, parts: MAX_PARTS, descriptors: MAX_DESCRIPTORS };
+        Ok((Self { socket: master, takes: answers }, Self { socket: worker, takes: orders }))
     }
 
     pub fn send(&mut self, message: &Message) -> io::Result<()> {
@@ -121,7 +134,8 @@ impl Channel {
             u32::from_le_bytes(bytes) as usize
         };
         let (part_count, mut bytes, descriptor_count) = (number(0), number(4), number(8));
-        if part_count > MAX_PARTS || bytes > MAX_BYTES || descriptor_count > MAX_DESCRIPTORS {
+        let Limits { bytes: most_bytes, parts: most_parts, descriptors: most_descriptors } = self.takes;
+        if part_count > most_parts || bytes > most_bytes || descriptor_count > most_descriptors {
             return Err(malformed("size"));
         }
 
@@ -247,6 +261,21 @@ mod tests {
         assert_eq!((next.kind, next.descriptors.len()), (Kind::Quit, 0));
         writer.join().expect("the writer ends");
         assert!(matches!(worker.receive(), Ok(Received::End)));
+    }
+
+    #[test]
+    fn the_master_takes_only_short_answers_and_no_descriptors() {
+        let (mut master, mut worker) = Channel::pair().expect("sockets are left");
+        let answer = |length| Message { kind: Kind::Refused, parts: vec![vec![b'x'; length]], descriptors: Vec::new() };
+        worker.send(&answer(MAX_ANSWER - 4)).expect("room in the socket");
+        assert_eq!(expect_message(&mut master).parts[0].len(), MAX_ANSWER - 4);
+        worker.send(&answer(MAX_ANSWER)).expect("room in the socket");
+        assert!(master.receive().is_err());
+
+        let (mut master, mut worker) = Channel::pair().expect("sockets are left");
+        let descriptors = vec![tempfile::tempfile().expect("a place for temporary files").into()];
+        worker.send(&Message { kind: Kind::Taken, parts: Vec::new(), descriptors }).expect("room in the socket");
+        assert!(master.receive().is_err());
     }
 
     #[test]

@@ -406,7 +406,9 @@ impl Master {
             Kind::Taken => self.commit(generation),
             _ => {
                 let why = message.parts.first().map(|part| String::from_utf8_lossy(part).into_owned());
-                self.withdraw(&generation, &why.unwrap_or_default());
+                // One line, whatever it is: the worker is not to write the master's log.
+                let why = why.as_deref().and_then(|why| why.lines().next()).unwrap_or_default();
+                self.withdraw(&generation, why);
             }
         }
         if std::mem::take(&mut self.reload_again) {

@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the last log lines may take.
 const LAST_LINES: Duration = Duration::from_secs(10);
 
+/// What the master is told of a fault; it takes little more.
+const REASON: usize = 2048;
+
 /// What the process has from its start.
 pub struct Start {
     pub options: Options,
@@ -271,7 +274,8 @@ impl Worker {
                 let answer = match self.take_over(message) {
                     Ok(()) => Message::bare(Kind::Taken),
                     Err(fault) => {
-                        let why = text::bytes(&fault.to_string());
+                        let mut why = text::bytes(&fault.to_string());
+                        why.truncate(REASON);
                         Message { kind: Kind::Refused, parts: vec![why], descriptors: Vec::new() }
                     }
                 };
