@@ -1,6 +1,7 @@
 //! What a location can be told to do. One file a feature; this is the one list.
 
 pub mod content; // who answers
+pub mod log; // access logs
 
 use crate::conf::module::Modules;
 use crate::http::core::Core;
@@ -9,5 +10,5 @@ use crate::http::plan::Plan;
 /// The modules of the `http` block, in the order in which they link: gates and handlers of a phase are asked in the
 /// order of this list.
 pub fn http() -> Modules<Plan> {
-    Modules::default().with::<Core>().with::<content::static_file::Static>()
+    Modules::default().with::<Core>().with::<content::static_file::Static>().with::<log::Log>()
 }
