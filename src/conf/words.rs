@@ -2,7 +2,7 @@
 //!
 //! Every reader answers with nginx's sentence when a word is not what it should be.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ pub struct Context {
     /// Every directive of every table, for telling `unknown` from `not allowed here`.
     known: HashSet<String>,
     warnings: RefCell<Vec<Fault>>,
+    /// Statements seen so far.
+    statements: Cell<usize>,
 }
 
 impl Context {
@@ -45,6 +47,7 @@ impl Context {
             conf_prefix: conf_prefix.into(),
             known: HashSet::new(),
             warnings: RefCell::default(),
+            statements: Cell::new(0),
         }
     }
 
@@ -101,11 +104,15 @@ pub struct Words<'a> {
     name: &'a str,
     /// Which child of the level a block directive opened; 0 for the first.
     pub child: usize,
+    /// The statement's place among all, for directives that must stand behind what they name.
+    pub nth: usize,
 }
 
 impl<'a> Words<'a> {
     pub fn new(statement: &'a Statement, cx: &'a Context, child: usize) -> Self {
-        Self { statement, cx, name: &statement.words[0].text, child }
+        let nth = cx.statements.get();
+        cx.statements.set(nth + 1);
+        Self { statement, cx, name: &statement.words[0].text, child, nth }
     }
 
     /// The directive's name as written.

@@ -204,6 +204,14 @@ impl Sinks {
         Ok(sink)
     }
 
+    /// A file that no directive names, because only a request made its path known. Nobody else is given this sink, and
+    /// neither a load nor USR1 concerns it; it is closed behind its last line.
+    pub fn opened(&self, path: &Path, descriptor: OwnedFd) -> Arc<Sink> {
+        let sink = self.fresh(&mut lock(&self.0.known), path);
+        sink.target.set(descriptor);
+        sink
+    }
+
     /// The process's stderr, open from the start.
     pub fn stderr(&self) -> Arc<Sink> {
         let sink = self.sink(Path::new(""));
@@ -331,11 +339,17 @@ impl Sinks {
     }
 
     fn sink(&self, path: &Path) -> Arc<Sink> {
-        static SERIAL: AtomicU64 = AtomicU64::new(1);
         let mut known = lock(&self.0.known);
         if let Some(sink) = known.files.get(path).and_then(Weak::upgrade) {
             return sink;
         }
+        let sink = self.fresh(&mut known, path);
+        known.files.insert(path.to_owned(), Arc::downgrade(&sink));
+        sink
+    }
+
+    fn fresh(&self, known: &mut Known, path: &Path) -> Arc<Sink> {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
         let slot = known.free.pop().unwrap_or_else(|| {
             known.slots += 1;
             known.slots - 1
@@ -348,7 +362,6 @@ impl Sinks {
             home: self.0.clone(),
         });
         self.0.queue.add(&sink.target);
-        known.files.insert(path.to_owned(), Arc::downgrade(&sink));
         sink
     }
 }

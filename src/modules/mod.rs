@@ -3,6 +3,7 @@
 pub mod content; // who answers
 pub mod filter; // what changes an answer on its way out
 pub mod rewrite; // what a request becomes first
+pub mod log; // access logs
 
 use crate::both::map::Map;
 use crate::conf::module::Modules;
@@ -28,4 +29,5 @@ pub fn http() -> Modules<Plan> {
         .with::<filter::gunzip::Gunzip>()
         .with::<filter::gzip::Gzip>()
         .with::<filter::range::RangeFilter>()
+        .with::<log::Log>()
 }

@@ -1,0 +1,328 @@
+//! Access logs: `log_format`, `access_log`, `open_log_file_cache` (nginx: `ngx_http_log_module`).
+//!
+//! In: a request that is over. Out: one line in each log of the location where it ended. A line is made in one buffer
+//! that the thread keeps, and goes from there to the thread's batch of its file (`log/batch.rs`) or to syslog.
+
+mod files; // logs whose path has variables
+mod format; // from log_format to a line
+
+use std::cell::{Cell, OnceCell};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::files::Files;
+use self::format::Format;
+use crate::base::{text, units};
+use crate::conf::error::{At, Fault};
+use crate::conf::module::{Arity, Directive, EVERYWHERE, HTTP, IF_LOCATION, LIMIT_EXCEPT, Level, Module, Section};
+use crate::conf::setting::Setting;
+use crate::conf::template::Template;
+use crate::conf::words::{Words, syslog_address};
+use crate::http::plan::{self, Plan};
+use crate::http::request::Request;
+use crate::log::syslog::{self, Peer};
+use crate::log::{Hold, Sink, batch};
+
+/// Where requests are logged unless somebody says otherwise.
+const ACCESS_LOG: &str = "/var/log/weir/access.log";
+
+/// The format of that name, which needs no `log_format`.
+const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
+                        \"$http_referer\" \"$http_user_agent\"";
+
+/// `ngx_http_log_module`.
+pub struct Log;
+
+impl Module for Log {
+    const NAME: &'static str = "http_log";
+    const DIRECTIVES: &'static [Directive<Self>] = &[
+        Directive::main("log_format", HTTP, Arity::AtLeast(2), Formats::log_format),
+        Directive::location(
+            "access_log",
+            EVERYWHERE.or(IF_LOCATION).or(LIMIT_EXCEPT),
+            Arity::AtLeast(1),
+            Conf::access_log,
+        ),
+        Directive::location("open_log_file_cache", EVERYWHERE, Arity::Between(1, 4), Conf::open_log_file_cache),
+    ];
+    type Plan = Plan;
+    type Main = Formats;
+    type Server = ();
+    type Location = Conf;
+
+    fn link(level: &Level<'_>, plan: &mut Plan) -> Result<(), Fault> {
+        let conf = level.location::<Self>();
+        let formats = level.main::<Self>();
+        let Some(said) = conf.logs.as_ref() else {
+            let target = Target::File(level.cx.sinks.file(Path::new(ACCESS_LOG)));
+            plan.logs.push(Box::new(AccessLog { target, format: formats.combined(level)?, filter: None }));
+            return Ok(());
+        };
+        if said.off {
+            return Ok(());
+        }
+        for entry in &said.logs {
+            let format = formats.named(entry, level)?;
+            let target = match &entry.place {
+                Place::File(sink) => Target::File(sink.clone()),
+                Place::Syslog(peer) => Target::Syslog(peer.clone()),
+                Place::Path(path) => {
+                    let files = conf.open_log_file_cache.or(None);
+                    Target::Path(path.clone(), files.unwrap_or_else(|| Arc::new(Files::uncached(&level.cx.sinks))))
+                }
+            };
+            plan.logs.push(Box::new(AccessLog { target, format, filter: entry.filter.clone() }));
+        }
+        Ok(())
+    }
+}
+
+/// The formats by name.
+#[derive(Default)]
+pub struct Formats {
+    named: Vec<(String, Arc<Format>, usize)>,
+    combined: OnceCell<Arc<Format>>,
+}
+
+impl Formats {
+    /// Syntax: `log_format name [escape=default|json|none] string ...;`
+    fn log_format(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        let name = words.arg(0);
+        if name == "combined" || self.named.iter().any(|(other, ..)| other == name) {
+            return Err(words.fault(0, format!("duplicate \"log_format\" name \"{name}\"")));
+        }
+        let strings: Vec<&str> = words.texts().skip(1).collect();
+        let format = Format::new(&strings, &words.cx.names).map_err(|fault| fault.or_at(words.at()))?;
+        self.named.push((name.to_owned(), Arc::new(format), words.nth));
+        Ok(())
+    }
+
+    fn combined(&self, level: &Level<'_>) -> Result<Arc<Format>, Fault> {
+        if let Some(known) = self.combined.get() {
+            return Ok(known.clone());
+        }
+        let format = Arc::new(Format::new(&[COMBINED], &level.cx.names)?);
+        Ok(self.combined.get_or_init(|| format).clone())
+    }
+
+    /// The format that an `access_log` means. nginx: letters of either case alike, and only what stands before it.
+    fn named(&self, entry: &Entry, level: &Level<'_>) -> Result<Arc<Format>, Fault> {
+        let name = &entry.format;
+        if name.eq_ignore_ascii_case("combined") {
+            return self.combined(level);
+        }
+        let found = self.named.iter().find(|(known, _, nth)| known.eq_ignore_ascii_case(name) && *nth < entry.nth);
+        let unknown = || Fault::at(format!("unknown log format \"{name}\""), &entry.at);
+        found.map(|(_, format, _)| format.clone()).ok_or_else(unknown)
+    }
+}
+
+impl Section for Formats {
+    /// There is one for the whole block.
+    fn inherit(&mut self, _: &Self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// What was said of logs at one level.
+#[derive(Default)]
+pub struct Conf {
+    logs: Setting<Said>,
+    open_log_file_cache: Setting<Option<Arc<Files>>>,
+}
+
+/// The `access_log` directives of one level.
+#[derive(Clone, Default)]
+struct Said {
+    /// `access_log off` wins over all others beside it.
+    off: bool,
+    logs: Vec<Entry>,
+}
+
+/// One `access_log`.
+#[derive(Clone)]
+struct Entry {
+    place: Place,
+    /// The format's name.
+    format: String,
+    filter: Option<Template>,
+    nth: usize,
+    at: At,
+}
+
+#[derive(Clone)]
+enum Place {
+    File(Arc<Sink>),
+    Syslog(Arc<Peer>),
+    Path(Template),
+}
+
+impl Conf {
+    /// Syntax: `access_log path [format [buffer=size] [gzip[=level]] [flush=time] [if=condition]];`,
+    /// `access_log off;`  Default: `/var/log/weir/access.log combined`
+    fn access_log(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        let said = self.logs.list();
+        if words.one() == "off" {
+            said.off = true;
+            return if words.len() == 1 { Ok(()) } else { Err(words.invalid_parameter(1)) };
+        }
+        let place = place(words)?;
+        let format = if words.len() > 1 { words.arg(1) } else { "combined" };
+        let mut filter = None;
+        let mut buffer = Buffer::default();
+        for n in 2..words.len() {
+            match words.arg(n).strip_prefix("if=") {
+                Some(condition) => filter = Some(words.compile(n, condition)?),
+                None => buffer.parameter(words, n)?,
+            }
+        }
+        buffer.hold(words, &place)?;
+        let entry = Entry { place, format: format.to_owned(), filter, nth: words.nth, at: words.at().clone() };
+        said.logs.push(entry);
+        Ok(())
+    }
+
+    /// Syntax: `open_log_file_cache max=N [inactive=time] [min_uses=N] [valid=time];`, `open_log_file_cache off;`
+    /// Default: `off`
+    fn open_log_file_cache(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.open_log_file_cache.set(Files::read(words)?.map(Arc::new))
+    }
+}
+
+impl Section for Conf {
+    fn inherit(&mut self, outer: &Self) -> Result<(), Fault> {
+        let Self { logs, open_log_file_cache } = self;
+        logs.inherit(&outer.logs);
+        open_log_file_cache.inherit(&outer.open_log_file_cache);
+        Ok(())
+    }
+}
+
+/// Where an `access_log` directive sends its lines.
+fn place(words: &Words<'_>) -> Result<Place, Fault> {
+    let word = words.one();
+    if let Some(parameters) = word.strip_prefix("syslog:") {
+        let reader = syslog::Reader { address: &syslog_address, hostname: &words.cx.hostname };
+        let peer = Peer::parse(parameters, &reader).map_err(|sentence| words.fault(0, sentence))?;
+        return Ok(Place::Syslog(Arc::new(peer)));
+    }
+    if !word.contains('$') {
+        return Ok(Place::File(words.cx.sinks.file(&words.cx.path(word))));
+    }
+    // nginx: the prefix stands before whatever does not begin with a slash, a variable too.
+    let prefix = text::decode(words.cx.prefix.as_os_str().as_encoded_bytes());
+    let whole =
+        if word.starts_with('/') { word.to_owned() } else { format!("{}/{word}", prefix.trim_end_matches('/')) };
+    Ok(Place::Path(words.compile(0, &whole)?))
+}
+
+/// `buffer=`, `flush=` and `gzip=` of one directive.
+#[derive(Default)]
+struct Buffer {
+    size: usize,
+    flush: Option<Duration>,
+    gzip: Option<u8>,
+}
+
+impl Buffer {
+    fn parameter(&mut self, words: &Words<'_>, n: usize) -> Result<(), Fault> {
+        let word = words.arg(n);
+        if let Some(size) = word.strip_prefix("buffer=") {
+            let bytes = units::size(size).and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+            self.size = bytes.ok_or_else(|| words.fault(n, format!("invalid buffer size \"{size}\"")))?;
+        } else if let Some(time) = word.strip_prefix("flush=") {
+            let flush = units::milliseconds(time).filter(|time| *time > 0);
+            let flush = flush.ok_or_else(|| words.fault(n, format!("invalid flush time \"{time}\"")))?;
+            self.flush = Some(Duration::from_millis(flush));
+        } else if word == "gzip" {
+            self.gzip(1);
+        } else if let Some(level) = word.strip_prefix("gzip=") {
+            let number = units::number(level).and_then(|level| u8::try_from(level).ok());
+            let number = number.filter(|number| (1..=9).contains(number));
+            self.gzip(number.ok_or_else(|| words.fault(n, format!("invalid compression level \"{level}\"")))?);
+        } else {
+            return Err(words.invalid_parameter(n));
+        }
+        Ok(())
+    }
+
+    fn gzip(&mut self, level: u8) {
+        self.gzip = Some(level);
+        if self.size == 0 {
+            self.size = 64 * 1024;
+        }
+    }
+
+    /// Tells the file. nginx: all directives that name a file and buffer it must say the same.
+    fn hold(self, words: &Words<'_>, place: &Place) -> Result<(), Fault> {
+        let Self { size, flush, gzip } = self;
+        let word = words.one();
+        if size == 0 {
+            return match flush {
+                Some(_) => Err(words.fault(0, format!("no buffer is defined for access_log \"{word}\""))),
+                None => Ok(()),
+            };
+        }
+        match place {
+            Place::Path(_) => Err(words.fault(0, "buffered logs cannot have variables in name")),
+            Place::Syslog(_) => Err(words.fault(0, "logs to syslog cannot be buffered")),
+            Place::File(sink) if sink.hold(Hold { size, flush, gzip }) => Ok(()),
+            Place::File(_) => {
+                Err(words.fault(0, format!("access_log \"{word}\" already defined with conflicting parameters")))
+            }
+        }
+    }
+}
+
+/// One log of one location.
+struct AccessLog {
+    target: Target,
+    format: Arc<Format>,
+    /// `if=`: a request for which this is empty or `0` is not logged.
+    filter: Option<Template>,
+}
+
+enum Target {
+    File(Arc<Sink>),
+    Syslog(Arc<Peer>),
+    Path(Template, Arc<Files>),
+}
+
+/// A buffer that one huge line has made larger is not kept.
+const KEPT_LINE: usize = 64 * 1024;
+
+thread_local! {
+    /// The line at hand. Taken while it is made: a variable may log an error.
+    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl plan::Log for AccessLog {
+    fn log(&self, request: &Request) {
+        if let Some(filter) = &self.filter {
+            let value = filter.eval(request);
+            if value.is_empty() || value == "0" {
+                return;
+            }
+        }
+        let mut line = LINE.take();
+        line.clear();
+        self.format.append(request, &mut line);
+        match &self.target {
+            Target::Syslog(peer) => peer.send(&line),
+            Target::File(sink) => {
+                line.push(b'\n');
+                batch::push(sink, &line);
+            }
+            Target::Path(path, files) => {
+                line.push(b'\n');
+                if let Some(sink) = files.sink(request, path) {
+                    batch::push(&sink, &line);
+                }
+            }
+        }
+        if line.capacity() <= KEPT_LINE {
+            LINE.set(line);
+        }
+    }
+}
