@@ -50,7 +50,11 @@ pub fn run(name: &str) -> Option<usize> {
     let mut compared = 0;
     for act in parse(&text, &path) {
         compared += act.cases.len();
-        report.extend(play(&act, &path)?);
+        // An act that cannot even begin is one line of the report; the others are still played.
+        match std::panic::catch_unwind(|| play(&act, &path)) {
+            Ok(differences) => report.extend(differences?),
+            Err(_) => report.push(format!("{}: {}: could not be played; see above", path.display(), act.title)),
+        }
     }
     assert!(compared > 0, "{} compares nothing", path.display());
     assert!(report.is_empty(), "{} of {compared} differ\n\n{}", report.len(), report.join("\n"));
