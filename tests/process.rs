@@ -273,6 +273,28 @@ fn a_reload_needs_no_new_process() {
 }
 
 #[test]
+fn reloads_leave_nothing_open() {
+    if !is_weir() {
+        return; // other processes each time
+    }
+    let mut server = Server::start(RETURN);
+    let pids = [server.pid(), worker(&server)];
+    let open = |pid: Pid| fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count();
+    let mut reload = |n: usize| {
+        server.configure(&format!(
+            "access_log logs/{n}.log; server {{ listen %%ADDR_0%%; listen %%ADDR_{}%%; return 200 {n}; }}",
+            n % 2 + 1
+        ));
+        server.reload();
+        eventually("the new configuration counts", || server.fetch("/").text_body() == n.to_string());
+    };
+    reload(1);
+    let before = pids.map(open);
+    (2..8).for_each(&mut reload);
+    eventually("as much is open as before", || pids.map(open) == before);
+}
+
+#[test]
 fn a_reload_opens_logs_that_only_the_master_may_open() {
     let mut server = Setup::new().file("secret/marker", "").mode("secret", 0o700).start(RETURN);
     // The second time the worker has the file already, and gets it anew.

@@ -107,8 +107,7 @@ fn thread(index: usize, affinity: &Affinity, orders: UnboundedReceiver<Order>, l
     if let Some(mask) = affinity.of(index)
         && let Err(code) = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &mask)
     {
-        let log = error::main().unwrap_or_else(crate::log::ErrorLog::none);
-        log.write_os(Level::Alert, &Context::default(), code as i32, format_args!("sched_setaffinity() failed"));
+        failed(Level::Alert, code as i32, "sched_setaffinity()");
     }
     let runtime = Builder::new_current_thread()
         .enable_io()
@@ -116,7 +115,6 @@ fn thread(index: usize, affinity: &Affinity, orders: UnboundedReceiver<Order>, l
         .on_thread_park(turn::ends)
         .on_thread_unpark(turn::begins)
         .build_local(LocalOptions::default());
-    let log = error::main().unwrap_or_else(crate::log::ErrorLog::none);
     match runtime {
         Ok(runtime) => {
             batch::attend();
@@ -130,12 +128,18 @@ fn thread(index: usize, affinity: &Affinity, orders: UnboundedReceiver<Order>, l
             batch::drain();
         }
         Err(error) => {
-            let code = error.raw_os_error().unwrap_or(0);
-            log.write_os(Level::Emerg, &Context::default(), code, format_args!("epoll_create() failed"));
+            failed(Level::Emerg, error.raw_os_error().unwrap_or(0), "epoll_create()");
             error_exit();
         }
     }
     drop(life);
+}
+
+fn failed(level: Level, code: i32, call: &str) {
+    // Asked for anew: a thread that kept a log would keep its file open over reloads.
+    if let Some(log) = error::main() {
+        log.write_os(level, &Context::default(), code, format_args!("{call} failed"));
+    }
 }
 
 /// Ends the process, so that the master starts another.

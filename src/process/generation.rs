@@ -191,6 +191,11 @@ impl Generation {
         Self { settings, log, life, doors: Vec::new(), record: Vec::new() }
     }
 
+    /// The settings alone, holding nothing open.
+    pub fn husk(&self) -> Self {
+        Self { log: ErrorLog::none(), ..self.without_doors() }
+    }
+
     /// What a worker needs to come to the same generation.
     pub fn handover(&self, sinks: &Sinks) -> io::Result<Message> {
         let logs = sinks.descriptors();

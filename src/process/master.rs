@@ -253,18 +253,12 @@ impl Master {
         if self.generation.settings.worker_processes == 0 {
             return;
         }
-        let log = self.generation.log.clone();
-        let failed = |call: &str, error: std::io::Error| {
-            let code = error.raw_os_error().unwrap_or(0);
-            let message = format_args!("{call} failed while spawning \"worker process\"");
-            log.write_os(Level::Alert, &Context::default(), code, message);
-        };
         let (own, theirs) = match Channel::pair() {
             Ok(pair) => pair,
-            Err(error) => return failed("socketpair()", error),
+            Err(error) => return self.not_spawned("socketpair()", &error),
         };
         match os::fork() {
-            Err(error) => failed("fork()", error),
+            Err(error) => self.not_spawned("fork()", &error),
             Ok(Fork::Parent(pid)) => {
                 drop(theirs);
                 self.say(Level::Notice, &format!("start worker process {pid}"));
@@ -273,15 +267,21 @@ impl Master {
             }
             Ok(Fork::Child) => {
                 drop(own);
-                // The master's ends of all lines, and a generation that is not in force, are none of its business.
+                // What the child never uses it must not keep open: its copy of the master is never dropped.
                 self.workers.clear();
                 self.offered = None;
-                let without_doors = Arc::new(self.generation.without_doors());
-                let generation = std::mem::replace(&mut self.generation, without_doors);
+                let husk = Arc::new(self.generation.husk());
+                let generation = std::mem::replace(&mut self.generation, husk);
                 let start = self.start.take().expect("only a child takes it, and a child has no children");
                 worker::run(start, generation, theirs)
             }
         }
+    }
+
+    fn not_spawned(&self, call: &str, error: &std::io::Error) {
+        let code = error.raw_os_error().unwrap_or(0);
+        let message = format_args!("{call} failed while spawning \"worker process\"");
+        self.generation.log.write_os(Level::Alert, &Context::default(), code, message);
     }
 
     /// Takes note of the workers that have ended.

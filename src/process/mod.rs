@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
             Some(draft) => ExitCode::from(master::signal(signal, &draft.settings.pid, &log)),
             None => ExitCode::FAILURE,
         },
-        Task::Serve => match prepare(&start, &log) {
+        Task::Serve => match prepare(&start, log) {
             Ok(generation) => run(start, generation, &arguments),
             Err(NotStarted) => ExitCode::FAILURE,
         },
@@ -129,17 +129,17 @@ fn test(start: &Start, dump: bool, quiet: bool, log: &ErrorLog) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Everything until the server can be said to have started.
-fn prepare(start: &Start, log: &ErrorLog) -> Result<Generation, NotStarted> {
+/// Everything until the server can be said to have started. `log` is the one until then; its file is closed at the end.
+fn prepare(start: &Start, log: ErrorLog) -> Result<Generation, NotStarted> {
     let mut source = start.options.source();
-    let draft = read(start, &mut source, log).ok_or(NotStarted)?;
+    let draft = read(start, &mut source, &log).ok_or(NotStarted)?;
     let (daemon, pid) = (draft.settings.daemon, draft.settings.pid.clone());
-    let opened = draft.open(1, &[], Purpose::Serve, &start.sinks, log);
+    let opened = draft.open(1, &[], Purpose::Serve, &start.sinks, &log);
     let refuse = |fault: Fault, log: &ErrorLog| {
         report::fault(&fault, &source, log);
         NotStarted
     };
-    let generation = opened.map_err(|fault| refuse(fault, log))?;
+    let generation = opened.map_err(|fault| refuse(fault, &log))?;
     let log = &generation.log;
     error::set_main(log.clone());
     tell_system(log);

@@ -56,7 +56,7 @@ pub fn main(arguments: &[OsString], environment: Vec<(OsString, OsString)>) -> E
     };
     let options = Options::of_text(serve.configuration(&temporary), temporary);
     let (start, log) = super::begin(options, environment);
-    match super::prepare(&start, &log) {
+    match super::prepare(&start, log) {
         Ok(generation) => {
             eprintln!("weir: {} is at {} (Ctrl-C ends it)", serve.what(), serve.address());
             super::run(start, generation, arguments)

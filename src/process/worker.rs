@@ -314,6 +314,7 @@ impl Worker {
 
     fn install(&mut self, generation: Arc<Generation>) {
         error::set_main(generation.log.clone());
+        master::redirect(&generation);
         let old = std::mem::replace(&mut self.generation, generation);
         self.drain(&old);
         self.crew.serve(&self.generation);
