@@ -11,6 +11,7 @@ mod http_core;
 mod log;
 mod process;
 mod proxy;
+mod seed;
 mod static_files;
 mod upstream;
 mod websocket;

@@ -58,13 +58,14 @@ impl Both {
     pub fn with(http: &str, prepare: impl Fn(Setup) -> Setup) -> Option<Both> {
         let open = Permissions::from_mode(0o755);
         let root = tempfile::Builder::new().prefix("weir-").permissions(open).tempdir().expect("a temporary directory");
-        Both::within(Arc::new(root), http, prepare)
+        Both::within(&Arc::new(root), |setup| prepare(setup).start(http))
     }
 
-    pub fn within(root: Arc<TempDir>, http: &str, prepare: impl Fn(Setup) -> Setup) -> Option<Both> {
+    /// Both in directories of `root`, each started by `start`.
+    pub fn within(root: &Arc<TempDir>, start: impl Fn(Setup) -> Server) -> Option<Both> {
         let nginx = oracle()?;
-        let first = prepare(Setup::within(&root, "a", "127.0.0.1")).binary(&nginx).start(http);
-        let second = prepare(Setup::within(&root, "b", "127.0.0.2")).ports(first.ports()).start(http);
+        let first = start(Setup::within(root, "a", "127.0.0.1").binary(&nginx));
+        let second = start(Setup::within(root, "b", "127.0.0.2").ports(first.ports()));
         let name = |(index, port): (usize, &Arc<Port>)| (format!(":{}", port.number), format!(":PORT_{index}"));
         let known = first.ports().iter().enumerate().map(name).collect();
         Some(Both { oracle: first, ours: second, known, name_lengths: [Cell::new(0), Cell::new(0)] })

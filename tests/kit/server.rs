@@ -34,6 +34,7 @@ pub struct Setup {
     main: String,
     binary: PathBuf,
     alerts: bool,
+    pid_file: &'static str,
 }
 
 impl Setup {
@@ -59,6 +60,7 @@ impl Setup {
             main: String::new(),
             binary: super::binary(),
             alerts: false,
+            pid_file: "pid",
         }
     }
 
@@ -70,6 +72,12 @@ impl Setup {
     pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Setup {
         write_file(&self.prefix.join(path), content.as_ref());
         self
+    }
+
+    /// Writes a file that is part of the configuration, with its places filled.
+    pub fn include(mut self, path: &str, text: &str) -> Setup {
+        let text = self.fill(text);
+        self.file(path, text)
     }
 
     pub fn link(self, path: &str, target: &str) -> Setup {
@@ -105,6 +113,12 @@ impl Setup {
     /// Shares the ports of another server (which then listens on another address).
     pub fn ports(mut self, ports: &[Arc<Port>]) -> Setup {
         self.ports = ports.to_vec();
+        self
+    }
+
+    /// Where a whole configuration puts its pid file, below the prefix.
+    pub fn pid_file(mut self, path: &'static str) -> Setup {
+        self.pid_file = path;
         self
     }
 
@@ -335,7 +349,7 @@ impl Server {
     }
 
     fn wait_until_ready(&mut self) {
-        let pid_file = self.setup.prefix.join("pid");
+        let pid_file = self.setup.prefix.join(self.setup.pid_file);
         let ready = |server: &mut Server| fs::metadata(&pid_file).is_ok_and(|file| file.len() > 0) || !server.running();
         let settled = holds_within(DEADLINE, || ready(self));
         if !settled || !self.running() {

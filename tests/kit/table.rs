@@ -90,7 +90,7 @@ fn play(act: &Act, path: &Path) -> Option<Vec<String>> {
         }
         setup.set("UPSTREAM", upstream.address).main(&act.main)
     };
-    let mut both = Both::within(root, &act.conf, prepare)?;
+    let mut both = Both::within(&root, |setup| prepare(setup).start(&act.conf))?;
     both.known.push((upstream.address.to_string(), "UPSTREAM".to_owned()));
     let mut report = Vec::new();
     for case in &act.cases {
