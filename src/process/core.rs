@@ -58,6 +58,13 @@ impl Settings {
             && self.working_directory == next.working_directory
     }
 
+    /// `TZ` of `env`, or else of this process.
+    pub fn time_zone(&self) -> Option<String> {
+        let said = self.environment.iter().rev().find(|variable| variable.name == "TZ");
+        let zone = said.and_then(|variable| variable.value.clone()).or_else(|| std::env::var_os("TZ"));
+        zone.map(|zone| zone.to_string_lossy().into_owned())
+    }
+
     /// The worker's environment: the variables that `env` names, and always TZ.
     pub fn environment_from(&self, inherited: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
         let kept = |name: &OsString| inherited.iter().find(|(known, _)| known == name).cloned();
@@ -622,7 +629,9 @@ mod tests {
     fn a_process_goes_on_unless_what_it_was_given_at_its_start_changes() {
         let now = read("worker_processes 2;");
         assert!(now.same_process(&read("worker_processes 2; worker_shutdown_timeout 9s; pid x;")));
-        for text in ["worker_processes 3;", "worker_processes 2; env A=b;", "worker_processes 2; worker_rlimit_core 1k;"] {
+        for text in
+            ["worker_processes 3;", "worker_processes 2; env A=b;", "worker_processes 2; worker_rlimit_core 1k;"]
+        {
             assert!(!now.same_process(&read(text)), "{text}");
         }
     }

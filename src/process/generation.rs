@@ -23,6 +23,7 @@ use std::sync::Arc;
 use super::channel::{Kind, Message};
 use super::cli::{self, Options};
 use super::core::{CORE, Core, EVENTS_BLOCK, Events, Owner, Settings};
+use crate::base::clock;
 use crate::base::text::{self, errno};
 use crate::conf::error::Fault;
 use crate::conf::lex::Node;
@@ -97,7 +98,7 @@ impl Draft {
         });
         let mut warnings = cx.take_warnings();
         match read {
-            Ok((settings, finishing, services, logs)) => {
+            Ok(Whole { settings, warnings: finishing, services, logs }) => {
                 warnings.extend(finishing.into_iter().map(Fault::new));
                 let default_log = options.error_log();
                 Ok(Self { settings, warnings, services, logs, default_log, record: source.record() })
@@ -176,6 +177,7 @@ impl Draft {
             doors.extend(own.map(|(index, listener)| Door { listener, serve: service.serve.clone(), index }));
         }
         let Self { settings, record, .. } = self;
+        clock::set_zone(settings.time_zone().as_deref());
         Generation { settings, log, life: Arc::new(Life::new(id)), doors, record }
     }
 }
@@ -331,7 +333,7 @@ impl Main {
     }
 
     /// Judges the whole: what is missing, and what does not go together.
-    fn finish(self) -> Result<(Settings, Vec<String>, Vec<Service>, Vec<Entry>), Fault> {
+    fn finish(self) -> Result<Whole, Fault> {
         let has_events = self.events.is_some();
         let (settings, warnings) = self.core.finish(self.events.unwrap_or_default(), Path::new(cli::PID))?;
         if !has_events {
@@ -345,8 +347,16 @@ impl Main {
                 "{connections} worker_connections are not enough for {listening} listening sockets"
             )));
         }
-        Ok((settings, warnings, self.services, self.logs))
+        Ok(Whole { settings, warnings, services: self.services, logs: self.logs })
     }
+}
+
+/// What [`Main`] came to.
+struct Whole {
+    settings: Settings,
+    warnings: Vec<String>,
+    services: Vec<Service>,
+    logs: Vec<Entry>,
 }
 
 fn default_sink(path: Option<&Path>, sinks: &Sinks) -> Arc<Sink> {
