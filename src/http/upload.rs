@@ -262,8 +262,7 @@ impl Upload {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => {
-                let errno = error.raw_os_error().unwrap_or_default();
-                request.log(Level::Info, format_args!("recv() failed ({errno}: {})", plain(&error)));
+                request.log(Level::Info, format_args!("recv() failed {}", plain(&error)));
                 self.broken.set(true);
                 request.keepalive.set(false);
                 Poll::Ready(Err(Refusal::Close))

@@ -42,11 +42,8 @@ struct Buffers {
     left: usize,
 }
 
-/// The line does not fit in any buffer.
-struct Full {
-    /// It is longer than a large buffer; else there are too few of them.
-    long: bool,
-}
+/// The line does not fit in any buffer: it is longer than one, or there are too few.
+struct Full;
 
 impl Buffers {
     fn new(settings: &ServerSettings) -> Self {
@@ -65,9 +62,9 @@ impl Buffers {
 
     fn enlarge(&mut self, len: usize) -> Result<(), Full> {
         if len > self.size {
-            return Err(Full { long: true });
+            return Err(Full);
         }
-        self.left = self.left.checked_sub(1).ok_or(Full { long: false })?;
+        self.left = self.left.checked_sub(1).ok_or(Full)?;
         self.room = self.size;
         Ok(())
     }
@@ -76,7 +73,7 @@ impl Buffers {
     fn more(&mut self, len: usize) -> Result<usize, Full> {
         if len >= self.room {
             if len >= self.size {
-                return Err(Full { long: true });
+                return Err(Full);
             }
             self.enlarge(len)?;
         }
@@ -163,8 +160,8 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
         match found {
             Ok(Some(Line::End(end))) => return parts.finish(line, end as usize),
             Ok(Some(Line::Field(field))) => {
-                if let Err(full) = buffers.take((field.end as usize).saturating_sub(begun)) {
-                    return parts.too_large(full, begun);
+                if buffers.take((field.end as usize).saturating_sub(begun)).is_err() {
+                    return parts.too_large(begun);
                 }
                 begun = field.end as usize;
                 parts.end = begun;
@@ -175,7 +172,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
             Ok(None) => {
                 let len = connection.input.borrow().len().saturating_sub(begun);
                 match buffers.more(len) {
-                    Err(full) => return parts.too_large(full, begun),
+                    Err(Full) => return parts.too_large(begun),
                     Ok(room) => {
                         if let Err(gone) = parts.fill(room, timer).await {
                             return gone;
@@ -279,6 +276,7 @@ impl<'a> Parts<'a> {
             match message::host(value) {
                 None => {
                     drop(input);
+                    self.fields.push(field); // variables show what was wrong
                     return Some(self.refuse(400, "client sent invalid host header"));
                 }
                 // The host of the request line, where there is one, has precedence (RFC 9112, 3.2.2).
@@ -394,12 +392,13 @@ impl<'a> Parts<'a> {
         Rc::new(Request::new(self.connection.clone(), head, path, args, self.server))
     }
 
-    fn too_large(&self, full: Full, begun: usize) -> Head {
-        if !full.long {
-            return self.refuse(494, "client sent too large request");
-        }
+    fn too_large(&self, begun: usize) -> Head {
         let input = self.connection.input.borrow();
         let line = input.get(begun..).unwrap_or_default();
+        if line.is_empty() {
+            drop(input);
+            return self.refuse(494, "client sent too large request");
+        }
         let shown = &line[..line.len().min(LOGGED)];
         let text = format!("client sent too long header line: \"{}...\"", Raw(shown));
         drop(input);
@@ -423,7 +422,7 @@ const READING_FIELDS: &str = " while reading client request headers";
 const READ: usize = 16 * 1024;
 
 /// nginx: so much of a line that is too long goes to the log.
-const LOGGED: usize = 300;
+const LOGGED: usize = 2048 - 300;
 
 /// RFC 9112, 9.3, by nginx's reading of `Connection`.
 fn keeps_alive(head: &RequestHead) -> bool {

@@ -56,7 +56,10 @@ pub async fn serve(connection: Rc<Connection>) {
         timer.disarm();
         connection.activity.set(State::Writing);
         match answer(&request, refused).await {
-            After::Next => request.write_logs(),
+            After::Next => {
+                request.keepalive.set(false); // nginx: `$sent_http_connection` is `close` in every log
+                request.write_logs();
+            }
             After::Close => return request.write_logs(),
             After::Linger => {
                 linger(&request).await;
@@ -129,10 +132,7 @@ async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
         return After::Close;
     };
     let sent = write(request, response).await;
-    match sent {
-        Ok(()) => request.complete.set(true),
-        Err(_) => request.keepalive.set(false),
-    }
+    request.complete.set(sent.is_ok());
     let after = settle(request, sent.is_ok()).await;
     connection.idle_timeout.set(request.plan().core.keepalive_timeout.server);
     after
@@ -194,7 +194,6 @@ async fn settle(request: &Request, sent: bool) -> After {
     if !request.body.is_done() && request.keepalive.get() {
         let drained = tokio::time::timeout(core.lingering_time, Upload::drain(request)).await;
         if drained != Ok(true) {
-            request.keepalive.set(false);
             return After::Close;
         }
     }

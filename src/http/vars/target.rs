@@ -35,9 +35,10 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
 }
 
 fn line(vars: &mut Definitions<Request>) -> Result<(), Fault> {
-    vars.define("request", Row::once(|r: &Request| some(&r.head.line)))?;
+    vars.define("request", Row::once(|r: &Request| Some(r.head.line.clone())))?;
     vars.define("request_method", Row::each(|r: &Request| some(&r.main().method())))?;
-    vars.define("request_uri", Row::once(|r: &Request| some(&r.head.target)))?;
+    // nginx: a target that makes no sense is none.
+    vars.define("request_uri", Row::once(|r: &Request| some(&r.head.target).filter(|_| !r.path().is_empty())))?;
     vars.define("server_protocol", Row::once(|r: &Request| some(&r.head.protocol)))
 }
 
@@ -126,8 +127,12 @@ fn stored(request: &Request) -> Option<Stored> {
 fn content_length(request: &Request) -> Value {
     match request.field("Content-Length") {
         Some(length) => Some(length.clone()),
-        None if request.head.chunked => decimal(stored(request)?.len),
-        None => None,
+        None if !request.head.chunked => None,
+        None => match stored(request) {
+            Some(body) => decimal(body.len),
+            // nginx: nothing is left of what was thrown away
+            None => decimal(0).filter(|_| request.body.is_discarded()),
+        },
     }
 }
 

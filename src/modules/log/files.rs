@@ -86,7 +86,8 @@ impl Files {
         // nginx: whoever makes up hosts does not make files, so the site must exist.
         let root = file_path(request, b"");
         if let Err(error) = is_directory(&root) {
-            let message = format_args!("testing \"{}\" existence failed {}", Raw(&root), errno(&error));
+            let message =
+                format_args!("testing \"{}\" existence failed {} while logging request", Raw(&root), errno(&error));
             request.log(Level::Error, message);
             return None;
         }
@@ -95,7 +96,10 @@ impl Files {
             Ok(sink) => Some(sink),
             Err(error) => {
                 let path = path.as_os_str().as_bytes();
-                request.log(Level::Crit, format_args!("open() \"{}\" failed {}", Raw(path), errno(&error)));
+                request.log(
+                    Level::Crit,
+                    format_args!("open() \"{}\" failed {} while logging request", Raw(path), errno(&error)),
+                );
                 None
             }
         }

@@ -130,7 +130,6 @@ impl Format {
             Fact::BodyBytesSent => byte::push_decimal(line, request.body_bytes_sent()),
             Fact::RequestLength => byte::push_decimal(line, request.bytes_read.get()),
             Fact::RemoteAddr => self.escape.append(&request.connection.client(), line),
-            Fact::Request if request.head.line.is_empty() => self.escape.append_missing(line),
             Fact::Request => self.escape.append(&request.head.line, line),
             Fact::Field(name) => self.field(name, request, line),
         }
