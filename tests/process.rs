@@ -225,7 +225,7 @@ fn the_control_signals_go_to_the_process_of_the_pid_file() {
 #[test]
 fn a_bad_configuration_at_hup_changes_nothing() {
     let mut server = Setup::new().allow_alerts().start(RETURN);
-    let before = server.workers();
+    let before = [worker(&server)];
     server.configure("server { listen %%ADDR_0%%; retrun 200 two; }");
     server.reload();
     let line = server.wait_for_log("[emerg]");
@@ -291,7 +291,8 @@ fn reloads_leave_nothing_open() {
     reload(1);
     let before = pids.map(open);
     (2..8).for_each(&mut reload);
-    eventually("as much is open as before", || pids.map(open) == before);
+    // Less, if something of the first generation was still open when it was counted.
+    eventually("no more is open than before", || pids.map(open).iter().zip(before).all(|(now, before)| *now <= before));
 }
 
 #[test]
