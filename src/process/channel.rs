@@ -123,8 +123,12 @@ impl Channel {
     /// The next message; waits for it. Poll the descriptor first where waiting is not wanted.
     pub fn receive(&mut self) -> io::Result<Received> {
         let mut head = [0; HEAD];
-        if self.socket.read(&mut head[..1])? == 0 {
-            return Ok(Received::End);
+        match self.socket.read(&mut head[..1]) {
+            Ok(0) => return Ok(Received::End),
+            // It ended before it had read all that it was told.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
+            Ok(_) => {}
+            Err(error) => return Err(error),
         }
         self.socket.read_exact(&mut head[1..])?;
         let [kind, numbers @ ..] = head;
@@ -276,6 +280,14 @@ mod tests {
         let descriptors = vec![tempfile::tempfile().expect("a place for temporary files").into()];
         worker.send(&Message { kind: Kind::Taken, parts: Vec::new(), descriptors }).expect("room in the socket");
         assert!(master.receive().is_err());
+    }
+
+    #[test]
+    fn a_peer_that_ends_without_reading_is_an_end() {
+        let (mut master, worker) = Channel::pair().expect("sockets are left");
+        master.send(&Message::bare(Kind::Terminate)).expect("room in the socket");
+        drop(worker);
+        assert!(matches!(master.receive(), Ok(Received::End)));
     }
 
     #[test]
