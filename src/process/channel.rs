@@ -123,12 +123,13 @@ impl Channel {
     /// The next message; waits for it. Poll the descriptor first where waiting is not wanted.
     pub fn receive(&mut self) -> io::Result<Received> {
         let mut head = [0; HEAD];
-        match self.socket.read(&mut head[..1]) {
-            Ok(0) => return Ok(Received::End),
-            // It ended before it had read all that it was told.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
-            Ok(_) => {}
-            Err(error) => return Err(error),
+        match self.socket.read_exact(&mut head[..1]) {
+            Ok(()) => {}
+            // A reset says that it ended before it had read all that it was told.
+            Err(error) => match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => return Ok(Received::End),
+                _ => return Err(error),
+            },
         }
         self.socket.read_exact(&mut head[1..])?;
         let [kind, numbers @ ..] = head;
