@@ -142,6 +142,13 @@ impl<R> Definitions<R> {
         self.families.push((prefix, make));
     }
 
+    /// The row of a name by the longest prefix that it begins with.
+    fn member(&self, name: &str) -> Option<Row<R>> {
+        let families = self.families.iter().filter(|(prefix, _)| name.starts_with(prefix));
+        let (prefix, make) = families.max_by_key(|(prefix, _)| prefix.len())?;
+        Some(make(&name[prefix.len()..]))
+    }
+
     /// Whether `set $name` is allowed: an unknown name or a changeable one.
     pub fn may_set(&self, name: &str) -> bool {
         self.rows.get(&name.to_ascii_lowercase()).is_none_or(|row| row.changeable)
@@ -152,6 +159,19 @@ impl<R> Definitions<R> {
 pub struct Table<R> {
     rows: Vec<Row<R>>,
     names: Vec<Box<str>>,
+    /// What no text of the configuration mentions. A page may: see [`Table::look_up`].
+    rest: Definitions<R>,
+    ids: HashMap<String, VarId>,
+}
+
+/// What [`Table::look_up`] found.
+pub enum Named<R> {
+    /// A name that the configuration mentions.
+    Id(VarId),
+    /// A value computed for this once.
+    Value(Value),
+    /// A member of a family, made for this once.
+    Row(Row<R>),
 }
 
 impl<R: 'static> Table<R> {
@@ -169,17 +189,12 @@ impl<R: 'static> Table<R> {
                     row
                 }
                 None if is_slot() => Row::once(|_| None).changeable(),
-                None => {
-                    let longest = defined.families.iter().filter(|(prefix, _)| name.starts_with(prefix));
-                    match longest.max_by_key(|(prefix, _)| prefix.len()) {
-                        Some((prefix, make)) => make(&name[prefix.len()..]),
-                        None => return Err(Fault::new(format!("unknown \"{name}\" variable"))),
-                    }
-                }
+                None => defined.member(name).ok_or_else(|| Fault::new(format!("unknown \"{name}\" variable")))?,
             };
             rows.push(row);
         }
-        Ok(Self { rows, names: inner.order.iter().map(|name| name.as_str().into()).collect() })
+        let names = inner.order.iter().map(|name| name.as_str().into()).collect();
+        Ok(Self { rows, names, rest: defined, ids: inner.ids.clone() })
     }
 }
 
@@ -190,6 +205,18 @@ impl<R> Table<R> {
 
     pub fn name(&self, id: VarId) -> &str {
         &self.names[id.index()]
+    }
+
+    /// Finds a variable by its name in lower case, where a name is known no earlier than a page says it. `None`: nobody
+    /// defines it. This is the one look-up by text at run time.
+    pub fn look_up(&self, name: &str, values: &R) -> Option<Named<R>> {
+        if let Some(&id) = self.ids.get(name) {
+            return Some(Named::Id(id));
+        }
+        match self.rest.rows.get(name) {
+            Some(row) => Some(Named::Value((row.get)(values))),
+            None => self.rest.member(name).map(Named::Row),
+        }
     }
 
     pub fn len(&self) -> usize {

@@ -15,7 +15,7 @@ use super::location::Matched;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head};
 use super::upload::Upload;
-use crate::conf::vars::{Keep, Value, Values, VarId};
+use crate::conf::vars::{Keep, Named, Value, Values, VarId};
 use crate::log::Level;
 use crate::upstream::Attempt;
 use crate::wire::http1::request::Version;
@@ -165,7 +165,8 @@ impl Request {
         }
     }
 
-    /// A request that asks for a part of `parent`'s answer. It shares the parent's variables and its body is empty.
+    /// A request that asks for a part of `parent`'s answer; see `http/subrequest.rs`. It shares the parent's variables and
+    /// its body is empty.
     pub fn child(parent: &Rc<Self>, path: Bytes, args: Bytes) -> Self {
         Self {
             connection: parent.connection.clone(),
@@ -344,6 +345,25 @@ impl Request {
             Some(set) => set(self, value),
             None => drop(self.keep(id, Slot::Known(value))),
         }
+    }
+
+    /// The value of a variable by its name in lower case, as a page says it.
+    pub fn value_of(&self, name: &str) -> Value {
+        match self.http().vars.look_up(name, self)? {
+            Named::Id(id) => self.value(id),
+            Named::Value(value) => value,
+            Named::Row(row) => (row.get)(self),
+        }
+    }
+
+    /// How many requests make one answer at this moment: the client's own and its subrequests.
+    pub fn family(&self) -> usize {
+        Rc::strong_count(&self.slots)
+    }
+
+    /// How many parents there are above.
+    pub fn generation(&self) -> usize {
+        std::iter::successors(self.parent.as_deref(), |request| request.parent.as_deref()).count()
     }
 
     /// Forgets a kept value, so that it is computed again.

@@ -84,7 +84,9 @@ pub fn complete(request: &Rc<Request>, mut response: Response) -> Response {
     }
     let Response { mut head, mut body } = response;
     for filter in &request.plan().filters {
-        body = filter.apply(request, &mut head, body);
+        if !request.is_subrequest() || filter.stage().concerns_parts() {
+            body = filter.apply(request, &mut head, body);
+        }
     }
     Response { head, body }
 }

@@ -14,5 +14,6 @@ pub fn http() -> Modules<Plan> {
         .with::<Core>()
         .with::<content::static_file::Static>()
         .with::<filter::gunzip::Gunzip>()
+        .with::<filter::ssi::Ssi>()
         .with::<filter::gzip::Gzip>()
 }

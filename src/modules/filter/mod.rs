@@ -2,4 +2,5 @@
 
 pub mod gunzip; // decompresses for clients that cannot
 pub mod gzip; // compresses
-mod outlet; // what a coder has written
+mod outlet;
+pub mod ssi; // pages with commands // what a coder has written
