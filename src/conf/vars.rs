@@ -159,6 +159,13 @@ impl<R> Definitions<R> {
         self.unassigned = make;
     }
 
+    /// The row of a name by the longest prefix that it begins with.
+    fn member(&self, name: &str) -> Option<Row<R>> {
+        let families = self.families.iter().filter(|(prefix, _)| name.starts_with(prefix));
+        let (prefix, make) = families.max_by_key(|(prefix, _)| prefix.len())?;
+        Some(make(&name[prefix.len()..]))
+    }
+
     /// Whether `set $name` is allowed: an unknown name or a changeable one.
     pub fn may_set(&self, name: &str) -> bool {
         self.rows.get(&name.to_ascii_lowercase()).is_none_or(|row| row.changeable)
@@ -177,6 +184,19 @@ pub trait Defines {
 pub struct Table<R> {
     rows: Vec<Row<R>>,
     names: Vec<Box<str>>,
+    /// What no text of the configuration mentions. A page may: see [`Table::look_up`].
+    rest: Definitions<R>,
+    ids: HashMap<String, VarId>,
+}
+
+/// What [`Table::look_up`] found.
+pub enum Named<R> {
+    /// A name that the configuration mentions.
+    Id(VarId),
+    /// A value computed for this once.
+    Value(Value),
+    /// A member of a family, made for this once.
+    Row(Row<R>),
 }
 
 impl<R: 'static> Table<R> {
@@ -187,10 +207,6 @@ impl<R: 'static> Table<R> {
         for (n, name) in inner.order.iter().enumerate() {
             let slots = || inner.slots.iter().filter(|slot| slot.id.index() == n);
             let captured = || slots().any(|slot| slot.assigned.is_none());
-            let family = || {
-                let matching = defined.families.iter().filter(|(prefix, _)| name.starts_with(prefix));
-                matching.max_by_key(|(prefix, _)| prefix.len()).map(|(prefix, make)| make(&name[prefix.len()..]))
-            };
             let row = match defined.rows.remove(name) {
                 Some(row) => {
                     if let (Some(slot), false) = (slots().next(), row.changeable) {
@@ -201,7 +217,7 @@ impl<R: 'static> Table<R> {
                 }
                 None if captured() => Row::once(|_| None).changeable(),
                 // nginx: `set` does not take a name from its family, it only comes first once it ran.
-                None => match (family(), slots().next()) {
+                None => match (defined.member(name), slots().next()) {
                     (Some(row), _) => row,
                     (None, Some(slot)) => (defined.unassigned)(slot.id).changeable(),
                     (None, None) => return Err(Fault::new(format!("unknown \"{name}\" variable"))),
@@ -209,7 +225,8 @@ impl<R: 'static> Table<R> {
             };
             rows.push(row);
         }
-        Ok(Self { rows, names: inner.order.iter().map(|name| name.as_str().into()).collect() })
+        let names = inner.order.iter().map(|name| name.as_str().into()).collect();
+        Ok(Self { rows, names, rest: defined, ids: inner.ids.clone() })
     }
 }
 
@@ -225,6 +242,18 @@ impl<R> Table<R> {
     /// The names that the configuration uses, in small letters.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(|name| &**name)
+    }
+
+    /// Finds a variable by its name in lower case, where a name is known no earlier than a page says it. `None`: nobody
+    /// defines it. This is the one look-up by text at run time.
+    pub fn look_up(&self, name: &str, values: &R) -> Option<Named<R>> {
+        if let Some(&id) = self.ids.get(name) {
+            return Some(Named::Id(id));
+        }
+        match self.rest.rows.get(name) {
+            Some(row) => Some(Named::Value((row.get)(values))),
+            None => self.rest.member(name).map(Named::Row),
+        }
     }
 
     pub fn len(&self) -> usize {

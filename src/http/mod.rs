@@ -21,6 +21,7 @@ pub mod request; // one request
 pub mod respond; // from a refusal to a page
 pub mod response; // heads, fields, refusals
 pub mod server; // what a server block says of itself
+pub mod subrequest; // a part of an answer, asked for by another request
 pub mod timer; // a timeout that is cheap to push back
 pub mod types; // lists of media types, as filters take them
 pub mod upload; // the body of a request
@@ -64,12 +65,13 @@ impl request::Request {
         let client = self.connection.client();
         let main = self.main();
         let upstream = self.upstream_url.borrow().clone();
+        let path = self.path();
         let context = log::Context {
             conn: self.connection.slot.number(),
             client: Some(&client),
             server: Some(&self.server().name),
             request: Some(&main.head.line).filter(|line| !line.is_empty()).map(|line| line.as_ref()),
-            subrequest: None,
+            subrequest: Some(path.as_ref()).filter(|_| self.is_subrequest()),
             upstream: Some(upstream.as_ref()).filter(|url| !url.is_empty()),
             host: main.field("Host").map(|host| host.as_ref()),
             referrer: main.field("Referer").map(|referrer| referrer.as_ref()),

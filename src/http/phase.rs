@@ -34,6 +34,30 @@ pub async fn refuse(request: &Rc<Request>, status: u16) -> Result<Response, Hang
     finish(request, Err(Refusal::Status(status))).await
 }
 
+/// Why [`attempt`] gave no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nobody has made an error page of this status yet.
+    Refused(u16),
+    Hangup,
+}
+
+/// Answers a request, but leaves refusals to the caller, who may have something better than an error page.
+pub async fn attempt(request: &Rc<Request>) -> Result<Response, Unanswered> {
+    let mut outcome = serve(request).await;
+    loop {
+        outcome = match outcome {
+            Ok(response) => match respond::complete(request, response) {
+                Ok(response) => return Ok(response),
+                Err(refusal) => Err(refusal),
+            },
+            Err(Refusal::Close | Refusal::Status(444)) => return Err(Unanswered::Hangup),
+            Err(Refusal::Status(status)) => return Err(Unanswered::Refused(status)),
+            Err(Refusal::Jump(jump)) => follow(request, jump).await,
+        };
+    }
+}
+
 /// Follows refusals until somebody answers.
 async fn finish(request: &Rc<Request>, first: Result<Response, Refusal>) -> Result<Response, Hangup> {
     let mut outcome = first;

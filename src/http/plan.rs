@@ -75,6 +75,22 @@ pub enum Stage {
     Trailers,
 }
 
+impl Stage {
+    /// The filter also sees answers of subrequests; the others wait for the whole that they become a part of.
+    pub fn concerns_parts(self) -> bool {
+        match self {
+            Self::Slice | Self::Gunzip | Self::Sub | Self::Image | Self::Charset | Self::Ssi | Self::Postpone => true,
+            Self::NotModified
+            | Self::Headers
+            | Self::Userid
+            | Self::Addition
+            | Self::Gzip
+            | Self::Range
+            | Self::Trailers => false,
+        }
+    }
+}
+
 /// Changes a response on its way out.
 pub trait Filter: Send + Sync {
     fn stage(&self) -> Stage;

@@ -16,7 +16,7 @@ use super::response::{Field, Head};
 use super::upload::Upload;
 use crate::base::regex::Failed;
 use crate::conf::pattern::{Matched, Matching};
-use crate::conf::vars::{Keep, Value, Values, VarId};
+use crate::conf::vars::{Keep, Named, Value, Values, VarId};
 use crate::log::Level;
 use crate::upstream::Attempt;
 use crate::wire::http1::request::Version;
@@ -187,7 +187,8 @@ impl Request {
         }
     }
 
-    /// A request that asks for a part of `parent`'s answer. It shares the parent's variables and its body is empty.
+    /// A request that asks for a part of `parent`'s answer; see `http/subrequest.rs`. It shares the parent's variables and
+    /// its body is empty.
     pub fn child(parent: &Rc<Self>, path: Bytes, args: Bytes) -> Self {
         Self {
             connection: parent.connection.clone(),
@@ -407,6 +408,25 @@ impl Request {
     /// An internal redirect begins anew: modules forget what they kept of the location before.
     pub fn forget_extensions(&self) {
         self.extensions.borrow_mut().clear();
+    }
+
+    /// The value of a variable by its name in lower case, as a page says it.
+    pub fn value_of(&self, name: &str) -> Value {
+        match self.http().vars.look_up(name, self)? {
+            Named::Id(id) => self.value(id),
+            Named::Value(value) => value,
+            Named::Row(row) => (row.get)(self),
+        }
+    }
+
+    /// How many requests make one answer at this moment: the client's own and its subrequests.
+    pub fn family(&self) -> usize {
+        Rc::strong_count(&self.slots)
+    }
+
+    /// How many parents there are above.
+    pub fn generation(&self) -> usize {
+        std::iter::successors(self.parent.as_deref(), |request| request.parent.as_deref()).count()
     }
 
     /// Forgets a kept value, so that it is computed again.

@@ -84,6 +84,9 @@ pub fn complete(request: &Rc<Request>, mut response: Response) -> Result<Respons
     }
     let Response { mut head, mut body } = response;
     for filter in &request.plan().filters {
+        if request.is_subrequest() && !filter.stage().concerns_parts() {
+            continue;
+        }
         filter.check(request, &mut head, &body)?;
         if request.http().head_is_asked_for {
             request.show(&head);

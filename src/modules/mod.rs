@@ -27,6 +27,7 @@ pub fn http() -> Modules<Plan> {
         .with::<filter::not_modified::NotModified>()
         .with::<filter::headers::Headers>()
         .with::<filter::gunzip::Gunzip>()
+        .with::<filter::ssi::Ssi>()
         .with::<filter::gzip::Gzip>()
         .with::<filter::range::RangeFilter>()
         .with::<log::Log>()
