@@ -15,7 +15,7 @@ use crate::http::plan::ServerId;
 use crate::http::request::{Request, RequestHead};
 use crate::http::response::Field;
 use crate::http::server::ServerSettings;
-use crate::http::timer::Timer;
+use crate::net::timer::Timer;
 use crate::http::upload::{Framing, Upload};
 use crate::log::{Level, Raw};
 use crate::wire::http1::chunked::{Decoder, Trailers};
