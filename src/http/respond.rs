@@ -47,6 +47,9 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
         Overwrite::Page => request.error_status.set(0),
         Overwrite::With(status) => request.error_status.set(status),
     }
+    if !matches!(page.overwrite, Overwrite::Page | Overwrite::With(200)) {
+        request.body.never_invite();
+    }
     let target = page.target.eval(request.as_ref());
     if target.starts_with(b"/") {
         if !request.is_head() {

@@ -73,6 +73,8 @@ pub struct Upload {
     /// Somebody asked for the body, or nobody will.
     begun: Cell<bool>,
     discarded: Cell<bool>,
+    /// `Expect` was answered, or will not be.
+    invited: Cell<bool>,
     no_lingering: Cell<bool>,
     /// The client cannot be understood any more.
     broken: Cell<bool>,
@@ -84,9 +86,23 @@ impl Upload {
         Self { framing: RefCell::new(framing), ..Self::default() }
     }
 
-    /// What is left will be read and thrown away after the answer.
+    /// What is left will be read and thrown away after the answer, which is an error: the client is not invited to
+    /// send it.
     pub fn discard(&self) {
+        self.invited.set(true);
         self.discarded.set(true);
+    }
+
+    /// The answer will be an error, whoever makes it: the client is not invited to send its body.
+    pub fn never_invite(&self) {
+        self.invited.set(true);
+    }
+
+    /// The answer is there and nobody wanted the body. nginx still tells a client that waits to go on.
+    pub fn skip(request: &Request) {
+        if !request.body.begun.get() {
+            invite(request);
+        }
     }
 
     pub fn is_discarded(&self) -> bool {
@@ -295,12 +311,11 @@ const READ: usize = 64 * 1024;
 
 /// Tells a client that waits for it to go on (RFC 9110, 10.1.1).
 fn invite(request: &Request) {
-    let expects = request.field("Expect").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-    if !expects || request.is_subrequest() || request.head.version < Version::HTTP_11 || request.body.is_discarded() {
+    if request.is_subrequest() || request.body.invited.replace(true) || request.head.version < Version::HTTP_11 {
         return;
     }
-    if !request.connection.input.borrow().is_empty() {
-        return; // nginx: the client did not wait
+    if request.field("Expect").is_none_or(|value| !value.eq_ignore_ascii_case(b"100-continue")) {
+        return;
     }
     // The socket is empty at this point: what it does not take at once, it would not take at all.
     let line = IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n");

@@ -83,9 +83,15 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     let idle = connection.requests.get() > 0;
     let slot = &connection.slot;
     let mut unwanted = std::pin::pin!(if idle { slot.unwanted() } else { slot.displaced() });
-    let readable = std::future::poll_fn(|cx| {
-        if let Poll::Ready(ready) = connection.io.poll_readable(cx) {
-            return Poll::Ready(ready.is_ok());
+    let size = connection.http.server(connection.address().names.default).settings.client_header_buffer_size;
+    let begun = std::future::poll_fn(|cx| {
+        // The buffer is there only while there is something to read: an idle connection has none.
+        if connection.io.poll_readable(cx).is_ready() {
+            let mut buffer = BytesMut::with_capacity(size);
+            if let Poll::Ready(read) = connection.io.poll_read(cx, &mut buffer) {
+                connection.input.replace(buffer);
+                return Poll::Ready(matches!(read, Ok(1..)));
+            }
         }
         if unwanted.as_mut().poll(cx).is_ready() {
             return Poll::Ready(false);
@@ -95,15 +101,7 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     })
     .await;
     timer.disarm();
-    if !readable {
-        return false;
-    }
-    // The buffer is there only from the first byte on: an idle connection has none.
-    let size = connection.http.server(connection.address().names.default).settings.client_header_buffer_size;
-    let mut buffer = BytesMut::with_capacity(size);
-    let read = std::future::poll_fn(|cx| connection.io.poll_read(cx, &mut buffer)).await;
-    connection.input.replace(buffer);
-    matches!(read, Ok(1..))
+    begun
 }
 
 /// Answers one request and writes the answer.
@@ -174,6 +172,7 @@ fn disabled(request: &Request) -> bool {
 
 async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Unsent> {
     let Response { head, mut body } = response;
+    Upload::skip(request);
     // Limits may have been set for the location that answered.
     decide_keepalive(request);
     let head = Rc::new(head);
