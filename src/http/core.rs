@@ -122,6 +122,7 @@ impl Module for Core {
         Directive::location("log_subrequest", EVERYWHERE, Arity::Flag, Conf::log_subrequest),
         Directive::location("msie_padding", EVERYWHERE, Arity::Flag, Conf::msie_padding),
         Directive::location("msie_refresh", EVERYWHERE, Arity::Flag, Conf::msie_refresh),
+        Directive::location("post_action", EVERYWHERE.or(IF_LOCATION), Arity::Exactly(1), Conf::post_action),
         Directive::location("port_in_redirect", EVERYWHERE, Arity::Flag, Conf::port_in_redirect),
         Directive::location("recursive_error_pages", EVERYWHERE, Arity::Flag, Conf::recursive_error_pages),
         Directive::location("reset_timedout_connection", EVERYWHERE, Arity::Flag, Conf::reset_timedout_connection),
@@ -214,6 +215,7 @@ pub struct Conf {
     log_subrequest: Setting<bool>,
     msie_padding: Setting<bool>,
     msie_refresh: Setting<bool>,
+    post_action: Setting<Bytes>,
     port_in_redirect: Setting<bool>,
     recursive_error_pages: Setting<bool>,
     reset_timedout_connection: Setting<bool>,
@@ -727,6 +729,11 @@ impl Conf {
         self.msie_refresh.set(words.flag()?)
     }
 
+    /// Syntax: `post_action uri;`
+    fn post_action(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.post_action.set(text::bytes(words.one()).into())
+    }
+
     /// Syntax: `port_in_redirect on | off;`  Default: `on`
     fn port_in_redirect(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         self.port_in_redirect.set(words.flag()?)
@@ -837,6 +844,7 @@ impl Conf {
             log_subrequest: conf.log_subrequest.or(false),
             msie_padding: conf.msie_padding.or(true),
             msie_refresh: conf.msie_refresh.or(false),
+            post_action: conf.post_action.said(),
             port_in_redirect: conf.port_in_redirect.or(true),
             recursive_error_pages: conf.recursive_error_pages.or(false),
             reset_timedout_connection: conf.reset_timedout_connection.or(false),
@@ -914,6 +922,7 @@ impl Section for Conf {
             log_subrequest,
             msie_padding,
             msie_refresh,
+            post_action,
             port_in_redirect,
             recursive_error_pages,
             reset_timedout_connection,
@@ -970,6 +979,7 @@ impl Section for Conf {
         log_subrequest.inherit(&outer.log_subrequest);
         msie_padding.inherit(&outer.msie_padding);
         msie_refresh.inherit(&outer.msie_refresh);
+        post_action.inherit(&outer.post_action);
         port_in_redirect.inherit(&outer.port_in_redirect);
         recursive_error_pages.inherit(&outer.recursive_error_pages);
         reset_timedout_connection.inherit(&outer.reset_timedout_connection);
@@ -1035,6 +1045,8 @@ pub struct Settings {
     pub log_subrequest: bool,
     pub msie_padding: bool,
     pub msie_refresh: bool,
+    /// A path, or the name of a location.
+    pub post_action: Option<Bytes>,
     pub port_in_redirect: bool,
     pub recursive_error_pages: bool,
     pub reset_timedout_connection: bool,

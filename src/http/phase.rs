@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::body::Source;
 use super::core::Satisfy;
 use super::location::Found;
 use super::plan::{Answer, Content, Gate, LocationId, Verdict};
@@ -68,9 +69,29 @@ async fn finish(request: &Rc<Request>, first: Result<Response, Refusal>) -> Resu
                 Err(refusal) => Err(refusal),
             },
             Err(Refusal::Close | Refusal::Status(444)) => return Err(Hangup),
+            // nginx: who sends nothing, or is gone, is not answered.
+            Err(Refusal::Status(status @ (408 | 499))) => {
+                request.status.set(status);
+                return Err(Hangup);
+            }
             Err(Refusal::Status(status)) => respond::special(request, status).await,
             Err(Refusal::Jump(jump)) => follow(request, jump).await,
         };
+    }
+}
+
+/// `post_action`: what is done for its own sake once the client has its answer.
+pub async fn post_action(request: &Rc<Request>) {
+    while let Some(target) = &request.plan().core.post_action {
+        if request.jumps.get() == 0 {
+            return;
+        }
+        let jump = match target.starts_with(b"/") {
+            true => Jump::Path { path: target.clone(), args: Some(Bytes::new()) },
+            false => Jump::Named(target.clone()),
+        };
+        let Ok(mut response) = finish(request, Err(Refusal::Jump(jump))).await else { return };
+        while let Ok(Some(_)) = std::future::poll_fn(|cx| response.body.poll_piece(cx)).await {}
     }
 }
 

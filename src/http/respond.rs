@@ -66,7 +66,6 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
     request.body.discard();
     let status = match page.overwrite {
         Overwrite::With(status @ (301 | 302 | 303 | 307 | 308)) => status,
-        Overwrite::Keep if matches!(page.status, 301 | 302 | 303 | 307 | 308) => page.status,
         Overwrite::Keep | Overwrite::Page | Overwrite::With(_) => 302,
     };
     request.error_status.set(status);

@@ -88,9 +88,11 @@ pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
             out.put_slice(b"\r\n");
         }
     }
-    if let Some(location) = &head.location {
+    let absolute = |target: &&Bytes| is_made_absolute(request, target);
+    if let Some(target) = head.location.as_ref().filter(absolute) {
         out.put_slice(b"Location: ");
-        absolute(request, location, &mut out);
+        put_authority(request, &mut out);
+        out.put_slice(target);
         out.put_slice(b"\r\n");
     }
     if framing == Framing::Chunked {
@@ -110,6 +112,12 @@ pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
     }
     if head.vary_encoding {
         out.put_slice(b"Vary: Accept-Encoding\r\n");
+    }
+    // nginx: a target that is sent as it is counts among the other fields.
+    if let Some(target) = head.location.as_ref().filter(|target| !absolute(target)) {
+        out.put_slice(b"Location: ");
+        out.put_slice(target);
+        out.put_slice(b"\r\n");
     }
     for field in &head.fields {
         if framing == Framing::Chunked && field.is("Content-Length") {
@@ -166,13 +174,14 @@ impl Own {
     }
 }
 
-/// `absolute_redirect`: a path becomes a whole URL with the host that the client asked for.
-fn absolute(request: &Request, location: &Bytes, out: &mut BytesMut) {
+/// `absolute_redirect`: a path goes out as a whole URL.
+fn is_made_absolute(request: &Request, target: &[u8]) -> bool {
+    request.plan().core.absolute_redirect && target.starts_with(b"/")
+}
+
+/// What makes a path a whole URL, with the host that the client asked for.
+fn put_authority(request: &Request, out: &mut BytesMut) {
     let core = &request.plan().core;
-    if !location.starts_with(b"/") || !core.absolute_redirect {
-        out.put_slice(location);
-        return;
-    }
     out.put_slice(b"http://");
     let server = &request.server().name;
     match &request.head.host {
@@ -189,13 +198,16 @@ fn absolute(request: &Request, location: &Bytes, out: &mut BytesMut) {
         out.put_slice(b":");
         out.put_slice(itoa(u64::from(port), &mut [0; 20]));
     }
-    out.put_slice(location);
 }
 
 /// The target of a redirect as it is written.
 pub fn location(request: &Request, target: &Bytes) -> Bytes {
+    if !is_made_absolute(request, target) {
+        return target.clone();
+    }
     let mut whole = BytesMut::with_capacity(target.len() + 64);
-    absolute(request, target, &mut whole);
+    put_authority(request, &mut whole);
+    whole.put_slice(target);
     whole.freeze()
 }
 

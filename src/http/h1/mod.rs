@@ -130,10 +130,17 @@ async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
             0 => 444,
             status => status,
         });
+        if matches!(request.status.get(), 408 | 499) {
+            phase::post_action(request).await;
+        }
         return After::Close;
     };
     let sent = write(request, response).await;
     request.complete.set(sent.is_ok());
+    if request.plan().core.post_action.is_some() {
+        let _ = send::flush(request).await;
+        phase::post_action(request).await;
+    }
     let after = settle(request, sent.is_ok()).await;
     connection.idle_timeout.set(request.plan().core.keepalive_timeout.server);
     after

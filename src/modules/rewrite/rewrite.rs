@@ -445,6 +445,7 @@ impl Return {
             return Err(Refusal::Status(self.status));
         }
         request.body.discard();
+        request.status.set(self.status); // the text may speak of it
         let text = self.text.as_ref().map(|text| text.eval(request.as_ref())).unwrap_or_default();
         if matches!(self.status, 301 | 302 | 303 | 307 | 308) {
             request.owe_location(text);
