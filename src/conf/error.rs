@@ -35,17 +35,19 @@ pub struct Fault {
     pub suggestion: Option<String>,
     /// The message still lacks its subject, see [`Fault::of`].
     nameless: bool,
+    /// It was found when all was read and no line is to blame, see [`Fault::settle`].
+    placeless: bool,
 }
 
 impl Fault {
     /// A fault that belongs to no line.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), at: None, suggestion: None, nameless: false }
+        Self { message: message.into(), at: None, suggestion: None, nameless: false, placeless: false }
     }
 
     /// A fault about the word at `at`.
     pub fn at(message: impl Into<String>, at: &At) -> Self {
-        Self { message: message.into(), at: Some(at.clone()), suggestion: None, nameless: false }
+        Self { message: message.into(), at: Some(at.clone()), suggestion: None, nameless: false, placeless: false }
     }
 
     /// A fault of a directive that does not know its own name: `is duplicate`. [`Fault::of`] completes the sentence.
@@ -61,8 +63,16 @@ impl Fault {
         self
     }
 
+    /// A fault that has no place by now shall not get one: it is about the whole.
+    pub fn settle(self) -> Self {
+        Self { placeless: self.at.is_none(), ..self }
+    }
+
     /// Places a fault that has no place yet: setters say what is wrong, their caller knows where.
     pub fn or_at(mut self, at: &At) -> Self {
+        if self.placeless {
+            return self;
+        }
         self.at.get_or_insert_with(|| at.clone());
         self
     }

@@ -347,7 +347,7 @@ impl<P: Plan> Modules<P> {
         let index = Rc::new(Index { ids: self.modules.iter().enumerate().map(|(n, module)| (module.id, n)).collect() });
         let defaults: Vec<_> = self.modules.iter().map(|module| &module.defaults).collect();
         let level = Level { open: &root, main: &root, server: &root, index: &index, defaults: &defaults, cx };
-        build(&Linker { modules: &self.modules }, level)
+        build(&Linker { modules: &self.modules }, level).map_err(Fault::settle)
     }
 
     fn read(&self, level: &mut Open, block: &[Node], cx: &Context) -> Result<(), Fault> {

@@ -63,7 +63,7 @@ impl Module for Core {
         Directive::server("underscores_in_headers", HTTP.or(SERVER), Arity::Flag, server::Conf::underscores_in_headers),
         Directive::server("merge_slashes", HTTP.or(SERVER), Arity::Flag, server::Conf::merge_slashes),
         Directive::server("max_headers", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::max_headers),
-        Directive::server("connection_pool_size", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::pool_size),
+        Directive::server("connection_pool_size", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::connection_pool_size),
         Directive::server("request_pool_size", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::pool_size),
         // Hash sizes: our tables size themselves.
         Directive::main("server_names_hash_max_size", HTTP, Arity::Exactly(1), hash_size),
@@ -150,7 +150,7 @@ impl Module for Core {
     }
 
     fn link_server(level: &Level<'_>, server: &mut ServerPlan) -> Result<(), Fault> {
-        server.settings = level.server::<Self>().settings();
+        server.settings = level.server::<Self>().settings()?;
         Ok(())
     }
 
@@ -422,7 +422,7 @@ impl Conf {
         let word = words.one();
         for name in ["document_root", "realpath_root"] {
             if word.contains(&format!("${name}")) || word.contains(&format!("${{{name}}}")) {
-                let message = format!("the ${name} variable may not be used in the \"{}\" directive", words.name());
+                let message = format!("the ${name} variable cannot be used in the \"{}\" directive", words.name());
                 return Err(words.fault(0, message));
             }
         }

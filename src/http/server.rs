@@ -23,6 +23,7 @@ pub struct Conf {
     pub names: Vec<Name>,
     client_header_buffer_size: Setting<usize>,
     large_client_header_buffers: Setting<Buffers>,
+    connection_pool_size: Setting<usize>,
     client_header_timeout: Setting<Duration>,
     ignore_invalid_headers: Setting<bool>,
     underscores_in_headers: Setting<bool>,
@@ -168,14 +169,25 @@ impl Conf {
         self.max_headers.set(words.number(0)?)
     }
 
-    /// Syntax: `connection_pool_size size;`, `request_pool_size size;`. We have no pools; the word must be a size.
+    /// Syntax: `request_pool_size size;`. We have no pools; the word must be a size.
     pub fn pool_size(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         words.size(0).map(drop)
     }
 
+    /// Syntax: `connection_pool_size size;`  Default: `512`  We have no pools; header buffers may not be smaller.
+    pub fn connection_pool_size(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.connection_pool_size.set(words.size(0)?)
+    }
+
     /// The values, with nginx's defaults.
-    pub fn settings(&self) -> ServerSettings {
-        ServerSettings {
+    pub fn settings(&self) -> Result<ServerSettings, Fault> {
+        let large = self.large_client_header_buffers.said();
+        if large.is_some_and(|large| large.size < self.connection_pool_size.or(512)) {
+            return Err(Fault::new(
+                "the \"large_client_header_buffers\" size must be equal to or greater than \"connection_pool_size\"",
+            ));
+        }
+        Ok(ServerSettings {
             client_header_buffer_size: self.client_header_buffer_size.or(1024),
             large_client_header_buffers: self.large_client_header_buffers.said(),
             client_header_timeout: self.client_header_timeout.or(Duration::from_secs(60)),
@@ -183,7 +195,7 @@ impl Conf {
             underscores_in_headers: self.underscores_in_headers.or(false),
             merge_slashes: self.merge_slashes.or(true),
             max_headers: self.max_headers.or(1000),
-        }
+        })
     }
 }
 
@@ -212,7 +224,10 @@ impl ListenConf {
     fn parameter(&mut self, n: usize, words: &Words<'_>) -> Result<(), Fault> {
         let word = words.arg(n);
         let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
-        let invalid = || words.fault(n, format!("invalid {name} \"{}\"", value.unwrap_or_default()));
+        let invalid = || match name {
+            "rcvbuf" | "sndbuf" => words.fault(n, format!("invalid {name} value \"{word}\"")),
+            _ => words.fault(n, format!("invalid {name} \"{word}\"")),
+        };
         let number = |value: &str| value.parse::<i32>().ok().filter(|number| *number > 0).ok_or_else(invalid);
         let size = |value: &str| {
             crate::base::units::size(value).and_then(|size| usize::try_from(size).ok()).ok_or_else(invalid)
@@ -299,6 +314,7 @@ impl Section for Conf {
             names: _,
             client_header_buffer_size,
             large_client_header_buffers,
+            connection_pool_size,
             client_header_timeout,
             ignore_invalid_headers,
             underscores_in_headers,
@@ -307,6 +323,7 @@ impl Section for Conf {
         } = self;
         client_header_buffer_size.inherit(&outer.client_header_buffer_size);
         large_client_header_buffers.inherit(&outer.large_client_header_buffers);
+        connection_pool_size.inherit(&outer.connection_pool_size);
         client_header_timeout.inherit(&outer.client_header_timeout);
         ignore_invalid_headers.inherit(&outer.ignore_invalid_headers);
         underscores_in_headers.inherit(&outer.underscores_in_headers);

@@ -64,7 +64,7 @@ pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
         out.put_slice(clock::http_date().as_bytes());
         out.put_slice(b"\r\n");
     }
-    if let Some(content_type) = head.content_type.as_ref().filter(|_| head.status != 204) {
+    if let Some(content_type) = head.content_type.as_ref().filter(|text| head.status != 204 && !text.is_empty()) {
         out.put_slice(b"Content-Type: ");
         out.put_slice(content_type);
         if let Some(charset) = &head.charset {

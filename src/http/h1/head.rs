@@ -294,6 +294,10 @@ impl<'a> Parts<'a> {
     /// The head is whole: takes it off the connection and makes the request of it.
     fn finish(mut self, line: RequestLine, end: usize) -> Head {
         let connection = self.connection.clone();
+        if !self.has_host() {
+            // Without a host it is the server without a name that is meant, where there is one.
+            self.server = connection.address().names.choose(b"").id();
+        }
         let raw = connection.input.borrow_mut().split_to(end).freeze();
         self.end = end;
         let uri = self.normal.take().map(|normal| normal.freeze(&raw));
@@ -337,6 +341,12 @@ impl<'a> Parts<'a> {
             return Head::Refused(request, error.status());
         }
         Head::Request(request)
+    }
+
+    fn has_host(&self) -> bool {
+        let input = self.connection.input.borrow();
+        let named = |field: &field::Field| field.name.of(&input).eq_ignore_ascii_case(b"Host");
+        self.line.is_some_and(|line| line.host.is_some()) || self.fields.iter().any(named)
     }
 
     /// What was understood so far, over the bytes `raw`.
