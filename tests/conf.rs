@@ -35,6 +35,8 @@ fn check(text: &str) -> (bool, String) {
 
 #[test]
 fn bad_configurations_are_refused_in_nginx_s_words() {
+    // A line for the terminal begins with the level, a log line has the process before the words.
+    let process = Regex::new(r"^\d+#\d+: ").expect("a fixed pattern");
     let mut faults = Vec::new();
     let files = cases("bad");
     for path in &files {
@@ -42,8 +44,6 @@ fn bad_configurations_are_refused_in_nginx_s_words() {
         let (conf, expected) = text.rsplit_once("----\n").expect("a case has a dashed line");
         let expected = expected.trim_end();
         let (taken, said) = check(conf);
-        // A line for the terminal begins with the level, a log line has the process before the words.
-        let process = Regex::new(r"^\d+#\d+: ").expect("a fixed pattern");
         let words = said.lines().filter_map(|line| Some(line.split_once("[emerg] ")?.1));
         let messages: Vec<String> = words.map(|words| process.replace(words, "").into_owned()).collect();
         if taken || messages.first().map(String::as_str) != Some(expected) {

@@ -250,10 +250,6 @@ impl Response {
         Ok(Response { head, status, fields, ..Response::default() })
     }
 
-    pub fn status_line(&self) -> String {
-        self.text().lines().next().unwrap_or_default().to_owned()
-    }
-
     /// The value of the first field of that name, in any spelling.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.all(name).first().copied()
@@ -291,12 +287,6 @@ impl Response {
     #[track_caller]
     pub fn expect_field(&self, name: &str, value: &str) -> &Response {
         assert_eq!(self.all(name), [value], "{name} in\n{}", self.text());
-        self
-    }
-
-    #[track_caller]
-    pub fn expect_no_field(&self, name: &str) -> &Response {
-        assert!(self.field(name).is_none(), "{name} in\n{}", self.text());
         self
     }
 

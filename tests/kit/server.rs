@@ -313,10 +313,6 @@ impl Server {
         self.log("error.log")
     }
 
-    pub fn access_log(&self) -> String {
-        self.log("access.log")
-    }
-
     /// The text of a file in `logs/`; empty when it is not there yet.
     pub fn log(&self, name: &str) -> String {
         let bytes = fs::read(self.setup.prefix.join("logs").join(name)).unwrap_or_default();

@@ -146,9 +146,12 @@ fn echo(asked: &Asked) -> Vec<u8> {
     reply
 }
 
+/// The words of a section's line, and the lines below it with their numbers.
+type Section<'a> = (Vec<&'a str>, Vec<(usize, &'a str)>);
+
 fn parse(text: &str, path: &Path) -> Vec<Act> {
     let mut acts: Vec<Act> = Vec::new();
-    let mut section: Option<(Vec<&str>, Vec<(usize, &str)>)> = None;
+    let mut section: Option<Section<'_>> = None;
     let end = "=== end";
     for (number, line) in text.lines().chain([end]).enumerate() {
         let begins = line.starts_with("--- ") || line.starts_with("=== ");

@@ -127,12 +127,8 @@ impl Drop for Background {
 pub enum Step {
     /// Send these bytes now.
     Bytes(Vec<u8>),
-    /// Be silent for so long: the server's patience is what is tested.
-    Wait(Duration),
     /// Close the connection.
     Close,
-    /// Close it with a reset.
-    Reset,
 }
 
 /// A request as the upstream received it.
@@ -239,20 +235,6 @@ impl Conversation {
         self
     }
 
-    /// Sends bytes one piece at a time, each in a packet of its own as far as the kernel lets us say so.
-    pub fn reply_in_pieces(&mut self, pieces: &[&str]) -> &mut Conversation {
-        for piece in pieces {
-            self.client.send(piece);
-        }
-        self
-    }
-
-    /// Nothing more will be sent.
-    pub fn half_close(&mut self) -> &mut Conversation {
-        self.client.half_close();
-        self
-    }
-
     pub fn close(&mut self) {
         let _ = self.client.stream.shutdown(Shutdown::Both);
     }
@@ -298,9 +280,7 @@ impl Conversation {
                             return;
                         }
                     }
-                    Step::Wait(time) => std::thread::sleep(time),
                     Step::Close => return,
-                    Step::Reset => return self.reset(),
                 }
             }
         }
