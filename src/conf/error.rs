@@ -35,17 +35,24 @@ pub struct Fault {
     pub suggestion: Option<String>,
     /// The message still lacks its subject, see [`Fault::of`].
     nameless: bool,
+    /// It has no place and gets none, see [`Fault::nowhere`].
+    placeless: bool,
 }
 
 impl Fault {
     /// A fault that belongs to no line.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), at: None, suggestion: None, nameless: false }
+        Self { message: message.into(), at: None, suggestion: None, nameless: false, placeless: false }
+    }
+
+    /// A fault of the whole that shows only at the end, and that nginx gives no place, whoever passes it on.
+    pub fn nowhere(message: impl Into<String>) -> Self {
+        Self { placeless: true, ..Self::new(message) }
     }
 
     /// A fault about the word at `at`.
     pub fn at(message: impl Into<String>, at: &At) -> Self {
-        Self { message: message.into(), at: Some(at.clone()), suggestion: None, nameless: false }
+        Self { at: Some(at.clone()), ..Self::new(message) }
     }
 
     /// A fault of a directive that does not know its own name: `is duplicate`. [`Fault::of`] completes the sentence.
@@ -63,7 +70,9 @@ impl Fault {
 
     /// Places a fault that has no place yet: setters say what is wrong, their caller knows where.
     pub fn or_at(mut self, at: &At) -> Self {
-        self.at.get_or_insert_with(|| at.clone());
+        if !self.placeless {
+            self.at.get_or_insert_with(|| at.clone());
+        }
         self
     }
 

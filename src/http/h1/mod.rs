@@ -16,10 +16,12 @@ use super::body::{Body, Source};
 use super::connection::Connection;
 use super::core::Lingering;
 use super::phase;
+use super::proxy_protocol;
 use super::request::Request;
 use super::response::Response;
 use super::timer::Timer;
 use super::upload::Upload;
+use crate::log::{Level, Raw};
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,9 @@ enum After {
 /// Serves a connection to its end.
 pub async fn serve(connection: Rc<Connection>) {
     let mut timer = Timer::default();
+    if connection.address().proxy_protocol && !proxy_protocol::read(&connection, &mut timer).await {
+        return;
+    }
     loop {
         let together = !connection.input.borrow().is_empty();
         if !together && !wait(&connection, &mut timer).await {
@@ -69,6 +74,9 @@ pub async fn serve(connection: Rc<Connection>) {
     }
 }
 
+/// nginx's name for that.
+const WAITING: &str = "waiting for request";
+
 /// Waits for the first byte of a request: at first for `client_header_timeout`, between requests for
 /// `keepalive_timeout`. `false`: the connection ends.
 async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
@@ -88,6 +96,9 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
             return Poll::Ready(false);
         }
         ready!(timer.poll(cx, timeout));
+        if !idle {
+            connection.log(Level::Info, WAITING, format_args!("client timed out (110: Connection timed out)"));
+        }
         Poll::Ready(false)
     })
     .await;
@@ -99,6 +110,14 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     let size = connection.http.server(connection.address().names.default).settings.client_header_buffer_size;
     let mut buffer = BytesMut::with_capacity(size);
     let read = std::future::poll_fn(|cx| connection.io.poll_read(cx, &mut buffer)).await;
+    if let Ok(0) = read {
+        match idle {
+            true => {
+                connection.log_alone(format_args!("client {} closed keepalive connection", Raw(&connection.client())))
+            }
+            false => connection.log(Level::Info, WAITING, format_args!("client closed connection")),
+        }
+    }
     connection.input.replace(buffer);
     matches!(read, Ok(1..))
 }
