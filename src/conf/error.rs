@@ -35,7 +35,7 @@ pub struct Fault {
     pub suggestion: Option<String>,
     /// The message still lacks its subject, see [`Fault::of`].
     nameless: bool,
-    /// It was found when all was read and no line is to blame, see [`Fault::settle`].
+    /// It has no place and gets none, see [`Fault::nowhere`] and [`Fault::settle`].
     placeless: bool,
 }
 
@@ -45,9 +45,14 @@ impl Fault {
         Self { message: message.into(), at: None, suggestion: None, nameless: false, placeless: false }
     }
 
+    /// A fault of the whole that shows only at the end, and that nginx gives no place, whoever passes it on.
+    pub fn nowhere(message: impl Into<String>) -> Self {
+        Self { placeless: true, ..Self::new(message) }
+    }
+
     /// A fault about the word at `at`.
     pub fn at(message: impl Into<String>, at: &At) -> Self {
-        Self { message: message.into(), at: Some(at.clone()), suggestion: None, nameless: false, placeless: false }
+        Self { at: Some(at.clone()), ..Self::new(message) }
     }
 
     /// A fault of a directive that does not know its own name: `is duplicate`. [`Fault::of`] completes the sentence.
@@ -70,10 +75,9 @@ impl Fault {
 
     /// Places a fault that has no place yet: setters say what is wrong, their caller knows where.
     pub fn or_at(mut self, at: &At) -> Self {
-        if self.placeless {
-            return self;
+        if !self.placeless {
+            self.at.get_or_insert_with(|| at.clone());
         }
-        self.at.get_or_insert_with(|| at.clone());
         self
     }
 

@@ -220,7 +220,7 @@ impl<R: 'static> Table<R> {
                 None => match (defined.member(name), slots().next()) {
                     (Some(row), _) => row,
                     (None, Some(slot)) => (defined.unassigned)(slot.id).changeable(),
-                    (None, None) => return Err(Fault::new(format!("unknown \"{name}\" variable"))),
+                    (None, None) => return Err(Fault::nowhere(format!("unknown \"{name}\" variable"))),
                 },
             };
             rows.push(row);

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::activity::Activity;
 use super::build::ListenAddress;
 use super::h1::send::Output;
-use super::plan::Http;
+use super::plan::{Http, Server};
 use crate::base::addr::Address;
 use crate::base::{clock, text};
 use crate::net::accept::{Peer, Slot};
@@ -90,6 +90,11 @@ impl Connection {
             Address::Inet(_) => self.local().map(Address::Inet),
             unix @ Address::Unix(_) => Some(unix.clone()),
         }
+    }
+
+    /// The server that is asked while no host is known.
+    pub fn default_server(&self) -> &Server {
+        self.http.server(self.address().names.default)
     }
 
     /// The servers of the address that the client connected to.

@@ -17,6 +17,7 @@ pub mod names; // which server a host means
 pub mod open_file; // opening files, and the cache of open ones
 pub mod phase; // the walk of one request
 pub mod plan; // what a location does, finished
+pub mod proxy_protocol; // what a proxy in front says of its client
 pub mod request; // one request
 pub mod respond; // from a refusal to a page
 pub mod response; // heads, fields, refusals
@@ -43,6 +44,36 @@ impl Serve for plan::Http {
         let Accepted { stream, peer, slot } = accepted;
         let connection = Rc::new(connection::Connection::new(self, listener, Io::new(stream), slot, peer));
         Box::pin(h1::serve(connection))
+    }
+}
+
+impl connection::Connection {
+    /// Writes to the error log of the address's default server: there is no request, or none yet. `doing` is nginx's
+    /// phrase behind `while`.
+    pub fn log(&self, level: log::Level, doing: &'static str, message: std::fmt::Arguments<'_>) {
+        let Some(error_log) = self.error_log().filter(|log| log.on(level)) else { return };
+        let (client, server) = (self.client(), self.address().address.to_string());
+        let server = crate::base::text::bytes(&server);
+        let context = log::Context {
+            conn: self.slot.number(),
+            action: doing,
+            client: Some(&client),
+            server: Some(&server),
+            ..log::Context::default()
+        };
+        error_log.write(level, &context, message);
+    }
+
+    /// Writes an info line about the connection alone.
+    pub fn log_alone(&self, message: std::fmt::Arguments<'_>) {
+        let Some(error_log) = self.error_log().filter(|log| log.on(log::Level::Info)) else { return };
+        let context = log::Context { conn: self.slot.number(), ..log::Context::default() };
+        error_log.write(log::Level::Info, &context, message);
+    }
+
+    fn error_log(&self) -> Option<log::ErrorLog> {
+        let root = self.http.location(self.default_server().root);
+        root.plan.core.error_log.clone().or_else(log::error::main)
     }
 }
 

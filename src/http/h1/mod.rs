@@ -17,12 +17,14 @@ use super::body::{Body, Source};
 use super::connection::Connection;
 use super::core::Lingering;
 use super::phase;
+use super::proxy_protocol;
 use super::request::Request;
 use super::response::{Field, Response};
 use crate::net::timer::Timer;
 use super::upload::Upload;
 use crate::conf::template::Template;
 use crate::wire::http1::request::Version;
+use crate::log::{Level, Raw};
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,9 @@ enum After {
 /// Serves a connection to its end.
 pub async fn serve(connection: Rc<Connection>) {
     let mut timer = Timer::default();
+    if connection.address().proxy_protocol && !proxy_protocol::read(&connection, &mut timer).await {
+        return;
+    }
     loop {
         let together = !connection.input.borrow().is_empty();
         if !together && !wait(&connection, &mut timer).await {
@@ -72,6 +77,9 @@ pub async fn serve(connection: Rc<Connection>) {
     }
 }
 
+/// nginx's name for that.
+const WAITING: &str = "waiting for request";
+
 /// Waits for the first byte of a request: at first for `client_header_timeout`, between requests for
 /// `keepalive_timeout`. `false`: the connection ends.
 async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
@@ -90,6 +98,9 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
             let mut buffer = BytesMut::with_capacity(size);
             if let Poll::Ready(read) = connection.io.poll_read(cx, &mut buffer) {
                 connection.input.replace(buffer);
+                if let Ok(0) = read {
+                    log_closed(connection, idle);
+                }
                 return Poll::Ready(matches!(read, Ok(1..)));
             }
         }
@@ -97,11 +108,22 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
             return Poll::Ready(false);
         }
         ready!(timer.poll(cx, timeout));
+        if !idle {
+            connection.log(Level::Info, WAITING, format_args!("client timed out (110: Connection timed out)"));
+        }
         Poll::Ready(false)
     })
     .await;
     timer.disarm();
     begun
+}
+
+/// The client closed instead of asking.
+fn log_closed(connection: &Connection, idle: bool) {
+    match idle {
+        true => connection.log_alone(format_args!("client {} closed keepalive connection", Raw(&connection.client()))),
+        false => connection.log(Level::Info, WAITING, format_args!("client closed connection")),
+    }
 }
 
 /// Answers one request and writes the answer.
