@@ -263,6 +263,10 @@ fn configure(listener: &Listener, previous: Option<&Listener>, log: &ErrorLog) {
     };
     for socket in &listener.sockets {
         let socket = SockRef::from(&**socket);
+        if let Address::Inet(_) = address {
+            // Connections inherit it: answers leave as they are written, and no connection costs a call of its own.
+            check("TCP_NODELAY, 1", socket.set_tcp_nodelay(true));
+        }
         if let Some(size) = rcvbuf {
             check(&format!("SO_RCVBUF, {size}"), socket.set_recv_buffer_size(*size));
         }
