@@ -109,6 +109,14 @@ pub enum Body {
     Empty,
     One(Piece),
     Stream(Box<dyn Source>),
+    /// Behind a 101: the connection belongs to whoever made this.
+    Tunnel(Box<dyn Tunnel>),
+}
+
+/// A connection that is HTTP no more: bytes go both ways until both ends have said enough.
+pub trait Tunnel {
+    /// Ready when it is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 impl fmt::Debug for Body {
@@ -117,6 +125,7 @@ impl fmt::Debug for Body {
             Self::Empty => f.write_str("Empty"),
             Self::One(piece) => write!(f, "One({piece:?})"),
             Self::Stream(_) => f.write_str("Stream"),
+            Self::Tunnel(_) => f.write_str("Tunnel"),
         }
     }
 }
@@ -165,7 +174,7 @@ impl Body {
 impl Source for Body {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         match self {
-            Self::Empty => Poll::Ready(Ok(None)),
+            Self::Empty | Self::Tunnel(_) => Poll::Ready(Ok(None)),
             Self::One(_) => {
                 let Self::One(piece) = std::mem::take(self) else { return Poll::Ready(Ok(None)) };
                 Poll::Ready(Ok(Some(piece)))
@@ -186,7 +195,7 @@ impl Source for Body {
 
     fn trailers(&mut self) -> Vec<Field> {
         match self {
-            Self::Empty | Self::One(_) => Vec::new(),
+            Self::Empty | Self::One(_) | Self::Tunnel(_) => Vec::new(),
             Self::Stream(source) => source.trailers(),
         }
     }

@@ -111,6 +111,7 @@ impl Module for Core {
         ),
         Directive::location("client_body_timeout", EVERYWHERE, Arity::Exactly(1), Conf::client_body_timeout),
         Directive::location("client_max_body_size", EVERYWHERE, Arity::Exactly(1), Conf::client_max_body_size),
+        Directive::location("early_hints", EVERYWHERE, Arity::AtLeast(1), Conf::early_hints),
         Directive::location("etag", EVERYWHERE, Arity::Flag, Conf::etag),
         Directive::location("keepalive_min_timeout", EVERYWHERE, Arity::Exactly(1), Conf::keepalive_min_timeout),
         Directive::location("keepalive_requests", EVERYWHERE, Arity::Exactly(1), Conf::keepalive_requests),
@@ -202,6 +203,7 @@ pub struct Conf {
     client_body_in_single_buffer: Setting<bool>,
     client_body_timeout: Setting<Duration>,
     client_max_body_size: Setting<u64>,
+    early_hints: Setting<Vec<Template>>,
     etag: Setting<bool>,
     keepalive_min_timeout: Setting<Duration>,
     keepalive_requests: Setting<u64>,
@@ -669,6 +671,12 @@ impl Conf {
         self.client_max_body_size.set(words.offset(0)?)
     }
 
+    /// Syntax: `early_hints string ...;`
+    fn early_hints(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        let templates = (0..words.len()).map(|n| words.template(n));
+        self.early_hints.set(templates.collect::<Result<_, _>>()?)
+    }
+
     /// Syntax: `etag on | off;`  Default: `on`
     fn etag(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         self.etag.set(words.flag()?)
@@ -818,6 +826,7 @@ impl Conf {
             client_body_in_single_buffer: conf.client_body_in_single_buffer.or(false),
             client_body_timeout: conf.client_body_timeout.or(Duration::from_secs(60)),
             client_max_body_size: conf.client_max_body_size.or(1024 * 1024),
+            early_hints: conf.early_hints.or_else(Vec::new),
             etag: conf.etag.or(true),
             keepalive_min_timeout: conf.keepalive_min_timeout.or(Duration::ZERO),
             keepalive_requests: conf.keepalive_requests.or(1000),
@@ -894,6 +903,7 @@ impl Section for Conf {
             client_body_in_single_buffer,
             client_body_timeout,
             client_max_body_size,
+            early_hints,
             etag,
             keepalive_min_timeout,
             keepalive_requests,
@@ -949,6 +959,7 @@ impl Section for Conf {
         client_body_in_single_buffer.inherit(&outer.client_body_in_single_buffer);
         client_body_timeout.inherit(&outer.client_body_timeout);
         client_max_body_size.inherit(&outer.client_max_body_size);
+        early_hints.inherit(&outer.early_hints);
         etag.inherit(&outer.etag);
         keepalive_min_timeout.inherit(&outer.keepalive_min_timeout);
         keepalive_requests.inherit(&outer.keepalive_requests);
@@ -1012,6 +1023,8 @@ pub struct Settings {
     pub client_body_in_single_buffer: bool,
     pub client_body_timeout: Duration,
     pub client_max_body_size: u64,
+    /// Conditions of which one must hold for early hints to pass.
+    pub early_hints: Vec<Template>,
     pub etag: bool,
     pub keepalive_min_timeout: Duration,
     pub keepalive_requests: u64,

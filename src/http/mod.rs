@@ -22,10 +22,11 @@ pub mod respond; // from a refusal to a page
 pub mod response; // heads, fields, refusals
 pub mod server; // what a server block says of itself
 pub mod subrequest; // a part of an answer, asked for by another request
-pub mod timer; // a timeout that is cheap to push back
 pub mod types; // lists of media types, as filters take them
 pub mod upload; // the body of a request
 pub mod vars; // the core module's variables
+
+pub use crate::net::timer; // a timeout that is cheap to push back
 
 use std::future::Future;
 use std::pin::Pin;
@@ -48,23 +49,10 @@ impl Serve for plan::Http {
 impl request::Request {
     /// Writes to the error log of the location where the request stands.
     pub fn log(&self, level: log::Level, message: std::fmt::Arguments<'_>) {
-        let main_log;
-        let error_log = match &self.plan().core.error_log {
-            Some(own) => own,
-            None => match log::error::main() {
-                Some(log) => {
-                    main_log = log;
-                    &main_log
-                }
-                None => return,
-            },
-        };
-        if !error_log.on(level) {
-            return;
-        }
+        let Some(error_log) = self.error_log().filter(|log| log.on(level)) else { return };
         let client = self.connection.client();
         let main = self.main();
-        let upstream = self.upstream_url.borrow().clone();
+        let upstream = self.upstream_url.borrow().text();
         let path = self.path();
         let context = log::Context {
             conn: self.connection.slot.number(),
@@ -72,11 +60,16 @@ impl request::Request {
             server: Some(&self.server().name),
             request: Some(&main.head.line).filter(|line| !line.is_empty()).map(|line| line.as_ref()),
             subrequest: Some(path.as_ref()).filter(|_| self.is_subrequest()),
-            upstream: Some(upstream.as_ref()).filter(|url| !url.is_empty()),
+            upstream: Some(upstream.as_slice()).filter(|url| !url.is_empty()),
             host: main.field("Host").map(|host| host.as_ref()),
             referrer: main.field("Referer").map(|referrer| referrer.as_ref()),
             ..log::Context::default()
         };
         error_log.write(level, &context, message);
+    }
+
+    /// The error log of the location where the request stands.
+    pub fn error_log(&self) -> Option<log::ErrorLog> {
+        self.plan().core.error_log.clone().or_else(log::error::main)
     }
 }

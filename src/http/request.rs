@@ -12,13 +12,13 @@ use bytes::Bytes;
 
 use super::connection::Connection;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
-use super::response::{Field, Head};
+use super::response::{Field, Head, Replied};
 use super::upload::Upload;
 use crate::base::regex::Failed;
 use crate::conf::pattern::{Matched, Matching};
 use crate::conf::vars::{Keep, Named, Value, Values, VarId};
 use crate::log::Level;
-use crate::upstream::Attempt;
+use crate::upstream::{Attempt, UpstreamUrl};
 use crate::wire::http1::request::Version;
 
 /// What the client sent, as it sent it. Subrequests share their parent's.
@@ -99,6 +99,7 @@ pub struct Request {
     /// Fields that the answer gets, whoever makes it: `WWW-Authenticate` also on the page of `error_page 401`.
     owed: RefCell<Vec<Field>>,
     owed_location: RefCell<Option<Bytes>>,
+    owed_type: RefCell<Option<Bytes>>,
     pub body: Upload,
 
     slots: Rc<RefCell<Vec<Slot>>>,
@@ -130,7 +131,9 @@ pub struct Request {
     /// Bytes of the request read so far.
     pub bytes_read: Cell<u64>,
     /// The upstream at work, for the error log.
-    pub upstream_url: RefCell<Bytes>,
+    pub upstream_url: RefCell<UpstreamUrl>,
+    /// What the last upstream answered; it stays over internal redirects.
+    pub replied: RefCell<Option<Rc<Replied>>>,
     /// Every upstream peer that was tried, for `$upstream_*`.
     pub attempts: RefCell<Vec<Attempt>>,
 }
@@ -162,6 +165,7 @@ impl Request {
             in_error_page: Cell::new(false),
             owed: RefCell::default(),
             owed_location: RefCell::default(),
+            owed_type: RefCell::default(),
             body: Upload::default(),
             slots: Rc::default(),
             depth: Cell::new(0),
@@ -180,6 +184,7 @@ impl Request {
             head_sent: Cell::new(0),
             bytes_read: Cell::new(head.size),
             upstream_url: RefCell::default(),
+            replied: RefCell::default(),
             attempts: RefCell::default(),
             parent: None,
             head: Rc::new(head),
@@ -210,6 +215,7 @@ impl Request {
             in_error_page: Cell::new(false),
             owed: RefCell::default(),
             owed_location: RefCell::default(),
+            owed_type: RefCell::default(),
             body: Upload::default(),
             slots: parent.slots.clone(),
             depth: Cell::new(0),
@@ -228,6 +234,7 @@ impl Request {
             head_sent: Cell::new(0),
             bytes_read: Cell::new(0),
             upstream_url: RefCell::default(),
+            replied: RefCell::default(),
             attempts: RefCell::default(),
         }
     }
@@ -376,6 +383,16 @@ impl Request {
     /// The `Location` of the answer, whoever makes it.
     pub fn owe_location(&self, target: Bytes) {
         self.owed_location.replace(Some(target));
+    }
+
+    /// The media type of the file that answers: an upstream chose the file and its type.
+    pub fn owe_type(&self, value: Bytes) {
+        self.owed_type.replace(Some(value));
+    }
+
+    /// What [`Request::owe_type`] was told.
+    pub fn take_owed_type(&self) -> Option<Bytes> {
+        self.owed_type.take()
     }
 
     pub fn clear_owed_location(&self) {

@@ -50,6 +50,13 @@ pub struct Head {
     pub vary_encoding: bool,
     /// Where in the whole representation the body begins, when an upstream answered 206 itself.
     pub offset: u64,
+    /// An upstream made this: whether it is modified, and what ranges it has, was the upstream's to judge.
+    pub foreign: bool,
+    /// Fields of ours that stay away.
+    pub no_server: bool,
+    pub no_date: bool,
+    /// An upstream answered without a head: so do we.
+    pub headless: bool,
 }
 
 impl Head {
@@ -115,6 +122,14 @@ impl Head {
         let end = memchr::memchr2(b';', b' ', full).unwrap_or(full.len());
         &full[..end]
     }
+}
+
+/// What the last upstream of a request sent, as it sent it: `$upstream_http_*` and its kin.
+#[derive(Debug, Default)]
+pub struct Replied {
+    pub fields: Vec<Field>,
+    /// Known once the body has ended.
+    pub trailers: std::cell::RefCell<Vec<Field>>,
 }
 
 /// A finished answer.

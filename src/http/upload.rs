@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::core::InFile;
+use super::open_file::OpenFile;
 use super::request::Request;
 use super::response::Refusal;
 use super::timer::Timer;
@@ -48,7 +49,7 @@ pub struct Stored {
 /// The temporary file of a body. It is deleted with the request unless `client_body_in_file_only on`.
 #[derive(Debug)]
 pub struct StoredFile {
-    pub file: Arc<File>,
+    pub file: Arc<OpenFile>,
     pub path: PathBuf,
     pub len: u64,
     clean: bool,
@@ -385,8 +386,12 @@ impl Keeper<'_> {
             self.flush()?;
         }
         let clean = self.request.plan().core.client_body_in_file_only != InFile::On;
-        let file =
-            self.file.take().map(|(file, path)| StoredFile { file: Arc::new(file), path, len: self.written, clean });
+        let file = self.file.take().map(|(file, path)| StoredFile {
+            file: Arc::new(file.into()),
+            path,
+            len: self.written,
+            clean,
+        });
         let memory = std::mem::take(&mut self.memory).freeze();
         let len = self.written + memory.len() as u64;
         Ok(Stored { memory, file: file.map(Rc::new), len })

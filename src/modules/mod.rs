@@ -2,8 +2,9 @@
 
 pub mod content; // who answers
 pub mod filter; // what changes an answer on its way out
-pub mod rewrite; // what a request becomes first
-pub mod log; // access logs
+pub mod log;
+pub mod pass; // who answers from behind us
+pub mod rewrite; // what a request becomes first // access logs
 
 use crate::both::map::Map;
 use crate::conf::module::Modules;
@@ -21,6 +22,9 @@ pub fn http() -> Modules<Plan> {
         .with::<rewrite::rewrite::Rewrite>()
         .with::<content::try_files::TryFiles>()
         .with::<content::index::Index>()
+        .with::<pass::group::Upstream>()
+        .with::<pass::settings::Pass<pass::proxy::Http>>()
+        .with::<pass::proxy::ProxyModule>()
         .with::<content::empty_gif::EmptyGif>()
         .with::<content::stub_status::StubStatus>()
         .with::<content::static_file::Static>()

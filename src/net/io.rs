@@ -34,6 +34,10 @@ impl Io {
     /// Appends what is there to `buffer`, at most its spare capacity, which must not be empty. 0 is the end.
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
         let room = buffer.capacity() - buffer.len();
+        self.poll_read_room(cx, buffer, room)
+    }
+
+    fn poll_read_room(&self, cx: &mut Context<'_>, buffer: &mut BytesMut, room: usize) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
             match self.stream.try_read_buf(&mut buffer.limit(room)) {
@@ -47,6 +51,17 @@ impl Io {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    /// As [`Io::poll_read`], and no more than `limit`.
+    pub fn poll_read_at_most(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let room = (buffer.capacity() - buffer.len()).min(limit);
+        self.poll_read_room(cx, buffer, room)
     }
 
     /// Forgets that the socket was readable: a read came back short.
@@ -98,6 +113,24 @@ impl Io {
                 Ok(_) => return Poll::Pending,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Whether nothing has come, not even the end. When that changes, `cx` is told.
+    pub fn poll_quiet(&self, cx: &mut Context<'_>) -> bool {
+        loop {
+            match self.stream.poll_read_ready(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(Err(_)) => return false,
+                Poll::Ready(Ok(())) => {}
+            }
+            let peeked = self.stream.try_io(Interest::READABLE, || {
+                Ok(rustix::net::recv(&self.stream, &mut [0], rustix::net::RecvFlags::PEEK)?)
+            });
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => return false,
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The network: sockets that listen, connections that were accepted, names that resolve.
 
 pub mod accept;
+pub mod connect;
 pub mod io;
 pub mod listen;
 pub mod tcp_info;
+pub mod timer;

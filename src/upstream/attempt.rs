@@ -21,3 +21,23 @@ pub struct Attempt {
     /// An internal redirect came before this one: `$upstream_addr` shows a colon instead of a comma.
     pub after_redirect: bool,
 }
+
+/// Where a request was sent, in the parts that are at hand, for the error log.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamUrl {
+    /// `http://`
+    pub scheme: &'static str,
+    pub peer: Bytes,
+    pub uri: Bytes,
+}
+
+impl UpstreamUrl {
+    /// `http://127.0.0.1:8080/path`, `http://unix:/run/a.sock:/path`; empty when nothing was sent anywhere.
+    pub fn text(&self) -> Vec<u8> {
+        if self.peer.is_empty() {
+            return Vec::new();
+        }
+        let separator: &[u8] = if self.peer.starts_with(b"unix:") { b":" } else { b"" };
+        [self.scheme.as_bytes(), &self.peer, separator, &self.uri].concat()
+    }
+}

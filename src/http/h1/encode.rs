@@ -28,6 +28,10 @@ pub fn framing(request: &Request, head: &Head, trailers: bool) -> Framing {
     if request.is_head() || matches!(head.status, 204 | 304) || head.status < 200 {
         return Framing::None;
     }
+    if head.headless {
+        request.keepalive.set(false);
+        return Framing::Close;
+    }
     let chunks = request.plan().core.chunked_transfer_encoding && request.head.version >= Version::HTTP_11;
     match head.content_length {
         Some(length) if !(trailers && chunks) => Framing::Length(length),
@@ -41,21 +45,21 @@ pub fn framing(request: &Request, head: &Head, trailers: bool) -> Framing {
 
 /// Writes the head. HTTP/0.9 has none.
 pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
-    if request.head.version < Version::HTTP_10 {
+    if request.head.version < Version::HTTP_10 || head.headless {
         return Bytes::new();
     }
     let core = &request.plan().core;
     let mut out = BytesMut::with_capacity(512);
     status_line(head, &mut out);
     let own = Own::of(head);
-    if !own.server {
+    if !own.server && !head.no_server {
         let server: &[u8] = match core.server_tokens {
             Tokens::On | Tokens::Build => concat!("Server: weir/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(),
             Tokens::Off => b"Server: weir\r\n",
         };
         out.put_slice(server);
     }
-    if !own.date {
+    if !own.date && !head.no_date {
         out.put_slice(b"Date: ");
         out.put_slice(clock::http_date().as_bytes());
         out.put_slice(b"\r\n");

@@ -4,6 +4,7 @@ mod encode;
 mod head;
 pub mod send;
 
+pub use encode::itoa;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
@@ -17,9 +18,11 @@ use super::connection::Connection;
 use super::core::Lingering;
 use super::phase;
 use super::request::Request;
-use super::response::Response;
+use super::response::{Field, Response};
 use super::timer::Timer;
 use super::upload::Upload;
+use crate::conf::template::Template;
+use crate::wire::http1::request::Version;
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,11 +181,39 @@ async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Un
     request.sent(head.clone());
     request.chunked.set(framing == encode::Framing::Chunked);
     let bytes = encode::encode(request, &head, framing);
-    if framing == encode::Framing::None {
+    if framing == encode::Framing::None && !matches!(body, Body::Tunnel(_)) {
         body = Body::Empty;
     }
     let hold = request.keepalive.get() && request.body.is_done() && !request.connection.input.borrow().is_empty();
+    if let Body::Tunnel(mut tunnel) = body {
+        request.keepalive.set(false);
+        send::send(request, bytes, Body::Empty, encode::Framing::None, false).await?;
+        std::future::poll_fn(|cx| tunnel.poll(cx)).await;
+        return Ok(());
+    }
     send::send(request, bytes, body, framing, hold).await
+}
+
+/// 103: fields that the client may use before the answer is there, where `early_hints` lets them pass. nginx's fields
+/// are the upstream's, as they came.
+pub fn early_hints<'a>(request: &Request, fields: impl Iterator<Item = &'a Field>) {
+    let core = &request.plan().core;
+    let wanted = |template: &Template| !matches!(template.eval(request).as_ref(), b"" | b"0");
+    if request.is_subrequest() || request.head.version < Version::HTTP_11 || !core.early_hints.iter().any(wanted) {
+        return;
+    }
+    let mut out = BytesMut::from(&b"HTTP/1.1 103 Early Hints\r\n"[..]);
+    let empty = out.len();
+    for field in fields {
+        for part in [&field.name[..], b": ", &field.value, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    if out.len() == empty {
+        return;
+    }
+    out.extend_from_slice(b"\r\n");
+    send::send_now(request, out.freeze());
 }
 
 /// What is left of the request body, and so of the connection.

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -122,6 +123,18 @@ pub async fn flush(request: &Request) -> Result<(), Unsent> {
     sender.flush(&mut Body::Empty).await
 }
 
+/// Adds to the queue and writes of it what the socket takes at this moment.
+pub fn send_now(request: &Request, bytes: Bytes) {
+    let output = &request.connection.output;
+    let pace = Pace::default();
+    let mut sender =
+        Sender { request, connection: &request.connection, output, pace, chunked: false, earlier: u64::MAX };
+    request.bytes_sent.set(request.bytes_sent.get() + bytes.len() as u64);
+    sender.queue(Piece::Mem(bytes));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    while !output.borrow().is_empty() && matches!(sender.poll_write(&mut cx, u64::MAX), Poll::Ready(Ok(_))) {}
+}
+
 struct Sender<'a> {
     request: &'a Request,
     connection: &'a Connection,
@@ -212,7 +225,7 @@ impl Sender<'_> {
             let quota = match self.pace.quota(self.request) {
                 Quota::Bytes(bytes) => bytes,
                 Quota::Wait(delay) => {
-                    tokio::time::sleep(delay).await;
+                    rest(delay, body).await;
                     continue;
                 }
             };
@@ -228,7 +241,7 @@ impl Sender<'_> {
             self.earlier = self.earlier.saturating_sub(wrote);
             self.request.bytes_sent.set(self.request.bytes_sent.get() + own);
             if let Some(delay) = self.pace.after(wrote) {
-                tokio::time::sleep(delay).await;
+                rest(delay, body).await;
             }
         }
     }
@@ -325,6 +338,16 @@ impl Sender<'_> {
         self.request.log(level, format_args!("{call}() failed {}", crate::base::text::errno(error)));
         if call == "read" { Unsent::Body } else { Unsent::Client }
     }
+}
+
+/// Waits; the body may read ahead meanwhile.
+async fn rest(delay: Duration, body: &mut Body) {
+    let mut sleep = std::pin::pin!(tokio::time::sleep(delay));
+    std::future::poll_fn(|cx| {
+        body.poll_ahead(cx);
+        sleep.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// Linux sends at most this much at once.

@@ -132,6 +132,9 @@ fn put_hex(out: &mut BytesMut, number: u64) {
 
 /// The media type by the path's extension.
 pub fn content_type(request: &Request, path: &[u8]) -> Bytes {
+    if let Some(owed) = request.take_owed_type() {
+        return owed;
+    }
     let core = &request.plan().core;
     let extension = uri::extension(path).and_then(|start| path.get(start..)).unwrap_or_default();
     let found = match extension.iter().any(u8::is_ascii_uppercase) {

@@ -116,7 +116,7 @@ fn one(range: Range<u64>, head: &mut Head, body: Body) -> Body {
     head.content_length = Some(range.end - range.start);
     head.offset = range.start;
     match body {
-        Body::Empty => Body::Empty,
+        Body::Empty | Body::Tunnel(_) => Body::Empty,
         Body::One(piece) => Body::One(piece.slice(range.start.saturating_sub(before), range.end - range.start)),
         Body::Stream(_) => Body::stream(Cut { inner: body, place: before, range }),
     }
@@ -136,7 +136,7 @@ fn many(ranges: &[Range<u64>], head: &mut Head, body: Body) -> Body {
     };
     let whole = match body {
         Body::One(piece) => Some(piece),
-        Body::Empty | Body::Stream(_) => None,
+        Body::Empty | Body::Stream(_) | Body::Tunnel(_) => None,
     };
     let mut pieces = Vec::with_capacity(ranges.len() * 2 + 1);
     let mut total = 0;

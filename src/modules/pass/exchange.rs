@@ -1,0 +1,662 @@
+//! One request's exchange with its upstream, for all protocols.
+//!
+//! ```text
+//! choose a peer ─► connection, kept or new ─► send ─► read the head ─► the client's head, and the body's relay
+//!        ▲                    │                 │            │
+//!        └────────────────────┴─── next_upstream ───────────┘
+//! ```
+//!
+//! In: a group, the request's bytes, a [`Codec`]. Out: a response, or a refusal. The upstream connection is driven in the
+//! client's own task; what is sent and what is read wait side by side, so an answer that comes early is not missed.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::relay::Relay;
+use super::reply::{Reply, Rewritten};
+use super::settings::{Next, Settings, Store};
+use super::tunnel::Tunnel;
+use crate::base::clock;
+use crate::base::text::errno;
+use crate::http::body::{Body, Piece};
+use crate::http::request::Request;
+use crate::http::response::{Field, Refusal, Response};
+use crate::http::upload::Upload;
+use crate::log::Level;
+use crate::net::accept::Slot;
+use crate::net::connect::{self, connect};
+use crate::net::io::Io;
+use crate::net::timer::Timer;
+use crate::upstream::balance::round_robin::Outcome;
+use crate::upstream::group::{Choice, Held};
+use crate::upstream::pool::{self, Link};
+use crate::upstream::{Attempt, UpstreamUrl};
+
+/// What came of looking at an upstream's first bytes.
+#[derive(Debug)]
+pub enum Looked {
+    /// More bytes are needed.
+    More,
+    /// 103: fields for the client now; the head is still to come.
+    Hints(Vec<Field>),
+    Head(Box<Reply>),
+    /// It cannot be understood; why is in the log.
+    Invalid,
+}
+
+/// What came of looking at a body's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// More bytes are needed.
+    More,
+    /// The body has ended.
+    End,
+    /// It cannot be understood; why is in the log.
+    Broken,
+}
+
+/// A protocol: what it makes of bytes. One for each exchange.
+pub trait Codec: 'static {
+    /// A new try begins: everything that was read so far is forgotten.
+    fn begin(&mut self);
+
+    /// Wraps a part of a body that is sent as it comes; `None` is its end.
+    fn wrap(&mut self, part: Option<Bytes>, out: &mut VecDeque<Piece>);
+
+    /// Takes the head from the front of `input`, or leaves it until there is more.
+    fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked;
+
+    /// Takes from `input` what belongs to the body and appends its pieces to `out`.
+    fn body(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow;
+
+    /// The upstream has closed: whether the body may end so.
+    fn ends_with_connection(&self) -> bool;
+
+    /// How many bytes are worth reading at once.
+    fn expected(&self) -> u64;
+
+    /// The body has ended and the connection may serve another request.
+    fn is_reusable(&self) -> bool;
+
+    /// The connection is not HTTP any more: both directions are open.
+    fn is_upgraded(&self) -> bool {
+        false
+    }
+
+    /// The trailer fields, once the body has ended.
+    fn take_trailers(&mut self) -> Vec<Field> {
+        Vec::new()
+    }
+
+    /// Whether trailer fields may follow.
+    fn promises_trailers(&self) -> bool {
+        false
+    }
+
+    /// Changes a field's value on its way to the client.
+    fn rewrite(&self, _: &Request, _: Rewritten, _: &Bytes) -> Option<Bytes> {
+        None
+    }
+}
+
+/// What is sent where.
+pub struct Job<C> {
+    pub request: Rc<Request>,
+    pub settings: Arc<Settings>,
+    pub choice: Choice,
+    pub codec: C,
+    /// The request: its head, and the body if it was read before.
+    pub pieces: Vec<Piece>,
+    /// The body follows as it comes.
+    pub streamed: bool,
+    /// The target, for the error log.
+    pub uri: Bytes,
+}
+
+/// Runs an exchange up to the point where the client's head is known.
+pub async fn run<C: Codec>(job: Job<C>) -> Result<Response, Refusal> {
+    let request = job.request.clone();
+    let seen = request.attempts.borrow().len();
+    let mut exchange = Exchange {
+        settings: job.settings,
+        choice: job.choice,
+        codec: job.codec,
+        pieces: job.pieces,
+        streamed: job.streamed,
+        uri: job.uri,
+        begun: clock::now(),
+        at: At { request: job.request, held: None, link: None, since: clock::now(), n: 0 },
+        output: VecDeque::new(),
+        request_sent: false,
+        body_sent: false,
+        body_read: false,
+        input: BytesMut::new(),
+        hints: 0,
+        after_redirect: seen > 0,
+    };
+    let limit = exchange.settings.next_upstream_tries;
+    if limit > 0 {
+        exchange.choice.tries = exchange.choice.tries.min(limit);
+    }
+    loop {
+        match exchange.attempt().await {
+            Ok(reply) => return exchange.answer(*reply),
+            Err(Stop::Refuse(refusal)) => {
+                exchange.at.finish(None);
+                return Err(refusal);
+            }
+            Err(Stop::Next(why)) => exchange.next(why)?,
+        }
+    }
+}
+
+/// Why a try came to nothing.
+#[derive(Debug)]
+enum Stop {
+    /// Another peer may do better.
+    Next(Next),
+    Refuse(Refusal),
+}
+
+struct Exchange<C> {
+    settings: Arc<Settings>,
+    choice: Choice,
+    codec: C,
+    pieces: Vec<Piece>,
+    streamed: bool,
+    uri: Bytes,
+    begun: Instant,
+    at: At,
+    output: VecDeque<Piece>,
+    /// Something was sent, so the peer may have acted on it.
+    request_sent: bool,
+    /// Everything was sent.
+    body_sent: bool,
+    /// The client's body came to its end.
+    body_read: bool,
+    input: BytesMut,
+    /// Bytes of early hints so far.
+    hints: usize,
+    after_redirect: bool,
+}
+
+/// The try at hand: who is asked, on which connection, and its line in the request's list of attempts.
+pub struct At {
+    pub request: Rc<Request>,
+    pub held: Option<Held>,
+    pub link: Option<Link>,
+    /// When this try began.
+    since: Instant,
+    /// Its place in the request's attempts.
+    n: usize,
+}
+
+impl At {
+    /// Notes something about this try.
+    pub fn note(&self, change: impl FnOnce(&mut Attempt)) {
+        if let Some(attempt) = self.request.attempts.borrow_mut().get_mut(self.n) {
+            change(attempt);
+        }
+    }
+
+    pub fn elapsed(&self) -> std::time::Duration {
+        clock::now().saturating_duration_since(self.since)
+    }
+
+    /// The try is over: its time is known, and the peer is let go.
+    pub fn finish(&mut self, outcome: Option<Outcome>) -> bool {
+        let elapsed = self.elapsed();
+        self.note(|attempt| {
+            attempt.response_time.get_or_insert(elapsed);
+        });
+        let held = self.held.take();
+        held.is_some_and(|held| held.release(outcome.unwrap_or(Outcome::Good)))
+    }
+
+    /// The connection may be used again.
+    pub fn keep(&mut self, tag: usize) {
+        if let (Some(held), Some(link)) = (&self.held, self.link.take()) {
+            pool::put(held.group(), &held.peer().address, tag, link);
+        }
+    }
+
+    pub fn log(&self, level: Level, message: std::fmt::Arguments<'_>, action: &str) {
+        self.request.log(level, format_args!("{message} while {action}"));
+    }
+}
+
+impl Drop for At {
+    fn drop(&mut self) {
+        self.finish(None);
+    }
+}
+
+/// What nginx is doing, in the words of its log.
+pub mod action {
+    pub const CONNECTING: &str = "connecting to upstream";
+    pub const SENDING: &str = "sending request to upstream";
+    pub const HEAD: &str = "reading response header from upstream";
+    pub const BODY: &str = "reading upstream";
+    pub const TUNNEL: &str = "proxying upgraded connection";
+}
+
+impl<C: Codec> Exchange<C> {
+    /// One try at one peer.
+    async fn attempt(&mut self) -> Result<Box<Reply>, Stop> {
+        self.at.since = clock::now();
+        let peer = self.choice.group().name.clone();
+        {
+            let mut attempts = self.at.request.attempts.borrow_mut();
+            let after_redirect = std::mem::take(&mut self.after_redirect);
+            attempts.push(Attempt { peer, after_redirect, ..Attempt::default() });
+            self.at.n = attempts.len() - 1;
+        }
+        let held = self.choice.next();
+        let peer = held.as_ref().map_or_else(|| self.choice.group().name.clone(), |held| held.peer().name.clone());
+        self.at.note(|attempt| attempt.peer = peer.clone());
+        let scheme = self.settings.scheme;
+        self.at.request.upstream_url.replace(UpstreamUrl { scheme, peer, uri: self.uri.clone() });
+        let Some(held) = held else {
+            self.at.log(Level::Error, format_args!("no live upstreams"), action::CONNECTING);
+            return Err(Stop::Next(Next::NO_LIVE));
+        };
+        let kept = pool::take(held.group(), &held.peer().address, self.tag());
+        self.at.held = Some(held);
+        let link = match kept {
+            Some(link) => link,
+            None => self.connect().await?,
+        };
+        self.at.link = Some(link);
+        let elapsed = self.at.elapsed();
+        self.at.note(|attempt| attempt.connect_time = Some(elapsed));
+        self.codec.begin();
+        self.output.extend(self.pieces.iter().filter(|piece| !piece.is_empty()).cloned());
+        self.request_sent = true;
+        self.body_sent = false;
+        self.input = BytesMut::with_capacity(self.settings.buffer_size);
+        std::future::poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    /// Whose connections these are, where they are not shared between locations.
+    fn tag(&self) -> usize {
+        Arc::as_ptr(&self.settings) as usize
+    }
+
+    /// Whether a client that goes away takes the upstream's connection with it.
+    fn minds_client(&self) -> bool {
+        !self.settings.ignore_client_abort && matches!(self.settings.store, Store::Off)
+    }
+
+    async fn connect(&mut self) -> Result<Link, Stop> {
+        let request = self.at.request.clone();
+        let settings = self.settings.clone();
+        let Some(held) = &self.at.held else { return Err(Stop::Next(Next::ERROR)) };
+        let address = held.peer().address.clone();
+        let bind = settings.bind.as_ref();
+        let options = connect::Options {
+            local: bind.and_then(|bind| bind.address(&request)),
+            transparent: bind.is_some_and(|bind| bind.transparent),
+            keepalive: settings.socket_keepalive,
+            rcvbuf: settings.socket_rcvbuf,
+            sndbuf: settings.socket_sndbuf,
+            nodelay: request.plan().core.tcp_nodelay,
+        };
+        let slot = request.error_log().map_or_else(|| None, |log| Slot::take(&log));
+        let Some(slot) = slot else { return Err(Stop::Refuse(Refusal::Status(500))) };
+        let mut connecting = match connect(&address, &options) {
+            Ok(connecting) => connecting,
+            Err(failed) => return Err(self.not_connected(&failed, &address.to_string())),
+        };
+        let mut timer = Timer::default();
+        let minds = self.minds_client();
+        let connected = std::future::poll_fn(|cx| {
+            if let Poll::Ready(connected) = connecting.poll(cx) {
+                return Poll::Ready(connected.map_err(|error| {
+                    self.at.log(Level::Error, format_args!("connect() failed {}", errno(&error)), action::CONNECTING);
+                    Stop::Next(Next::ERROR)
+                }));
+            }
+            if minds && is_gone(&request, cx) {
+                self.client_gone();
+                return Poll::Ready(Err(Stop::Refuse(Refusal::Close)));
+            }
+            timer.poll(cx, settings.connect_timeout).map(|()| {
+                self.timed_out(action::CONNECTING);
+                Err(Stop::Next(Next::TIMEOUT))
+            })
+        });
+        connected.await?;
+        timer.disarm();
+        let mut link = Link::new(connecting.into_io(), slot);
+        link.timer = timer;
+        Ok(link)
+    }
+
+    /// The connection failed before it was begun.
+    fn not_connected(&self, failed: &connect::Failed, peer: &str) -> Stop {
+        let connect::Failed { call, error } = failed;
+        if *call != "connect" {
+            self.at.log(Level::Alert, format_args!("{call}() failed {}", errno(error)), action::CONNECTING);
+            return Stop::Refuse(Refusal::Status(500));
+        }
+        let level = match error.raw_os_error() {
+            Some(
+                libc::ECONNREFUSED
+                | libc::EAGAIN
+                | libc::ECONNRESET
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH,
+            ) => Level::Error,
+            _ => Level::Crit,
+        };
+        self.at.log(level, format_args!("connect() to {peer} failed {}", errno(error)), action::CONNECTING);
+        Stop::Next(Next::ERROR)
+    }
+
+    fn timed_out(&self, action: &str) {
+        self.at.log(Level::Error, format_args!("upstream timed out (110: Connection timed out)"), action);
+    }
+
+    /// nginx: 499 in the log.
+    fn client_gone(&mut self) {
+        let action = if self.at.link.is_none() { action::CONNECTING } else { self.doing() };
+        let message = format_args!("client prematurely closed connection, so upstream connection is closed too");
+        self.at.log(Level::Info, message, action);
+        self.at.request.status.set(499);
+    }
+
+    fn doing(&self) -> &'static str {
+        if self.body_sent { action::HEAD } else { action::SENDING }
+    }
+
+    /// Sends and reads until the head is there.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Reply>, Stop>> {
+        // An answer may come before everything is sent, and then the rest is not wanted.
+        if let Poll::Ready(result) = self.poll_reply(cx) {
+            return Poll::Ready(result);
+        }
+        let waits = match self.poll_send(cx) {
+            Poll::Ready(Err(stop)) => return Poll::Ready(Err(stop)),
+            Poll::Ready(Ok(())) => {
+                self.body_sent = true;
+                Some(self.settings.read_timeout)
+            }
+            Poll::Pending if !self.output.is_empty() => Some(self.settings.send_timeout),
+            // The client's body is being waited for; it has its own timeout.
+            Poll::Pending => None,
+        };
+        let reading_body = self.streamed && !self.body_sent;
+        if !reading_body && self.minds_client() && is_gone(&self.at.request, cx) {
+            self.client_gone();
+            return Poll::Ready(Err(Stop::Refuse(Refusal::Close)));
+        }
+        let Some(timeout) = waits else { return Poll::Pending };
+        let Some(link) = &mut self.at.link else { return Poll::Pending };
+        ready!(link.timer.poll(cx, timeout));
+        link.timer.disarm();
+        self.timed_out(self.doing());
+        Poll::Ready(Err(Stop::Next(Next::TIMEOUT)))
+    }
+
+    /// Sends the request. Ready when all of it is with the kernel.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        loop {
+            while !self.output.is_empty() {
+                let Some(link) = &mut self.at.link else { return Poll::Pending };
+                let wrote = match ready!(poll_write(&link.io, &mut self.output, cx)) {
+                    Ok(wrote) => wrote,
+                    Err((call, error)) => {
+                        self.at.log(Level::Error, format_args!("{call}() failed {}", errno(&error)), action::SENDING);
+                        return Poll::Ready(Err(Stop::Next(Next::ERROR)));
+                    }
+                };
+                link.timer.disarm();
+                self.at.note(|attempt| attempt.bytes_sent += wrote);
+            }
+            if !self.streamed || self.body_sent || self.body_read {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(Upload::poll_bytes(&self.at.request, cx)) {
+                Ok(part) => {
+                    self.body_read = part.is_none();
+                    self.codec.wrap(part, &mut self.output);
+                }
+                Err(refusal) => return Poll::Ready(Err(Stop::Refuse(refusal))),
+            }
+        }
+    }
+
+    /// Reads until the head is there.
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Reply>, Stop>> {
+        loop {
+            let Some(link) = &mut self.at.link else { return Poll::Pending };
+            let read = match ready!(link.io.poll_read(cx, &mut self.input)) {
+                Ok(0) => {
+                    let message = format_args!("upstream prematurely closed connection");
+                    self.at.log(Level::Error, message, action::HEAD);
+                    return Poll::Ready(Err(Stop::Next(Next::ERROR)));
+                }
+                Ok(read) => read,
+                Err(error) => {
+                    self.at.log(Level::Error, format_args!("recv() failed {}", errno(&error)), action::HEAD);
+                    return Poll::Ready(Err(Stop::Next(Next::ERROR)));
+                }
+            };
+            link.timer.disarm();
+            self.at.note(|attempt| attempt.bytes_received += read as u64);
+            loop {
+                let before = self.input.len();
+                match self.codec.head(&self.at.request, &self.settings, &mut self.input) {
+                    Looked::More => break,
+                    Looked::Head(reply) => {
+                        let elapsed = self.at.elapsed();
+                        self.at.note(|attempt| {
+                            attempt.header_time = Some(elapsed);
+                            attempt.status = reply.status;
+                        });
+                        return Poll::Ready(self.consider(reply));
+                    }
+                    Looked::Hints(fields) => self.hint(&fields, before - self.input.len()),
+                    Looked::Invalid => return Poll::Ready(Err(Stop::Next(Next::INVALID_HEADER))),
+                }
+            }
+            if self.input.len() >= self.settings.buffer_size {
+                self.at.log(Level::Error, format_args!("upstream sent too big header"), action::HEAD);
+                return Poll::Ready(Err(Stop::Next(Next::INVALID_HEADER)));
+            }
+            if self.input.len() == self.input.capacity() {
+                // Early hints were taken off the front.
+                self.input.reserve(self.settings.buffer_size - self.input.len());
+            }
+        }
+    }
+
+    /// 103: goes to the client at once.
+    fn hint(&mut self, fields: &[Field], size: usize) {
+        self.hints += size;
+        if self.hints > self.settings.buffer_size {
+            let message = format_args!("upstream sent too big early hints");
+            return self.at.log(Level::Info, message, action::HEAD);
+        }
+        let shown = fields.iter().filter(|field| !self.settings.hide.has(&field.name));
+        crate::http::h1::early_hints(&self.at.request, shown);
+    }
+
+    /// Whether another peer should be asked instead.
+    fn consider(&self, reply: Box<Reply>) -> Result<Box<Reply>, Stop> {
+        let Some(why) = Next::of_status(reply.status) else { return Ok(reply) };
+        if self.choice.tries > 1 && self.may_repeat(why) { Err(Stop::Next(why)) } else { Ok(reply) }
+    }
+
+    /// Whether what has happened so far allows to ask again.
+    fn may_repeat(&self, why: Next) -> bool {
+        let settings = &self.settings;
+        let method = self.at.request.method();
+        let harmless = !self.request_sent || !matches!(method.as_ref(), b"POST" | b"LOCK" | b"PATCH");
+        let why = if harmless { why } else { why.and(Next::NON_IDEMPOTENT) };
+        let limit = settings.next_upstream_timeout;
+        let late = !limit.is_zero() && clock::now().saturating_duration_since(self.begun) >= limit;
+        settings.next_upstream.has(why) && !(self.request_sent && self.streamed) && !late
+    }
+
+    /// A try has failed: `Err` when it was the last.
+    fn next(&mut self, why: Next) -> Result<(), Refusal> {
+        let cached = self.at.link.take().is_some_and(|link| link.cached);
+        let status = match why {
+            Next::TIMEOUT | Next::HTTP_504 => 504,
+            Next::HTTP_500 => 500,
+            Next::HTTP_503 => 503,
+            Next::HTTP_403 => 403,
+            Next::HTTP_404 => 404,
+            Next::HTTP_429 => 429,
+            _ => 502,
+        };
+        self.at.note(|attempt| attempt.status = status);
+        if self.at.held.is_some() {
+            let outcome = if matches!(why, Next::HTTP_403 | Next::HTTP_404) { Outcome::Next } else { Outcome::Failed };
+            if self.at.finish(Some(outcome)) {
+                self.at.log(Level::Warn, format_args!("upstream server temporarily disabled"), self.doing());
+            }
+            self.choice.spend();
+        } else {
+            self.at.finish(None);
+        }
+        if cached && why == Next::ERROR {
+            // It may have been closed for its age just now: that says nothing of the peer.
+            self.choice.tries += 1;
+        }
+        self.output.clear();
+        if self.choice.tries == 0 || !self.may_repeat(why) {
+            return Err(Refusal::Status(status));
+        }
+        Ok(())
+    }
+
+    /// The answer is there: what the client gets of it.
+    fn answer(mut self, reply: Reply) -> Result<Response, Refusal> {
+        let request = self.at.request.clone();
+        request.replied.replace(Some(reply.replied.clone()));
+        let core = &request.plan().core;
+        if self.settings.intercept_errors
+            && reply.status >= 300
+            && core.error_pages.iter().any(|page| page.status == reply.status)
+        {
+            if reply.status == 401 {
+                for field in reply.replied.fields.iter().filter(|field| field.is("WWW-Authenticate")) {
+                    request.owe(field.name.clone(), field.value.clone());
+                }
+            }
+            self.leave();
+            return Err(Refusal::Status(reply.status));
+        }
+        if let Err(jump) = reply.obey(&request, &self.settings) {
+            self.leave();
+            return Err(jump);
+        }
+        let codec = &self.codec;
+        let head = reply.head(&self.settings, |what, value| codec.rewrite(&request, what, value));
+        if self.codec.is_upgraded() {
+            let Some(link) = self.at.link.take() else { return Err(Refusal::Status(502)) };
+            request.keepalive.set(false);
+            let tunnel = Tunnel::new(self.at, link, self.settings, self.input);
+            return Ok(Response { head, body: Body::Tunnel(Box::new(tunnel)) });
+        }
+        let buffering = reply.buffering.unwrap_or(self.settings.buffering);
+        let stores = !matches!(self.settings.store, Store::Off);
+        if request.is_head() && !stores {
+            self.leave();
+            return Ok(Response { head, body: Body::Empty });
+        }
+        let mut relay = Relay::new(self.at, self.settings, self.codec, self.input, self.body_sent, buffering, &reply);
+        let body = if stores { Body::stream(relay) } else { relay.whole().unwrap_or_else(|| Body::stream(relay)) };
+        Ok(Response { head, body })
+    }
+
+    /// The body is not wanted. A connection on which none follows can be kept.
+    fn leave(&mut self) {
+        let mut nothing = VecDeque::new();
+        let request = self.at.request.clone();
+        let over = self.codec.expected() == 0
+            || self.codec.body(&request, &mut self.input, &mut nothing) == Flow::End && nothing.is_empty();
+        if over && self.codec.is_reusable() && self.body_sent && self.input.is_empty() {
+            self.at.keep(self.tag());
+        }
+        self.at.link = None;
+        self.at.finish(None);
+    }
+}
+
+/// Whether the client has closed its connection. A part of a page does not ask.
+fn is_gone(request: &Request, cx: &mut Context<'_>) -> bool {
+    request.connection.io.poll_gone(cx).is_ready()
+}
+
+/// The most pieces in one writev.
+const SLICES: usize = 64;
+/// Linux sends at most this much of a file at once.
+const SENDFILE: u64 = 0x7fff_f000;
+
+/// Writes what the socket takes of the front pieces, and takes that off.
+fn poll_write(
+    io: &Io,
+    output: &mut VecDeque<Piece>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<u64, (&'static str, io::Error)>> {
+    let wrote = match output.front() {
+        Some(Piece::File(file)) => {
+            let len = usize::try_from(file.len.min(SENDFILE)).unwrap_or(usize::MAX);
+            let sent = ready!(io.poll_sendfile(cx, &file.file, file.offset, len));
+            match sent {
+                Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                other => other,
+            }
+            .map_err(|error| ("sendfile", error))
+        }
+        _ => {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut count = 0;
+            for piece in output.iter().take(SLICES) {
+                let Piece::Mem(bytes) = piece else { break };
+                slices[count] = IoSlice::new(bytes);
+                count += 1;
+            }
+            ready!(io.poll_writev(cx, &slices[..count])).map_err(|error| ("writev", error))
+        }
+    };
+    match wrote {
+        Ok(wrote) => {
+            advance(output, wrote as u64);
+            Poll::Ready(Ok(wrote as u64))
+        }
+        Err(failed) => Poll::Ready(Err(failed)),
+    }
+}
+
+/// Takes `wrote` bytes off the front.
+fn advance(output: &mut VecDeque<Piece>, mut wrote: u64) {
+    while let Some(front) = output.front_mut() {
+        let len = front.len();
+        if len <= wrote {
+            wrote -= len;
+            output.pop_front();
+            continue;
+        }
+        match front {
+            Piece::Mem(bytes) => bytes.advance(usize::try_from(wrote).unwrap_or(usize::MAX).min(bytes.len())),
+            Piece::File(file) => {
+                file.offset += wrote;
+                file.len -= wrote;
+            }
+            Piece::Flush => {}
+        }
+        return;
+    }
+}

@@ -1,0 +1,19 @@
+//! Who answers when somebody else does: upstreams, in every protocol.
+//!
+//! ```text
+//! proxy, fastcgi, … ─► target and request ─► exchange ─► reply ─► relay or tunnel
+//! ```
+//!
+//! A protocol is a [`settings::Family`] (its directives), a handler, and an [`exchange::Codec`].
+
+pub mod exchange; // one request's exchange with its upstream
+pub mod group; // upstream {} blocks
+pub mod names; // sets of field names
+pub mod proxy; // HTTP
+pub mod relay; // a body on its way
+pub mod reply; // an upstream's head, understood
+pub mod resolve; // names that variables make
+pub mod settings; // the directives that all share
+pub mod store; // answers kept as files
+pub mod tunnel; // upgraded connections
+pub mod vars; // $upstream_*

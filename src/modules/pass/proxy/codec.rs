@@ -1,0 +1,335 @@
+//! HTTP/1 towards an upstream: heads and bodies as it sends them.
+//!
+//! nginx: `ngx_http_proxy_process_status_line`, `…_process_header`, `…_copy_filter`, `…_chunked_filter`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Proxy;
+use crate::http::body::Piece;
+use crate::http::request::Request;
+use crate::http::response::Field;
+use crate::log::{Level, Raw};
+use crate::modules::pass::exchange::{Codec, Flow, Looked, action};
+use crate::modules::pass::reply::{Reply, Rewritten};
+use crate::modules::pass::settings::Settings;
+use crate::wire::http1::chunked::{Chunk, Decoder, SizeLine, Trailers};
+use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
+use crate::wire::http1::request::Version;
+use crate::wire::http1::response::{StatusLine, status_line};
+
+/// One exchange in HTTP/1.
+pub struct Http1 {
+    proxy: Arc<Proxy>,
+    /// The request was HEAD: no body follows.
+    head_only: bool,
+    /// The request's body goes out in chunks.
+    chunked_request: bool,
+    /// The client asked for another protocol.
+    may_upgrade: bool,
+    parsing: Parsing,
+    left: Left,
+    /// The upstream allows another request on this connection.
+    keepalive: bool,
+    upgraded: bool,
+    trailers: Vec<Field>,
+}
+
+/// How far the head is read.
+enum Parsing {
+    StatusLine,
+    Fields { line: StatusLine, parser: FieldParser, fields: Vec<field::Field> },
+}
+
+/// What is left of the body.
+enum Left {
+    Length(u64),
+    Chunked(Decoder),
+    /// The trailers behind the last chunk.
+    Trailers(FieldParser, Vec<field::Field>),
+    UntilClose,
+    /// Nothing; whatever comes is too much.
+    Over,
+}
+
+impl Http1 {
+    pub fn new(proxy: Arc<Proxy>, request: &Request, method: &[u8], chunked_request: bool) -> Self {
+        Self {
+            proxy,
+            head_only: method.eq_ignore_ascii_case(b"HEAD"),
+            chunked_request,
+            may_upgrade: request.field("Upgrade").is_some() && !request.is_subrequest(),
+            parsing: Parsing::StatusLine,
+            left: Left::UntilClose,
+            keepalive: false,
+            upgraded: false,
+            trailers: Vec::new(),
+        }
+    }
+
+    /// The head has ended at `end` of the input.
+    fn finish(
+        &mut self,
+        request: &Request,
+        settings: &Settings,
+        input: &mut BytesMut,
+        end: usize,
+        line: StatusLine,
+        spans: &[field::Field],
+    ) -> Looked {
+        let bytes = input.split_to(end.min(input.len())).freeze();
+        let field = |span: &field::Field| Field { name: span.name.slice(&bytes), value: span.value.slice(&bytes) };
+        let fields = spans.iter().map(field).collect();
+        if line.is_early_hints() {
+            return Looked::Hints(fields);
+        }
+        let text = line.text.slice(&bytes);
+        let Ok(reply) = Reply::new(request, settings, line.code, Some(text), fields) else { return Looked::Invalid };
+        let close = reply.framing.close || line.version < Version::HTTP_11;
+        self.keepalive = !close;
+        self.left = if self.head_only || matches!(line.code, 204 | 304) {
+            Left::Over
+        } else if reply.framing.chunked {
+            Left::Chunked(Decoder::new(if settings.pass_trailers { Trailers::Leave } else { Trailers::Skip }))
+        } else {
+            match reply.framing.length {
+                Some(0) => Left::Over,
+                Some(length) => Left::Length(length),
+                None => Left::UntilClose,
+            }
+        };
+        if line.code == 101 {
+            self.keepalive = false;
+            self.upgraded = self.may_upgrade;
+            if !self.upgraded {
+                self.left = Left::Over;
+            }
+        }
+        Looked::Head(Box::new(reply))
+    }
+
+    /// No status line at all: everything is the body of an answer without a head.
+    fn headless(&mut self, request: &Request, settings: &Settings) -> Looked {
+        let message = format_args!("upstream sent no valid HTTP/1.0 header while {}", action::HEAD);
+        request.log(Level::Error, message);
+        self.keepalive = false;
+        self.left = Left::UntilClose;
+        match Reply::new(request, settings, 200, None, Vec::new()) {
+            Ok(mut reply) => {
+                reply.headless = true;
+                Looked::Head(Box::new(reply))
+            }
+            Err(_) => Looked::Invalid,
+        }
+    }
+
+    fn chunk(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow {
+        let Left::Chunked(decoder) = &mut self.left else { return Flow::More };
+        loop {
+            match decoder.next(input, 0) {
+                Ok(Chunk::Data { data, .. }) => {
+                    input.advance(data.start as usize);
+                    out.push_back(Piece::Mem(input.split_to(data.len()).freeze()));
+                }
+                Ok(Chunk::More) => {
+                    input.clear();
+                    return Flow::More;
+                }
+                Ok(Chunk::End(at)) => {
+                    input.advance((at as usize).min(input.len()));
+                    if self.proxy.settings.pass_trailers {
+                        self.left = Left::Trailers(FieldParser::new(0), Vec::new());
+                        return self.read_trailers(request, input);
+                    }
+                    if !input.is_empty() {
+                        self.keepalive = false;
+                        let message = format_args!("upstream sent data after final chunk while {}", action::BODY);
+                        request.log(Level::Warn, message);
+                        input.clear();
+                    }
+                    self.left = Left::Over;
+                    return Flow::End;
+                }
+                Err(_) => {
+                    let message = format_args!("upstream sent invalid chunked response while {}", action::BODY);
+                    request.log(Level::Error, message);
+                    return Flow::Broken;
+                }
+            }
+        }
+    }
+
+    fn read_trailers(&mut self, request: &Request, input: &mut BytesMut) -> Flow {
+        let Left::Trailers(parser, fields) = &mut self.left else { return Flow::More };
+        loop {
+            match parser.next(input, NameRules::UPSTREAM) {
+                Ok(None) if input.len() > self.proxy.settings.buffer_size => {
+                    let message = format_args!("upstream sent too big trailers while {}", action::BODY);
+                    request.log(Level::Error, message);
+                    return Flow::Broken;
+                }
+                Ok(None) => return Flow::More,
+                Ok(Some(Line::Field(field))) => fields.push(field),
+                Ok(Some(Line::End(end))) => {
+                    let bytes = input.split_to((end as usize).min(input.len())).freeze();
+                    let field =
+                        |at: &field::Field| Field { name: at.name.slice(&bytes), value: at.value.slice(&bytes) };
+                    self.trailers = fields.iter().map(field).collect();
+                    self.left = Left::Over;
+                    return Flow::End;
+                }
+                Err(broken) => {
+                    let line = Raw(broken.line.of(input));
+                    let message = format_args!(
+                        "upstream sent invalid trailer: \"{line}\\x{:02x}...\" while {}",
+                        broken.byte,
+                        action::BODY
+                    );
+                    request.log(Level::Error, message);
+                    return Flow::Broken;
+                }
+            }
+        }
+    }
+}
+
+impl Codec for Http1 {
+    fn begin(&mut self) {
+        self.parsing = Parsing::StatusLine;
+        self.left = Left::UntilClose;
+        self.keepalive = false;
+        self.upgraded = false;
+        self.trailers.clear();
+    }
+
+    fn wrap(&mut self, part: Option<Bytes>, out: &mut VecDeque<Piece>) {
+        match part {
+            Some(bytes) if self.chunked_request => {
+                let size = SizeLine::new(bytes.len() as u64);
+                out.push_back(Piece::Mem(Bytes::copy_from_slice(size.as_ref())));
+                out.push_back(Piece::Mem(bytes));
+                out.push_back(Piece::Mem(Bytes::from_static(b"\r\n")));
+            }
+            Some(bytes) => out.push_back(Piece::Mem(bytes)),
+            None if self.chunked_request => out.push_back(Piece::Mem(Bytes::from_static(b"0\r\n\r\n"))),
+            None => {}
+        }
+    }
+
+    fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked {
+        loop {
+            match &mut self.parsing {
+                Parsing::StatusLine => match status_line(input, 0) {
+                    Ok(None) => return Looked::More,
+                    Ok(Some(line)) => {
+                        if line.is_early_hints() && line.version < Version::HTTP_11 {
+                            let message =
+                                format_args!("upstream sent HTTP/1.0 response with early hints while {}", action::HEAD);
+                            request.log(Level::Error, message);
+                            return Looked::Invalid;
+                        }
+                        let parser = FieldParser::new(line.end as usize);
+                        self.parsing = Parsing::Fields { line, parser, fields: Vec::with_capacity(16) };
+                    }
+                    Err(_) => return self.headless(request, settings),
+                },
+                Parsing::Fields { line, parser, fields } => match parser.next(input, NameRules::UPSTREAM) {
+                    Ok(None) => return Looked::More,
+                    Ok(Some(Line::Field(field))) => fields.push(field),
+                    Ok(Some(Line::End(end))) => {
+                        let (line, fields) = (*line, std::mem::take(fields));
+                        self.parsing = Parsing::StatusLine;
+                        return self.finish(request, settings, input, end as usize, line, &fields);
+                    }
+                    Err(broken) => {
+                        let message = format_args!(
+                            "upstream sent invalid header: \"{}\\x{:02x}...\" while {}",
+                            Raw(broken.line.of(input)),
+                            broken.byte,
+                            action::HEAD
+                        );
+                        request.log(Level::Error, message);
+                        return Looked::Invalid;
+                    }
+                },
+            }
+        }
+    }
+
+    fn body(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow {
+        match &mut self.left {
+            Left::Chunked(_) => self.chunk(request, input, out),
+            Left::Trailers(..) => self.read_trailers(request, input),
+            Left::UntilClose => {
+                if !input.is_empty() {
+                    out.push_back(Piece::Mem(input.split().freeze()));
+                }
+                Flow::More
+            }
+            Left::Length(left) => {
+                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                if len > 0 {
+                    out.push_back(Piece::Mem(input.split_to(len).freeze()));
+                    *left -= len as u64;
+                }
+                if *left > 0 {
+                    return Flow::More;
+                }
+                self.left = Left::Over;
+                self.body(request, input, out)
+            }
+            Left::Over => {
+                if !input.is_empty() {
+                    let message = format_args!(
+                        "upstream sent more data than specified in \"Content-Length\" header while {}",
+                        action::BODY
+                    );
+                    request.log(Level::Warn, message);
+                    self.keepalive = false;
+                    input.clear();
+                }
+                Flow::End
+            }
+        }
+    }
+
+    fn ends_with_connection(&self) -> bool {
+        matches!(self.left, Left::UntilClose | Left::Over)
+    }
+
+    fn expected(&self) -> u64 {
+        match &self.left {
+            Left::Length(left) => *left,
+            Left::Chunked(decoder) => decoder.expected().max(16 * 1024),
+            Left::Trailers(..) => 1024,
+            Left::UntilClose => u64::MAX,
+            Left::Over => 0,
+        }
+    }
+
+    fn is_reusable(&self) -> bool {
+        self.keepalive && matches!(self.left, Left::Over)
+    }
+
+    fn is_upgraded(&self) -> bool {
+        self.upgraded
+    }
+
+    fn take_trailers(&mut self) -> Vec<Field> {
+        std::mem::take(&mut self.trailers)
+    }
+
+    fn promises_trailers(&self) -> bool {
+        self.proxy.settings.pass_trailers && matches!(self.left, Left::Chunked(_) | Left::Trailers(..))
+            || !self.trailers.is_empty()
+    }
+
+    fn rewrite(&self, request: &Request, what: Rewritten, value: &Bytes) -> Option<Bytes> {
+        match what {
+            Rewritten::Location | Rewritten::Refresh => self.proxy.redirects.apply(request, value),
+            Rewritten::Cookie => self.proxy.cookies.apply(request, value),
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! `proxy_pass`: HTTP servers behind us.
+//!
+//! In: a request and what its location says. Out: the request's bytes for the upstream, and through the exchange the
+//! answer. nginx: `ngx_http_proxy_module`.
+
+mod codec;
+mod head;
+mod rewrite;
+mod target;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use self::codec::Http1;
+use self::head::RequestHead;
+use self::rewrite::{Cookies, Flags, Pattern, Rule, Rules};
+use self::target::{Meant, Target};
+use super::exchange::{self, Job};
+use super::settings::{self, Family, Settings};
+use crate::conf::error::{At, Fault};
+use crate::conf::module::{Arity, Directive, EVERYWHERE, IF_LOCATION, LIMIT_EXCEPT, LOCATION, Level, Module, Section};
+use crate::conf::setting::Setting;
+use crate::conf::template::Template;
+use crate::conf::vars::Row;
+use crate::conf::words::Words;
+use crate::http::body::{FilePiece, Piece};
+use crate::http::core::Core;
+use crate::http::location::Matcher;
+use crate::http::plan::{Answer, Content, Main, Plan};
+use crate::http::request::Request;
+use crate::http::response::{Refusal, Response};
+use crate::http::upload::{Stored, Upload};
+use crate::upstream::group::Choice;
+
+/// The common directives under `proxy`.
+pub struct Http;
+
+impl Family for Http {
+    const PREFIX: &'static str = "proxy";
+    const NAME: &'static str = "http_proxy_pass";
+    const HIDDEN: &'static [&'static str] = &[
+        "Date",
+        "Server",
+        "X-Pad",
+        "X-Accel-Expires",
+        "X-Accel-Redirect",
+        "X-Accel-Limit-Rate",
+        "X-Accel-Buffering",
+        "X-Accel-Charset",
+    ];
+    const TEMP: &'static str = "proxy_temp";
+}
+
+/// `ngx_http_proxy_module`: what is HTTP's own.
+pub struct ProxyModule;
+
+impl Module for ProxyModule {
+    const NAME: &'static str = "http_proxy";
+    const DIRECTIVES: &'static [Directive<Self>] = &[
+        Directive::location(
+            "proxy_pass",
+            LOCATION.or(IF_LOCATION).or(LIMIT_EXCEPT),
+            Arity::Exactly(1),
+            Conf::proxy_pass,
+        ),
+        Directive::location("proxy_redirect", EVERYWHERE, Arity::Between(1, 2), Conf::proxy_redirect),
+        Directive::location("proxy_cookie_domain", EVERYWHERE, Arity::Between(1, 2), Conf::proxy_cookie_domain),
+        Directive::location("proxy_cookie_path", EVERYWHERE, Arity::Between(1, 2), Conf::proxy_cookie_path),
+        Directive::location("proxy_cookie_flags", EVERYWHERE, Arity::Between(1, 4), Conf::proxy_cookie_flags),
+        Directive::location("proxy_set_header", EVERYWHERE, Arity::Exactly(2), Conf::proxy_set_header),
+        Directive::location("proxy_set_body", EVERYWHERE, Arity::Exactly(1), Conf::proxy_set_body),
+        Directive::location("proxy_method", EVERYWHERE, Arity::Exactly(1), Conf::proxy_method),
+        Directive::location("proxy_http_version", EVERYWHERE, Arity::Exactly(1), Conf::proxy_http_version),
+        Directive::location("proxy_pass_trailers", EVERYWHERE, Arity::Flag, Conf::proxy_pass_trailers),
+        Directive::location("proxy_headers_hash_max_size", EVERYWHERE, Arity::Exactly(1), Conf::hash_size),
+        Directive::location("proxy_headers_hash_bucket_size", EVERYWHERE, Arity::Exactly(1), Conf::hash_size),
+    ];
+    type Plan = Plan;
+    type Main = ();
+    type Server = ();
+    type Location = Conf;
+
+    fn link_main(_: &Level<'_>, main: &mut Main) -> Result<(), Fault> {
+        let vars = &mut main.vars;
+        vars.define("proxy_host", Row::each(|r: &Request| memory(r, |sent| sent.host.clone())).changeable())?;
+        vars.define("proxy_port", Row::each(|r: &Request| memory(r, |sent| sent.port.clone())).changeable())?;
+        vars.define(
+            "proxy_internal_body_length",
+            Row::each(|r: &Request| memory(r, |sent| sent.body_length.map(|length| length.to_string().into()))),
+        )?;
+        vars.define(
+            "proxy_internal_chunked",
+            Row::each(|r: &Request| memory(r, |sent| sent.chunked.then(|| Bytes::from_static(b"chunked")))),
+        )?;
+        vars.define("proxy_add_x_forwarded_for", Row::once(forwarded_for))?;
+        Ok(())
+    }
+
+    fn link(level: &Level<'_>, plan: &mut Plan) -> Result<(), Fault> {
+        let conf = level.location::<Self>();
+        let is_block = level.place() != LOCATION;
+        let own = conf.pass.as_ref();
+        // nginx: an `if` or `limit_except` block passes where its location does
+        let Some(pass) = own.or(conf.outer.as_ref().filter(|_| is_block)) else { return Ok(()) };
+        let core = level.location::<Core>();
+        let matcher = core.matcher.as_ref();
+        if own.is_none() && plan.handler.is_some() {
+            return Ok(());
+        }
+        let fault = |fault: Fault| fault.or_at(&pass.at);
+        let location = match matcher {
+            Some(Matcher::Exact(path) | Matcher::Prefix { path, .. }) => path.as_str(),
+            Some(Matcher::Regex(_) | Matcher::Named(_)) | None => "",
+        };
+        let fixed = own.is_some() && (location.is_empty() || is_block);
+        let target = Target::link(level, pass, if fixed { "" } else { location }, fixed).map_err(fault)?;
+        let mut settings = settings::settings::<Http>(level)?;
+        settings.scheme = "http://";
+        settings.pass_trailers = conf.proxy_pass_trailers.or(false);
+        let version = conf.proxy_http_version.or(HttpVersion::One);
+        let headers = conf.proxy_set_header.or_else(Vec::new);
+        let proxy = Arc::new(Proxy {
+            head: RequestHead::link(&headers, version, &level.cx.names)?,
+            redirects: redirects(conf, pass, location)?,
+            cookies: Cookies {
+                domains: conf.proxy_cookie_domain.said().flatten().unwrap_or_default(),
+                paths: conf.proxy_cookie_path.said().flatten().unwrap_or_default(),
+                flags: conf.proxy_cookie_flags.said().flatten().unwrap_or_default(),
+            },
+            method: conf.proxy_method.said(),
+            set_body: conf.proxy_set_body.said(),
+            version,
+            settings: Arc::new(settings),
+            target,
+        });
+        plan.handler = Some(Box::new(Handler { proxy }));
+        plan.auto_redirect |= own.is_some() && location.ends_with('/');
+        Ok(())
+    }
+}
+
+/// `proxy_http_version`, except 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    Zero,
+    One,
+}
+
+/// What `proxy_pass` said.
+#[derive(Clone, Debug)]
+pub struct PassUrl {
+    text: String,
+    template: Template,
+    at: At,
+}
+
+/// `proxy_redirect default` stands for a rule that `proxy_pass` gives.
+#[derive(Clone, Debug)]
+enum Redirect {
+    Default,
+    Rule(Rule),
+}
+
+/// What was said at one level.
+#[derive(Default)]
+pub struct Conf {
+    pass: Option<PassUrl>,
+    /// What the level around says: the blocks of a location pass where it does.
+    outer: Option<PassUrl>,
+    /// `None`: off.
+    proxy_redirect: Setting<Option<Vec<Redirect>>>,
+    proxy_cookie_domain: Setting<Option<Rules>>,
+    proxy_cookie_path: Setting<Option<Rules>>,
+    proxy_cookie_flags: Setting<Option<Vec<Flags>>>,
+    proxy_set_header: Setting<Vec<(String, Template)>>,
+    proxy_set_body: Setting<Template>,
+    proxy_method: Setting<Template>,
+    proxy_http_version: Setting<HttpVersion>,
+    proxy_pass_trailers: Setting<bool>,
+}
+
+impl Conf {
+    /// Syntax: `proxy_pass URL;`
+    fn proxy_pass(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        if self.pass.is_some() {
+            return Err(Fault::directive("is duplicate"));
+        }
+        let text = words.one();
+        let template = words.template(0)?;
+        if template.constant().is_some() {
+            target::fixed(text).map_err(|why| words.fault(0, why))?;
+        }
+        self.pass = Some(PassUrl { text: text.to_owned(), template, at: words.at().clone() });
+        Ok(())
+    }
+
+    /// Syntax: `proxy_redirect default; | proxy_redirect off; | proxy_redirect redirect replacement;`
+    /// Default: `default`
+    fn proxy_redirect(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        if matches!(self.proxy_redirect.as_ref(), Some(None)) {
+            return Err(Fault::directive("is duplicate"));
+        }
+        let rule = match (words.len(), words.one()) {
+            (1, "off") => return self.proxy_redirect.set(None),
+            (1, "default") => {
+                let pass = self.pass.as_ref().ok_or_else(|| {
+                    words.fault(0, "\"proxy_redirect default\" should be placed after the \"proxy_pass\" directive")
+                })?;
+                if pass.template.constant().is_none() {
+                    let message =
+                        "\"proxy_redirect default\" cannot be used with \"proxy_pass\" directive with variables";
+                    return Err(words.fault(0, message));
+                }
+                Redirect::Default
+            }
+            (1, _) => return Err(words.invalid_parameter(0)),
+            _ => Redirect::Rule(Rule { pattern: Pattern::read(words, false)?, replacement: words.template(1)? }),
+        };
+        self.proxy_redirect.list().get_or_insert_default().push(rule);
+        Ok(())
+    }
+
+    /// Syntax: `proxy_cookie_domain off; | proxy_cookie_domain domain replacement;`  Default: `off`
+    fn proxy_cookie_domain(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        cookie_rule(&mut self.proxy_cookie_domain, words)
+    }
+
+    /// Syntax: `proxy_cookie_path off; | proxy_cookie_path path replacement;`  Default: `off`
+    fn proxy_cookie_path(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        cookie_rule(&mut self.proxy_cookie_path, words)
+    }
+
+    /// Syntax: `proxy_cookie_flags off | cookie [flag ...];`  Default: `off`
+    fn proxy_cookie_flags(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        if matches!(self.proxy_cookie_flags.as_ref(), Some(None)) {
+            return Err(Fault::directive("is duplicate"));
+        }
+        if words.len() == 1 {
+            return match words.one() {
+                "off" => self.proxy_cookie_flags.set(None),
+                _ => Err(words.invalid_parameter(0)),
+            };
+        }
+        let flags = (1..words.len()).map(|n| words.template(n)).collect::<Result<_, _>>()?;
+        let flags = Flags { cookie: Pattern::read(words, true)?, flags };
+        self.proxy_cookie_flags.list().get_or_insert_default().push(flags);
+        Ok(())
+    }
+
+    /// Syntax: `proxy_set_header field value;`  Default: `Host $proxy_host`
+    fn proxy_set_header(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.proxy_set_header.list().push((words.arg(0).to_owned(), words.template(1)?));
+        Ok(())
+    }
+
+    /// Syntax: `proxy_set_body value;`
+    fn proxy_set_body(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.proxy_set_body.set(words.template(0)?)
+    }
+
+    /// Syntax: `proxy_method method;`
+    fn proxy_method(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.proxy_method.set(words.template(0)?)
+    }
+
+    /// Syntax: `proxy_http_version 1.0 | 1.1;`  Default: `1.1`
+    fn proxy_http_version(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.proxy_http_version.set(words.choice(0, &[("1.0", HttpVersion::Zero), ("1.1", HttpVersion::One)])?)
+    }
+
+    /// Syntax: `proxy_pass_trailers on | off;`  Default: `off`
+    fn proxy_pass_trailers(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.proxy_pass_trailers.set(words.flag()?)
+    }
+
+    /// Syntax: `proxy_headers_hash_max_size size;` and its kin. Our tables size themselves.
+    fn hash_size(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        words.number(0).map(drop)
+    }
+}
+
+fn cookie_rule(setting: &mut Setting<Option<Rules>>, words: &Words<'_>) -> Result<(), Fault> {
+    if matches!(setting.as_ref(), Some(None)) {
+        return Err(Fault::directive("is duplicate"));
+    }
+    if words.len() == 1 {
+        return match words.one() {
+            "off" => setting.set(None),
+            _ => Err(words.invalid_parameter(0)),
+        };
+    }
+    let rule = Rule { pattern: Pattern::read(words, true)?, replacement: words.template(1)? };
+    setting.list().get_or_insert_default().0.push(rule);
+    Ok(())
+}
+
+/// The rules for `Location`. Without any, redirects to the upstream itself become redirects to us.
+fn redirects(conf: &Conf, pass: &PassUrl, location: &str) -> Result<Rules, Fault> {
+    let default = || -> Result<Vec<Rule>, Fault> {
+        if pass.template.constant().is_none() {
+            return Ok(Vec::new());
+        }
+        let has_uri = target::fixed(&pass.text).is_ok_and(|url| !url.uri.is_empty());
+        let bytes = |text: &str| Template::literal(crate::base::text::bytes(text));
+        let (from, to) = match has_uri {
+            true => (bytes(&pass.text), bytes(location)),
+            false => (bytes(&format!("{}/", pass.text)), bytes("/")),
+        };
+        Ok(vec![Rule { pattern: Pattern::Text(from), replacement: to }])
+    };
+    let mut rules = Vec::new();
+    match conf.proxy_redirect.said() {
+        None => rules = default()?,
+        Some(None) => {}
+        Some(Some(list)) => {
+            for redirect in list {
+                match redirect {
+                    Redirect::Default => rules.append(&mut default()?),
+                    Redirect::Rule(rule) => rules.push(rule),
+                }
+            }
+        }
+    }
+    Ok(Rules(rules))
+}
+
+impl Section for Conf {
+    fn inherit(&mut self, outer: &Self) -> Result<(), Fault> {
+        let Self {
+            pass: _,
+            outer: around,
+            proxy_redirect,
+            proxy_cookie_domain,
+            proxy_cookie_path,
+            proxy_cookie_flags,
+            proxy_set_header,
+            proxy_set_body,
+            proxy_method,
+            proxy_http_version,
+            proxy_pass_trailers,
+        } = self;
+        around.clone_from(&outer.pass);
+        proxy_redirect.inherit(&outer.proxy_redirect);
+        proxy_cookie_domain.inherit(&outer.proxy_cookie_domain);
+        proxy_cookie_path.inherit(&outer.proxy_cookie_path);
+        proxy_cookie_flags.inherit(&outer.proxy_cookie_flags);
+        proxy_set_header.inherit(&outer.proxy_set_header);
+        proxy_set_body.inherit(&outer.proxy_set_body);
+        proxy_method.inherit(&outer.proxy_method);
+        proxy_http_version.inherit(&outer.proxy_http_version);
+        proxy_pass_trailers.inherit(&outer.proxy_pass_trailers);
+        Ok(())
+    }
+}
+
+/// One location's proxy, finished.
+pub struct Proxy {
+    head: RequestHead,
+    redirects: Rules,
+    cookies: Cookies,
+    method: Option<Template>,
+    set_body: Option<Template>,
+    version: HttpVersion,
+    settings: Arc<Settings>,
+    target: Target,
+}
+
+/// What was sent, for the variables that headers are made of.
+#[derive(Clone, Debug, Default)]
+struct Sent {
+    host: Option<Bytes>,
+    port: Option<Bytes>,
+    body_length: Option<u64>,
+    chunked: bool,
+}
+
+type Memory = std::cell::RefCell<Sent>;
+
+fn memory(request: &Request, part: impl Fn(&Sent) -> Option<Bytes>) -> Option<Bytes> {
+    part(&request.extension::<Memory>().borrow())
+}
+
+/// `$proxy_add_x_forwarded_for`: what came, and the client.
+fn forwarded_for(request: &Request) -> Option<Bytes> {
+    let client = request.connection.client();
+    let mut all: Vec<&[u8]> = Vec::new();
+    for field in request.head.fields.iter().filter(|field| field.is("X-Forwarded-For")) {
+        all.push(&field.value);
+        all.push(b", ");
+    }
+    if all.is_empty() {
+        return Some(client);
+    }
+    all.push(&client);
+    Some(all.concat().into())
+}
+
+struct Handler {
+    proxy: Arc<Proxy>,
+}
+
+impl Content for Handler {
+    fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
+        Answer::Wait(Box::pin(async move { Some(self.proxy.clone().pass(request).await) }))
+    }
+}
+
+impl Proxy {
+    async fn pass(self: Arc<Self>, request: &Rc<Request>) -> Result<Response, Refusal> {
+        let Meant { group, host, port, uri } = self.target.find(request).await?;
+        let settings = self.settings.clone();
+        let streamed = !settings.request_buffering
+            && self.set_body.is_none()
+            && settings.pass_request_body
+            && !request.is_subrequest()
+            && request.body.stored().is_none()
+            && (!request.head.chunked || self.version == HttpVersion::One);
+        let mut body = None;
+        if !streamed {
+            let stored = Upload::read(request).await?;
+            if settings.pass_request_body && self.set_body.is_none() {
+                body = Some(stored);
+            }
+        }
+        let set_body = self.set_body.as_ref().map(|template| template.eval(request.as_ref()));
+        let chunked = streamed && request.head.chunked;
+        let length = match &set_body {
+            Some(bytes) => Some(bytes.len() as u64),
+            None if chunked => None,
+            None if request.is_subrequest() || request.head.chunked => {
+                let stored = request.body.stored().map(|stored| stored.len);
+                stored.filter(|&len| len > 0 || request.head.chunked && !request.is_subrequest())
+            }
+            None => request.head.content_length,
+        };
+        let method = match &self.method {
+            Some(template) => template.eval(request.as_ref()),
+            None => request.method(),
+        };
+        if self.head.wants_memory {
+            request.extension::<Memory>().replace(Sent {
+                host: Some(host.clone()),
+                port: Some(port),
+                body_length: length,
+                chunked,
+            });
+        }
+        let (head, uri) = self.head.build(&head::Parts {
+            request,
+            proxy: &self,
+            method: &method,
+            host: &host,
+            target: &uri,
+            length,
+            chunked,
+            body: set_body.as_ref(),
+        })?;
+        let mut pieces = vec![Piece::Mem(head)];
+        if let Some(stored) = body {
+            push(stored, &mut pieces);
+        }
+        let codec = Http1::new(self.clone(), request, &method, chunked);
+        let choice = Choice::new(group);
+        exchange::run(Job { request: request.clone(), settings, choice, codec, pieces, streamed, uri }).await
+    }
+}
+
+/// A body that was read before, as pieces.
+fn push(stored: Stored, pieces: &mut Vec<Piece>) {
+    if let Some(file) = &stored.file {
+        pieces.push(Piece::File(FilePiece { file: file.file.clone(), offset: 0, len: file.len }));
+    }
+    if !stored.memory.is_empty() {
+        pieces.push(Piece::Mem(stored.memory));
+    }
+}

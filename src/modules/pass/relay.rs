@@ -1,0 +1,388 @@
+//! A body on its way from the upstream to the client.
+//!
+//! In: the upstream's connection and what of the body came with the head. Out: pieces, as the client takes them. While
+//! the client is slow, buffered bodies are read on: into memory as far as `*_buffers` go, then into a temporary file up
+//! to `*_max_temp_file_size`, whose parts go out as file pieces. An unbuffered body is read as fast as it is taken.
+
+use std::collections::VecDeque;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::exchange::{At, Codec, Flow, action};
+use super::reply::Reply;
+use super::settings::Settings;
+use super::store::Keeper;
+use crate::base::clock;
+use crate::base::text::errno;
+use crate::base::units;
+use crate::http::body::{Body, Broken, FilePiece, Next, Piece, Source};
+use crate::http::open_file::OpenFile;
+use crate::http::response::{Field, Replied};
+use crate::log::Level;
+use crate::net::timer::Timer;
+
+/// See the module's head. It outlives the client only where the answer is to be stored.
+pub struct Relay<C: Codec>(Option<Box<Inner<C>>>);
+
+struct Inner<C> {
+    at: At,
+    settings: Arc<Settings>,
+    codec: C,
+    replied: std::rc::Rc<Replied>,
+    input: BytesMut,
+    /// What waits for the client.
+    queue: VecDeque<Piece>,
+    /// Bytes of `queue` that are in memory.
+    memory: usize,
+    temp: Option<Temp>,
+    state: State,
+    /// The whole request was sent, so the connection can be kept.
+    body_sent: bool,
+    buffering: bool,
+    pace: Option<Pace>,
+    store: Option<Keeper>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Reading,
+    Ended,
+    Broken,
+}
+
+/// The temporary file of one body.
+struct Temp {
+    file: Arc<OpenFile>,
+    len: u64,
+}
+
+/// The most that is read at once.
+const READ: usize = 64 * 1024;
+
+impl<C: Codec> Relay<C> {
+    pub fn new(
+        at: At,
+        settings: Arc<Settings>,
+        codec: C,
+        input: BytesMut,
+        body_sent: bool,
+        buffering: bool,
+        reply: &Reply,
+    ) -> Self {
+        let pace = settings.limit_rate.as_ref().filter(|_| buffering).and_then(|template| {
+            let text = template.eval(at.request.as_ref());
+            let rate = units::size(std::str::from_utf8(&text).ok()?).filter(|rate| *rate > 0)?;
+            Some(Pace { rate, read: 0, started: clock::seconds(), timer: Timer::default(), rest: None })
+        });
+        let store = Keeper::new(&at.request, &settings, reply);
+        let mut inner = Box::new(Inner {
+            at,
+            settings,
+            codec,
+            replied: reply.replied.clone(),
+            input,
+            queue: VecDeque::new(),
+            memory: 0,
+            temp: None,
+            state: State::Reading,
+            body_sent,
+            buffering,
+            pace,
+            store,
+        });
+        let came = inner.input.len() as u64;
+        inner.at.note(|attempt| attempt.response_length += came);
+        inner.digest();
+        Self(Some(inner))
+    }
+
+    /// The body, if all of it came with the head.
+    pub fn whole(&mut self) -> Option<Body> {
+        let inner = self.0.as_mut()?;
+        if inner.state != State::Ended || inner.codec.promises_trailers() {
+            return None;
+        }
+        let mut pieces: Vec<Piece> = inner.queue.drain(..).filter(|piece| !piece.is_empty()).collect();
+        self.0 = None;
+        Some(match pieces.len() {
+            0 => Body::Empty,
+            1 => Body::One(pieces.remove(0)),
+            _ => Body::pieces(pieces),
+        })
+    }
+}
+
+impl<C: Codec> Source for Relay<C> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let Some(inner) = &mut self.0 else { return Poll::Ready(Ok(None)) };
+        loop {
+            if let Some(piece) = inner.queue.pop_front() {
+                if let Piece::Mem(bytes) = &piece {
+                    inner.memory = inner.memory.saturating_sub(bytes.len());
+                }
+                return Poll::Ready(Ok(Some(piece)));
+            }
+            match inner.state {
+                State::Reading => ready!(inner.poll_input(cx)),
+                State::Ended => return Poll::Ready(Ok(None)),
+                State::Broken => return Poll::Ready(Err(Broken)),
+            }
+        }
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) {
+        let Some(inner) = &mut self.0 else { return };
+        if !inner.buffering {
+            return;
+        }
+        while inner.state == State::Reading && inner.makes_room() {
+            if inner.poll_input(cx).is_pending() {
+                return;
+            }
+        }
+        if let (State::Reading, Some(link)) = (inner.state, &mut inner.at.link) {
+            // Nothing is being waited for: the client's slowness is not the upstream's.
+            link.timer.disarm();
+        }
+    }
+
+    fn promises_trailers(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.codec.promises_trailers())
+    }
+
+    fn trailers(&mut self) -> Vec<Field> {
+        let Some(inner) = &mut self.0 else { return Vec::new() };
+        let hide = &inner.settings.hide;
+        inner.replied.trailers.borrow().iter().filter(|field| !hide.has(&field.name)).cloned().collect()
+    }
+}
+
+impl<C: Codec> Drop for Relay<C> {
+    fn drop(&mut self) {
+        // nginx: what is being stored is read to its end, though nobody takes it any more.
+        if let Some(mut inner) = self.0.take_if(|inner| inner.state == State::Reading && inner.store.is_some()) {
+            tokio::task::spawn_local(async move {
+                std::future::poll_fn(|cx| {
+                    while inner.state == State::Reading {
+                        ready!(inner.poll_input(cx));
+                        inner.queue.clear();
+                        inner.memory = 0;
+                    }
+                    Poll::Ready(())
+                })
+                .await;
+            });
+        }
+    }
+}
+
+impl<C: Codec> Inner<C> {
+    /// Reads once, and takes what came apart. Ready when something changed.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut limit = usize::MAX;
+        if let Some(pace) = &mut self.pace {
+            limit = ready!(pace.poll(cx));
+        }
+        let Some(link) = &mut self.at.link else {
+            self.state = State::Broken;
+            return Poll::Ready(());
+        };
+        let most = if self.buffering { self.settings.buffers.total().min(READ) } else { self.settings.buffer_size };
+        let want = usize::try_from(self.codec.expected()).unwrap_or(usize::MAX).clamp(1, most).min(limit);
+        // What is left of the last buffer is used up, unless that would make for many small reads.
+        if self.input.capacity() - self.input.len() < want.min(most / 4 + 1) || limit != usize::MAX {
+            self.input.reserve(want);
+        }
+        let read = match link.io.poll_read_at_most(cx, &mut self.input, limit) {
+            Poll::Pending => {
+                if self.settings_mind_client() && self.at.request.connection.io.poll_gone(cx).is_ready() {
+                    let message =
+                        format_args!("client prematurely closed connection, so upstream connection is closed too");
+                    self.at.log(Level::Info, message, action::BODY);
+                    self.fail();
+                    return Poll::Ready(());
+                }
+                let Some(link) = &mut self.at.link else { return Poll::Pending };
+                ready!(link.timer.poll(cx, self.settings.read_timeout));
+                let message = format_args!("upstream timed out (110: Connection timed out)");
+                self.at.log(Level::Error, message, action::BODY);
+                self.fail();
+                return Poll::Ready(());
+            }
+            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Err(error)) => {
+                self.at.log(Level::Error, format_args!("recv() failed {}", errno(&error)), action::BODY);
+                self.fail();
+                return Poll::Ready(());
+            }
+        };
+        link.timer.disarm();
+        if read == 0 {
+            self.closed();
+            return Poll::Ready(());
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.took(read as u64);
+        }
+        self.at.note(|attempt| {
+            attempt.bytes_received += read as u64;
+            attempt.response_length += read as u64;
+        });
+        self.digest();
+        Poll::Ready(())
+    }
+
+    fn settings_mind_client(&self) -> bool {
+        !self.settings.ignore_client_abort && self.store.is_none()
+    }
+
+    /// The upstream has closed.
+    fn closed(&mut self) {
+        if self.codec.ends_with_connection() {
+            self.at.link = None;
+            self.end();
+            return;
+        }
+        self.at.log(Level::Error, format_args!("upstream prematurely closed connection"), action::BODY);
+        self.fail();
+    }
+
+    fn fail(&mut self) {
+        self.state = State::Broken;
+        self.at.link = None;
+        self.at.finish(None);
+    }
+
+    /// Takes what came apart.
+    fn digest(&mut self) {
+        let before = self.queue.len();
+        let flow = self.codec.body(&self.at.request, &mut self.input, &mut self.queue);
+        for n in before..self.queue.len() {
+            self.memory += usize::try_from(self.queue[n].len()).unwrap_or(usize::MAX);
+            if let (Some(store), Piece::Mem(bytes)) = (&mut self.store, &self.queue[n]) {
+                store.write(&self.at.request, bytes);
+            }
+        }
+        if !self.buffering && self.queue.len() > before {
+            self.queue.push_back(Piece::Flush);
+        }
+        match flow {
+            Flow::More => {}
+            Flow::End => self.end(),
+            Flow::Broken => self.fail(),
+        }
+    }
+
+    /// The body has ended.
+    fn end(&mut self) {
+        self.state = State::Ended;
+        self.replied.trailers.replace(self.codec.take_trailers());
+        if self.codec.is_reusable() && self.body_sent && self.input.is_empty() {
+            self.at.keep(Arc::as_ptr(&self.settings) as usize);
+        }
+        self.at.link = None;
+        self.at.finish(None);
+        if let Some(store) = self.store.take() {
+            store.finish(&self.at.request, &self.settings);
+        }
+    }
+
+    /// Whether more may be read though the client takes nothing. Memory that is full goes to the file.
+    fn makes_room(&mut self) -> bool {
+        if self.memory < self.settings.buffers.total() {
+            return true;
+        }
+        let limit = self.settings.max_temp_file_size;
+        if self.temp.as_ref().map_or(0, |temp| temp.len) >= limit {
+            return false;
+        }
+        match self.spill() {
+            Ok(()) => true,
+            Err(error) => {
+                let path = self.settings.temp_path.path.display();
+                self.at.log(Level::Crit, format_args!("pwritev() \"{path}\" failed {}", errno(&error)), action::BODY);
+                self.queue.clear();
+                self.fail();
+                false
+            }
+        }
+    }
+
+    /// Moves what waits in memory behind the last piece of the file into it.
+    fn spill(&mut self) -> std::io::Result<()> {
+        let mut temp = match self.temp.take() {
+            Some(temp) => temp,
+            None => {
+                let (file, path) = self.settings.temp_path.create()?;
+                std::fs::remove_file(&path)?;
+                let message = format_args!(
+                    "an upstream response is buffered to a temporary file {} while {}",
+                    path.display(),
+                    action::BODY
+                );
+                self.at.request.log(Level::Warn, message);
+                Temp { file: Arc::new(file.into()), len: 0 }
+            }
+        };
+        let first = self.queue.iter().rposition(|piece| matches!(piece, Piece::File(_))).map_or(0, |n| n + 1);
+        let start = temp.len;
+        for piece in self.queue.drain(first..) {
+            if let Piece::Mem(bytes) = piece {
+                temp.file.write_all_at(&bytes, temp.len)?;
+                temp.len += bytes.len() as u64;
+            }
+        }
+        self.memory = 0;
+        match self.queue.back_mut() {
+            Some(Piece::File(last)) if last.offset + last.len == start => last.len += temp.len - start,
+            _ => {
+                let piece = FilePiece { file: temp.file.clone(), offset: start, len: temp.len - start };
+                self.queue.push_back(Piece::File(piece));
+            }
+        }
+        self.temp = Some(temp);
+        Ok(())
+    }
+}
+
+/// `*_limit_rate`: how fast an upstream is read.
+struct Pace {
+    rate: u64,
+    read: u64,
+    started: u64,
+    timer: Timer,
+    /// How long nothing is read after the last read.
+    rest: Option<Duration>,
+}
+
+impl Pace {
+    /// How much may be read now. nginx counts whole seconds and grants one ahead.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        loop {
+            if let Some(rest) = self.rest {
+                ready!(self.timer.poll(cx, rest));
+                self.timer.disarm();
+                self.rest = None;
+            }
+            let seconds = clock::seconds().saturating_sub(self.started) + 1;
+            let granted = self.rate.saturating_mul(seconds);
+            match granted.checked_sub(self.read) {
+                Some(bytes @ 1..) => return Poll::Ready(usize::try_from(bytes).unwrap_or(usize::MAX)),
+                _ => {
+                    let over = self.read.saturating_sub(granted);
+                    self.rest = Some(Duration::from_millis(over.saturating_mul(1000) / self.rate + 1));
+                }
+            }
+        }
+    }
+
+    fn took(&mut self, read: u64) {
+        self.read += read;
+        let rest = Duration::from_millis(read.saturating_mul(1000) / self.rate);
+        self.rest = (!rest.is_zero()).then_some(rest);
+    }
+}

@@ -1,0 +1,358 @@
+//! What an upstream answered: from its fields to the head that the client gets.
+//!
+//! In: a status and fields in their order. Out: what they mean for us ([`Reply`]), and the client's [`Head`]. nginx:
+//! `ngx_http_upstream_headers_in` and its two columns of handlers.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::settings::{Ignore, Settings};
+use crate::http::request::Request;
+use crate::http::response::{Field, Head, Jump, Refusal, Replied};
+use crate::log::{Level, Raw};
+use crate::wire::byte;
+use crate::wire::date;
+use crate::wire::http1::response::{BadFraming, Framing};
+use crate::wire::uri;
+
+/// The head of an upstream's answer, understood.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    /// `404 Nope`: its own words.
+    pub status_line: Option<Bytes>,
+    pub replied: Rc<Replied>,
+    pub framing: Framing,
+    redirect: Option<Bytes>,
+    /// `X-Accel-Buffering`.
+    pub buffering: Option<bool>,
+    pub charset: Option<Bytes>,
+    limit_rate: Option<u64>,
+    /// There was no head at all: HTTP/0.9.
+    pub headless: bool,
+}
+
+/// The upstream's head cannot be used; why is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidHead;
+
+/// A field that means something to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Status,
+    ContentType,
+    ContentLength,
+    Date,
+    LastModified,
+    ETag,
+    Server,
+    Location,
+    Refresh,
+    SetCookie,
+    ContentDisposition,
+    CacheControl,
+    Expires,
+    AcceptRanges,
+    Upgrade,
+    Connection,
+    KeepAlive,
+    TransferEncoding,
+    AccelExpires,
+    AccelRedirect,
+    AccelLimitRate,
+    AccelBuffering,
+    AccelCharset,
+}
+
+impl Known {
+    fn of(name: &[u8]) -> Option<Self> {
+        let candidates: &[(&str, Self)] = match name.len() {
+            4 => &[("Date", Self::Date), ("ETag", Self::ETag)],
+            6 => &[("Server", Self::Server), ("Status", Self::Status)],
+            7 => &[("Expires", Self::Expires), ("Refresh", Self::Refresh), ("Upgrade", Self::Upgrade)],
+            8 => &[("Location", Self::Location)],
+            10 => &[("Connection", Self::Connection), ("Set-Cookie", Self::SetCookie), ("Keep-Alive", Self::KeepAlive)],
+            12 => &[("Content-Type", Self::ContentType)],
+            13 => &[
+                ("Cache-Control", Self::CacheControl),
+                ("Last-Modified", Self::LastModified),
+                ("Accept-Ranges", Self::AcceptRanges),
+            ],
+            14 => &[("Content-Length", Self::ContentLength)],
+            15 => &[("X-Accel-Expires", Self::AccelExpires), ("X-Accel-Charset", Self::AccelCharset)],
+            16 => &[("X-Accel-Redirect", Self::AccelRedirect)],
+            17 => &[("Transfer-Encoding", Self::TransferEncoding), ("X-Accel-Buffering", Self::AccelBuffering)],
+            18 => &[("X-Accel-Limit-Rate", Self::AccelLimitRate)],
+            19 => &[("Content-Disposition", Self::ContentDisposition)],
+            _ => return None,
+        };
+        candidates.iter().find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name)).map(|(_, known)| *known)
+    }
+
+    /// A second one is ignored, with a warning.
+    fn is_single(self) -> bool {
+        matches!(
+            self,
+            Self::Status
+                | Self::ContentType
+                | Self::Date
+                | Self::LastModified
+                | Self::ETag
+                | Self::Server
+                | Self::Location
+                | Self::Refresh
+                | Self::Expires
+                | Self::AccelExpires
+                | Self::AccelRedirect
+                | Self::AccelLimitRate
+        )
+    }
+
+    /// Goes along with an internal redirect.
+    fn survives_redirect(self) -> bool {
+        matches!(
+            self,
+            Self::ContentType
+                | Self::SetCookie
+                | Self::ContentDisposition
+                | Self::CacheControl
+                | Self::Expires
+                | Self::AcceptRanges
+        )
+    }
+}
+
+/// A field's value that a protocol may rewrite on its way to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewritten {
+    Location,
+    /// The URL in a `Refresh`.
+    Refresh,
+    Cookie,
+}
+
+impl Reply {
+    /// Reads the meaning of a head.
+    pub fn new(
+        request: &Request,
+        settings: &Settings,
+        status: u16,
+        status_line: Option<Bytes>,
+        mut fields: Vec<Field>,
+    ) -> Result<Self, InvalidHead> {
+        let mut reply = Self {
+            status,
+            status_line,
+            replied: Rc::default(),
+            framing: Framing::default(),
+            redirect: None,
+            buffering: None,
+            charset: None,
+            limit_rate: None,
+            headless: false,
+        };
+        let mut seen: u32 = 0;
+        let mut n = 0;
+        while n < fields.len() {
+            let Some(known) = Known::of(&fields[n].name) else {
+                n += 1;
+                continue;
+            };
+            let bit = 1 << known as u32;
+            if known.is_single() && seen & bit != 0 {
+                let again = fields.remove(n);
+                warn_duplicate(request, &again, &fields, known);
+                continue;
+            }
+            seen |= bit;
+            reply.understand(request, settings.ignore, known, &fields, n)?;
+            n += 1;
+        }
+        if reply.framing.chunked {
+            reply.framing.length = None;
+        }
+        reply.replied = Rc::new(Replied { fields, ..Replied::default() });
+        Ok(reply)
+    }
+
+    fn understand(
+        &mut self,
+        request: &Request,
+        ignore: Ignore,
+        known: Known,
+        fields: &[Field],
+        n: usize,
+    ) -> Result<(), InvalidHead> {
+        let value = &fields[n].value;
+        let bad = |bad| refuse(request, bad, fields, n);
+        match known {
+            Known::ContentLength => self.framing.content_length(value).map_err(bad)?,
+            Known::TransferEncoding => self.framing.transfer_encoding(value).map_err(bad)?,
+            Known::Connection => self.framing.connection(value),
+            Known::AccelRedirect if !ignore.has(Ignore::ACCEL_REDIRECT) => self.redirect = Some(value.clone()),
+            Known::AccelLimitRate if !ignore.has(Ignore::ACCEL_LIMIT_RATE) => self.limit_rate = byte::offset(value),
+            Known::AccelBuffering if !ignore.has(Ignore::ACCEL_BUFFERING) => {
+                if value.eq_ignore_ascii_case(b"no") {
+                    self.buffering = Some(false);
+                } else if value.eq_ignore_ascii_case(b"yes") {
+                    self.buffering = Some(true);
+                }
+            }
+            Known::AccelCharset if !ignore.has(Ignore::ACCEL_CHARSET) => self.charset = Some(value.clone()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What the answer tells us to do before anything is sent to the client; `Err` when the request goes elsewhere.
+    pub fn obey(&self, request: &Request, hide: &Settings) -> Result<(), Refusal> {
+        if let Some(rate) = self.limit_rate {
+            request.limit_rate.set(Some(rate));
+        }
+        let Some(target) = &self.redirect else { return Ok(()) };
+        for field in &self.replied.fields {
+            let Some(known) = Known::of(&field.name).filter(|known| known.survives_redirect()) else { continue };
+            match known {
+                Known::ContentType => request.owe_type(field.value.clone()),
+                Known::AcceptRanges if hide.force_ranges => {}
+                _ => request.owe(field.name.clone(), field.value.clone()),
+            }
+        }
+        if target.starts_with(b"@") {
+            return Err(Refusal::Jump(Jump::Named(target.clone())));
+        }
+        let Ok(untrusted) = uri::untrusted(target) else {
+            request.log(Level::Error, format_args!("unsafe URI \"{}\" was detected", Raw(target)));
+            return Err(Refusal::Status(404));
+        };
+        if !request.is_head() {
+            request.set_method(Bytes::from_static(b"GET"));
+        }
+        let path = Bytes::from(untrusted.path.into_owned());
+        let args = untrusted.args.map(Bytes::copy_from_slice).unwrap_or_default();
+        Err(Refusal::Jump(Jump::Path { path, args: Some(args) }))
+    }
+
+    /// The head for the client. `rewrite` is asked for the values that a protocol may change.
+    pub fn head(&self, settings: &Settings, rewrite: impl Fn(Rewritten, &Bytes) -> Option<Bytes>) -> Head {
+        let mut head = Head::new(self.status);
+        head.status_line.clone_from(&self.status_line);
+        head.fields.reserve(self.replied.fields.len() + 2);
+        let mut own = (false, false);
+        for field in &self.replied.fields {
+            if settings.hide.has(&field.name) {
+                continue;
+            }
+            match Known::of(&field.name) {
+                Some(Known::ContentLength | Known::TransferEncoding | Known::Connection | Known::KeepAlive) => continue,
+                Some(Known::ContentType) => {
+                    content_type(&field.value, &mut head);
+                    continue;
+                }
+                Some(Known::AcceptRanges) if settings.force_ranges => continue,
+                Some(Known::LastModified) => head.last_modified = date::parse(&field.value),
+                Some(Known::Server) => own.0 = true,
+                Some(Known::Date) => own.1 = true,
+                Some(Known::Location) => {
+                    if let Some(target) = rewrite(Rewritten::Location, &field.value) {
+                        // nginx: only what was rewritten is made absolute
+                        if target.starts_with(b"/") {
+                            head.location = Some(target);
+                        } else {
+                            head.fields.push(Field { name: field.name.clone(), value: target });
+                        }
+                        continue;
+                    }
+                }
+                Some(Known::Refresh) => {
+                    if let Some(value) = refresh(&field.value, &rewrite) {
+                        head.fields.push(Field { name: field.name.clone(), value });
+                        continue;
+                    }
+                }
+                Some(Known::SetCookie) => {
+                    if let Some(value) = rewrite(Rewritten::Cookie, &field.value) {
+                        head.fields.push(Field { name: field.name.clone(), value });
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            head.fields.push(field.clone());
+        }
+        // nginx: what is passed and yet missing stays missing
+        head.no_server = !own.0 && !settings.hide.has(b"Server");
+        head.no_date = !own.1 && !settings.hide.has(b"Date");
+        head.content_length = self.framing.length;
+        head.allow_ranges = settings.force_ranges;
+        head.foreign = true;
+        head.headless = self.headless;
+        head
+    }
+}
+
+/// The URL in a `Refresh` field.
+fn refresh(value: &Bytes, rewrite: &impl Fn(Rewritten, &Bytes) -> Option<Bytes>) -> Option<Bytes> {
+    let start = byte::find_ignore_case(value, b"url=")? + 4;
+    let target = rewrite(Rewritten::Refresh, &value.slice(start..))?;
+    Some([&value[..start], &target].concat().into())
+}
+
+/// `text/html; charset=utf-8`: the charset has a place of its own, so that filters may change it.
+fn content_type(value: &Bytes, head: &mut Head) {
+    head.content_type = Some(value.clone());
+    for semicolon in memchr::memchr_iter(b';', value) {
+        let rest = &value[semicolon + 1..];
+        let spaces = rest.iter().take_while(|&&byte| byte == b' ').count();
+        let parameter = &rest[spaces..];
+        if !parameter.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"charset=")) {
+            continue;
+        }
+        let charset = &parameter[8..];
+        let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
+        let charset = charset.strip_suffix(b"\"").unwrap_or(charset);
+        if !charset.is_empty() {
+            head.content_type = Some(value.slice(..semicolon));
+            head.charset = Some(value.slice_ref(charset));
+        }
+        return;
+    }
+}
+
+fn warn_duplicate(request: &Request, again: &Field, fields: &[Field], known: Known) {
+    let Some(first) = fields.iter().find(|field| Known::of(&field.name) == Some(known)) else { return };
+    let message = format_args!(
+        "upstream sent duplicate header line: \"{}: {}\", previous value: \"{}: {}\", ignored while reading response \
+         header from upstream",
+        Raw(&again.name),
+        Raw(&again.value),
+        Raw(&first.name),
+        Raw(&first.value)
+    );
+    request.log(Level::Warn, message);
+}
+
+fn refuse(request: &Request, bad: BadFraming, fields: &[Field], n: usize) -> InvalidHead {
+    let field = &fields[n];
+    let (name, value) = (Raw(&field.name), Raw(&field.value));
+    let first = fields[..n].iter().find(|first| first.name.eq_ignore_ascii_case(&field.name));
+    let text = bad.text();
+    let tail = "while reading response header from upstream";
+    match (bad, first) {
+        (BadFraming::Duplicate, Some(first)) => request.log(
+            Level::Error,
+            format_args!(
+                "{text}\"{name}: {value}\", previous value: \"{}: {}\" {tail}",
+                Raw(&first.name),
+                Raw(&first.value)
+            ),
+        ),
+        (BadFraming::Length, _) => request.log(Level::Error, format_args!("{text}\"{name}: {value}\" {tail}")),
+        (BadFraming::Encoding, _) => request.log(Level::Error, format_args!("{text}\"{value}\" {tail}")),
+        (BadFraming::Duplicate | BadFraming::LengthAndEncoding, _) => {
+            request.log(Level::Error, format_args!("{text} {tail}"));
+        }
+    }
+    InvalidHead
+}

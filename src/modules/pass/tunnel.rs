@@ -1,0 +1,194 @@
+//! Connections that were upgraded: WebSockets and every other protocol behind a 101.
+//!
+//! In: both connections, and the bytes that came right behind either head. Out: bytes, both ways, until both ends are
+//! done. A side that closes its half is told on to the other, which may still have something to say. A tunnel at rest has
+//! no buffer: bytes pass through one that the thread's tunnels share, and only what a socket does not take is kept.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+
+use super::exchange::{At, action};
+use super::settings::Settings;
+use crate::http::body;
+use crate::log::Level;
+use crate::net::io::Io;
+use crate::net::timer::Timer;
+use crate::upstream::pool::Link;
+
+/// See the module's head.
+pub struct Tunnel {
+    at: At,
+    link: Link,
+    settings: Arc<Settings>,
+    /// From the client to the upstream.
+    up: Way,
+    down: Way,
+    /// While the client's socket takes nothing.
+    slow: Timer,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Way {
+    /// What the other side did not take at once.
+    rest: BytesMut,
+    ended: bool,
+    /// The other side was told of the end.
+    told: bool,
+}
+
+/// What a turn of one direction came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// This many bytes went over.
+    Moved(u64),
+    /// Nothing to read.
+    Idle,
+    /// The other side takes nothing.
+    Blocked,
+    Over,
+    Failed,
+}
+
+/// How much passes at once.
+const BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<BytesMut> = RefCell::default();
+}
+
+impl Tunnel {
+    /// `rest`: what came behind the upstream's head.
+    pub fn new(at: At, link: Link, settings: Arc<Settings>, rest: BytesMut) -> Self {
+        let early = at.request.connection.input.take();
+        if at.request.plan().core.tcp_nodelay {
+            let _ = link.io.stream().set_nodelay(true); // fails on a unix socket, which has no delay
+        }
+        at.note(|attempt| attempt.response_length += rest.len() as u64);
+        let up = Way { rest: early, ..Way::default() };
+        let down = Way { rest, ..Way::default() };
+        Self { at, link, settings, up, down, slow: Timer::default() }
+    }
+
+    /// Nobody waits for anybody any more.
+    fn is_over(&self) -> bool {
+        self.up.told && self.down.told
+    }
+
+    fn timed_out(&self, who: &str) {
+        let message = format_args!("{who} timed out (110: Connection timed out)");
+        self.at.log(Level::Info, message, action::TUNNEL);
+    }
+}
+
+impl body::Tunnel for Tunnel {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let client = self.at.request.clone();
+        let client = &client.connection.io;
+        let (mut up, mut down);
+        loop {
+            up = self.up.turn(cx, client, &self.link.io);
+            down = self.down.turn(cx, &self.link.io, client);
+            let mut moved = false;
+            if let Turn::Moved(bytes) = up {
+                self.at.note(|attempt| attempt.bytes_sent += bytes);
+                moved = true;
+            }
+            if let Turn::Moved(bytes) = down {
+                self.at.note(|attempt| {
+                    attempt.bytes_received += bytes;
+                    attempt.response_length += bytes;
+                });
+                let request = &self.at.request;
+                request.bytes_sent.set(request.bytes_sent.get() + bytes);
+                moved = true;
+            }
+            if up == Turn::Failed || down == Turn::Failed || self.is_over() {
+                return Poll::Ready(());
+            }
+            if !moved {
+                break;
+            }
+            self.link.timer.disarm();
+            self.slow.disarm();
+        }
+        if down == Turn::Blocked {
+            let timeout = self.at.request.plan().core.send_timeout;
+            if self.slow.poll(cx, timeout).is_ready() {
+                self.timed_out("client");
+                return Poll::Ready(());
+            }
+        }
+        let timeout = match up {
+            Turn::Blocked => self.settings.send_timeout.min(self.settings.read_timeout),
+            Turn::Moved(_) | Turn::Idle | Turn::Over | Turn::Failed => self.settings.read_timeout,
+        };
+        if self.link.timer.poll(cx, timeout.max(Duration::from_millis(1))).is_ready() {
+            // One half alone may just be forgotten.
+            if !self.up.told && !self.down.told {
+                self.timed_out("upstream");
+            }
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl Way {
+    /// Moves what there is, once.
+    fn turn(&mut self, cx: &mut Context<'_>, from: &Io, to: &Io) -> Turn {
+        if !self.rest.is_empty() {
+            return match write(to, cx, &self.rest) {
+                Poll::Pending => Turn::Blocked,
+                Poll::Ready(Err(_)) => Turn::Failed,
+                Poll::Ready(Ok(wrote)) => {
+                    self.rest.advance(wrote.min(self.rest.len()));
+                    if self.rest.is_empty() {
+                        self.rest = BytesMut::new();
+                    }
+                    Turn::Moved(wrote as u64)
+                }
+            };
+        }
+        if self.ended {
+            if !self.told {
+                self.told = true;
+                to.shutdown_write();
+            }
+            return Turn::Over;
+        }
+        SHARED.with_borrow_mut(|buffer| {
+            buffer.clear();
+            buffer.reserve(BUFFER);
+            match from.poll_read(cx, buffer) {
+                Poll::Pending => Turn::Idle,
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.ended = true;
+                    self.told = true;
+                    to.shutdown_write();
+                    Turn::Over
+                }
+                Poll::Ready(Ok(read)) => {
+                    let wrote = match write(to, cx, buffer) {
+                        Poll::Pending => 0,
+                        Poll::Ready(Ok(wrote)) => wrote,
+                        Poll::Ready(Err(_)) => return Turn::Failed,
+                    };
+                    if wrote < read {
+                        self.rest.extend_from_slice(&buffer[wrote.min(read)..]);
+                    }
+                    Turn::Moved(wrote as u64)
+                }
+            }
+        })
+    }
+}
+
+fn write(to: &Io, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    to.poll_writev(cx, &[IoSlice::new(bytes)])
+}

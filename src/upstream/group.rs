@@ -1,0 +1,172 @@
+//! A group: the peers of an `upstream {}` block, or those behind the one address that a directive names.
+//!
+//! In: peers. Out: for each request a [`Choice`], which hands out one peer after the other; each is held
+//! ([`Held`]) as long as somebody works with it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::balance::round_robin::{Outcome, Peers, Tried};
+use super::peer::Peer;
+use crate::base::clock;
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Group {
+    /// Its number in this process, for the pools of the threads.
+    pub id: u64,
+    /// What the configuration calls it: `backend`, or the host of an address.
+    pub name: Bytes,
+    primary: Peers,
+    backup: Option<Peers>,
+    /// `None`: connections are used once.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// What is kept of a group's connections, in each thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    pub connections: usize,
+    /// A connection serves the location only that opened it.
+    pub local: bool,
+    pub requests: u64,
+    pub time: Duration,
+    pub timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self {
+            connections: 32,
+            local: true,
+            requests: 1000,
+            time: Duration::from_secs(3600),
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+impl Group {
+    pub fn new(name: Bytes, primary: Vec<Peer>, backup: Vec<Peer>, keepalive: Option<Keepalive>) -> Self {
+        let backup = (!backup.is_empty()).then(|| Peers::new(backup, false));
+        Self {
+            id: NUMBER.fetch_add(1, Ordering::Relaxed),
+            name,
+            primary: Peers::new(primary, backup.is_none()),
+            backup,
+            keepalive: keepalive.filter(|keepalive| keepalive.connections > 0),
+        }
+    }
+
+    fn rank(&self, backup: bool) -> &Peers {
+        match &self.backup {
+            Some(peers) if backup => peers,
+            _ => &self.primary,
+        }
+    }
+
+    /// How many tries a request has before it has asked all.
+    fn tries(&self) -> usize {
+        self.primary.tries() + self.backup.as_ref().map_or(0, Peers::tries)
+    }
+}
+
+/// One request's way through a group.
+#[derive(Debug)]
+pub struct Choice {
+    group: Arc<Group>,
+    tried: Tried,
+    backup: bool,
+    /// How many tries are left, the one at hand included.
+    pub tries: usize,
+}
+
+impl Choice {
+    pub fn new(group: Arc<Group>) -> Self {
+        Self { tried: Tried::default(), backup: false, tries: group.tries(), group }
+    }
+
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// The next peer; `None` when no live one is left.
+    pub fn next(&mut self) -> Option<Held> {
+        let now = clock::seconds();
+        let mut n = self.group.rank(self.backup).choose(&mut self.tried, now);
+        if n.is_none() && !self.backup && self.group.backup.is_some() {
+            self.backup = true;
+            self.tried = Tried::default();
+            n = self.group.rank(true).choose(&mut self.tried, now);
+        }
+        n.map(|n| Held { group: self.group.clone(), backup: self.backup, n, over: false })
+    }
+
+    /// Counts a try that is over.
+    pub fn spend(&mut self) {
+        self.tries = match self.group.primary.is_single() {
+            true => 0,
+            false => self.tries.saturating_sub(1),
+        };
+    }
+}
+
+/// A peer that somebody works with. It is let go as good unless [`Held::release`] says otherwise.
+#[derive(Debug)]
+pub struct Held {
+    group: Arc<Group>,
+    backup: bool,
+    n: usize,
+    over: bool,
+}
+
+impl Held {
+    pub fn peer(&self) -> &Peer {
+        &self.group.rank(self.backup).list()[self.n]
+    }
+
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// `true`: the peer has failed too often and is left out for a while.
+    pub fn release(mut self, outcome: Outcome) -> bool {
+        self.over = true;
+        self.group.rank(self.backup).release(self.n, outcome, clock::seconds())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.over {
+            self.group.rank(self.backup).release(self.n, Outcome::Good, clock::seconds());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::addr::Address;
+
+    #[test]
+    fn backups_come_when_nobody_else_is_left() {
+        let peer = |port| Peer::new(Address::Inet(([127, 0, 0, 1], port).into()));
+        let group = Arc::new(Group::new(Bytes::from_static(b"g"), vec![peer(1), peer(2)], vec![peer(3)], None));
+        let mut choice = Choice::new(group);
+        assert_eq!(choice.tries, 3);
+        let mut names = Vec::new();
+        while let Some(held) = choice.next() {
+            names.push(held.peer().name.clone());
+            held.release(Outcome::Failed);
+            choice.spend();
+        }
+        assert_eq!(names, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+        assert_eq!(choice.tries, 0);
+    }
+}
