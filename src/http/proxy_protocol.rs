@@ -9,7 +9,7 @@ use std::task::{Poll, ready};
 use bytes::{Buf, BytesMut};
 
 use super::connection::{Connection, Proxied};
-use super::timer::Timer;
+use crate::net::timer::Timer;
 use crate::log::{Level, Raw};
 use crate::wire::proxy_protocol::{BadHeader, Header, MAX_HEADER, read as parse};
 
