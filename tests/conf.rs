@@ -42,14 +42,15 @@ fn bad_configurations_are_refused_in_nginx_s_words() {
     for path in &files {
         let text = fs::read_to_string(path).expect("a case is text");
         let (conf, expected) = text.rsplit_once("----\n").expect("a case has a dashed line");
-        let expected = expected.trim_end();
+        // The first line is nginx's; a second is the same with the line of the directive, which we may know.
+        let expected: Vec<&str> = expected.lines().collect();
         let (taken, said) = check(conf);
         let words = said.lines().filter_map(|line| Some(line.split_once("[emerg] ")?.1));
         let messages: Vec<String> = words.map(|words| process.replace(words, "").into_owned()).collect();
-        if taken || messages.first().map(String::as_str) != Some(expected) {
+        if taken || !expected.contains(&messages.first().map_or("", String::as_str)) {
             let name = path.file_stem().expect("a file has a name").to_string_lossy();
             let said = if taken { "taken without a word".to_owned() } else { messages.join("\n      ") };
-            faults.push(format!("{name}\n    - {expected}\n    + {said}"));
+            faults.push(format!("{name}\n    - {}\n    + {said}", expected[0]));
         }
     }
     assert!(faults.is_empty(), "{} of {} differ\n{}", faults.len(), files.len(), faults.join("\n"));
