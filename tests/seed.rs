@@ -143,6 +143,7 @@ fn a_conversation_goes_through_the_seed() {
     }
     socket.close(None).expect("the tunnel is open");
     while socket.read().is_ok() {}
+    drop(socket);
     let line = server.wait_for_line("host.access.log", "/websocket/chat");
     let pattern = r#"^127\.0\.0\.1 - - \[.*\] "GET /websocket/chat HTTP/1\.1" "\d+\.\d{3}" "\d+\.\d{3}"101 \d+ "-" "-" - 127\.0\.0\.1 \S+$"#;
     assert!(regex::Regex::new(pattern).expect("a fixed pattern").is_match(&line), "{line}");

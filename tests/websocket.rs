@@ -42,6 +42,7 @@ fn messages_go_both_ways() {
     assert_eq!(socket.read().expect("a pong"), Message::Pong(Bytes::from_static(b"p")));
     socket.close(None).expect("the tunnel is open");
     while socket.read().is_ok() {}
+    drop(socket);
     let line = server.wait_for_line("access.log", "/chat?x=1");
     assert!(line.contains("\" 101 "), "{line}");
 }
