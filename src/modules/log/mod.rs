@@ -326,3 +326,111 @@ impl plan::Log for AccessLog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    use std::rc::Rc;
+    use std::time::Instant;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::base::clock;
+    use crate::conf::lex;
+    use crate::conf::words::Context;
+    use crate::http::build;
+    use crate::http::connection::Connection;
+    use crate::http::plan::ServerId;
+    use crate::http::request::RequestHead;
+    use crate::http::response::{Field, Head};
+    use crate::log::{ErrorLog, Sinks};
+    use crate::net::accept::{Crowd, Peer, Slot};
+    use crate::net::io::Io;
+    use crate::wire::http1::request::Version;
+
+    /// Run alone, with --release: `cargo test --release --lib -- --ignored cost_of_a_request --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn cost_of_a_request_in_the_access_log() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let sinks = Sinks::new();
+        let cx = Context::new(directory.path(), directory.path()).with_sinks(&sinks);
+        let text = format!(
+            "log_format own '$remote_addr - $remote_user \"$request\" $status $body_bytes_sent \"$http_referer\" \
+             \"$http_user_agent\" \"$http_x_forwarded_for\" $request_time $host $server_port $request_id';\n\
+             server {{ listen 80; location /combined {{ access_log {path}/combined.log; }} \
+             location /own {{ access_log {path}/own.log own; }} location /off {{ access_log off; }} access_log off; }}",
+            path = directory.path().display()
+        );
+        let at = At { file: "conf".into(), line: 1, row: 1, column: 0, length: 0 };
+        let nodes = lex::file(text.as_bytes(), &at.file, 0);
+        let http = build::load(&crate::modules::http(), &nodes, &at, &cx).map_err(|fault| fault.message);
+        let http = Arc::new(http.expect("a good configuration"));
+        sinks.open().expect("the logs open");
+        sinks.start_writers();
+        batch::attend();
+        Crowd::here().limit(10, 0);
+
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _guard = runtime.enter();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let stream = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("somebody listens");
+        stream.set_nonblocking(true).expect("a socket");
+        let io = Io::new(tokio::net::TcpStream::from_std(stream).expect("a socket"));
+        let slot = Slot::take(&ErrorLog::none()).expect("there is room");
+        let peer = Peer::Inet(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 17), 12345)));
+        let connection = Rc::new(Connection::new(http.clone(), 0, io, slot, peer));
+
+        let text = Bytes::from_static;
+        let field = |name: &'static str, value: &'static str| Field::new(name, value);
+        let head = || RequestHead {
+            line: text(b"GET /some/ordinary/path.html?with=arguments HTTP/1.1"),
+            method: text(b"GET"),
+            target: text(b"/some/ordinary/path.html?with=arguments"),
+            protocol: text(b"HTTP/1.1"),
+            version: Version::HTTP_11,
+            fields: vec![
+                field("Host", "www.example.org"),
+                field("Connection", "keep-alive"),
+                field("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+                field("Accept", "text/html,application/xhtml+xml"),
+                field("Accept-Encoding", "gzip, deflate, br"),
+                field("Referer", "https://www.example.org/some/other/page.html"),
+            ],
+            host: Some(text(b"www.example.org")),
+            host_port: 0,
+            escaped: false,
+            content_length: None,
+            chunked: false,
+            size: 400,
+        };
+        let count = 200_000;
+        for name in ["off", "combined", "own"] {
+            let id = http.locations.iter().position(|location| location.name.ends_with(name.as_bytes()));
+            let mut spent = Duration::ZERO;
+            for _ in 0..count / 50 {
+                let requests: Vec<Request> = (0..50)
+                    .map(|_| {
+                        let request = Request::new(connection.clone(), head(), text(b"/x"), Bytes::new(), ServerId(0));
+                        request.enter(crate::http::plan::LocationId(id.expect("a location") as u32));
+                        request.sent(Rc::new(Head::new(200)));
+                        request
+                    })
+                    .collect();
+                clock::tick();
+                let then = Instant::now();
+                for request in &requests {
+                    request.write_logs();
+                }
+                batch::flush_all();
+                spent += then.elapsed();
+                drop(requests); // outside of what is measured
+            }
+            println!("{name}: {:?} a request", spent / count);
+        }
+        assert!(sinks.stop_writers(Duration::from_secs(9)));
+        let written = std::fs::read(directory.path().join("combined.log")).expect("a log");
+        assert_eq!(memchr::memchr_iter(b'\n', &written).count(), count as usize);
+    }
+}
