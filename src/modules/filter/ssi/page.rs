@@ -594,11 +594,11 @@ impl Source for Page {
                 }
                 Some(Part::Sending(child, body)) => match body.poll_piece(cx) {
                     Poll::Ready(Ok(Some(piece))) => return Poll::Ready(Ok(Some(piece))),
-                    Poll::Ready(Ok(None)) => {
+                    // nginx: a part that breaks off is logged and leaves a gap; the page goes on.
+                    Poll::Ready(Ok(None) | Err(Broken)) => {
                         subrequest::finish(child);
                         self.queue.pop_front();
                     }
-                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                     Poll::Pending => {
                         self.work(cx);
                         return Poll::Pending;
