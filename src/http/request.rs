@@ -99,6 +99,8 @@ pub struct Request {
     /// Fields that the answer gets, whoever makes it: `WWW-Authenticate` also on the page of `error_page 401`.
     owed: RefCell<Vec<Field>>,
     owed_location: RefCell<Option<Bytes>>,
+    /// The answer depends on `Accept-Encoding`, whoever makes it.
+    owed_vary: Cell<bool>,
     owed_type: RefCell<Option<Bytes>>,
     pub body: Upload,
 
@@ -165,6 +167,7 @@ impl Request {
             in_error_page: Cell::new(false),
             owed: RefCell::default(),
             owed_location: RefCell::default(),
+            owed_vary: Cell::new(false),
             owed_type: RefCell::default(),
             body: Upload::default(),
             slots: Rc::default(),
@@ -215,6 +218,7 @@ impl Request {
             in_error_page: Cell::new(false),
             owed: RefCell::default(),
             owed_location: RefCell::default(),
+            owed_vary: Cell::new(false),
             owed_type: RefCell::default(),
             body: Upload::default(),
             slots: parent.slots.clone(),
@@ -399,8 +403,14 @@ impl Request {
         self.owed_location.replace(None);
     }
 
+    /// Caches shall be told that the answer depends on `Accept-Encoding`, whoever makes it.
+    pub fn owe_vary(&self) {
+        self.owed_vary.set(true);
+    }
+
     /// Adds what is owed to a head.
     pub fn pay(&self, head: &mut Head) {
+        head.vary_encoding |= self.owed_vary.get();
         head.fields.append(&mut self.owed.borrow_mut());
         if let Some(target) = self.owed_location.take() {
             head.location.get_or_insert(target);

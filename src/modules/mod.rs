@@ -27,6 +27,7 @@ pub fn http() -> Modules<Plan> {
         .with::<pass::proxy::ProxyModule>()
         .with::<content::empty_gif::EmptyGif>()
         .with::<content::stub_status::StubStatus>()
+        .with::<content::gzip_static::GzipStatic>()
         .with::<content::static_file::Static>()
         .with::<filter::not_modified::NotModified>()
         .with::<filter::headers::Headers>()

@@ -1,6 +1,7 @@
 //! Who answers when no `proxy_pass` does.
 
 pub mod empty_gif; // one transparent pixel
+pub mod gzip_static; // files that are compressed already
 pub mod index; // which file answers for its directory
 pub mod static_file; // files below root and alias
 pub mod stub_status; // how many connections and requests

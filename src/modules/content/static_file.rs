@@ -94,7 +94,8 @@ fn add_slash(request: &Request, path: &[u8]) -> Refusal {
     Refusal::Status(301)
 }
 
-fn respond(request: &Request, path: &[u8], found: Found) -> Response {
+/// A file that was found, as the answer to `path`.
+pub fn respond(request: &Request, path: &[u8], found: Found) -> Response {
     let Found { file, stat } = found;
     let mut head = Head::new(200);
     head.content_length = Some(stat.size);

@@ -88,7 +88,7 @@ impl Filter for Decompressor {
         if !head.field("Content-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case(b"gzip")) {
             return body;
         }
-        head.vary_encoding = self.rules.vary;
+        head.vary_encoding |= self.rules.vary;
         if self.rules.admit(request, head) {
             return body;
         }

@@ -437,7 +437,7 @@ impl Filter for Compressor {
         {
             return body;
         }
-        head.vary_encoding = self.rules.vary;
+        head.vary_encoding |= self.rules.vary;
         if !self.rules.admit(request, head) {
             return body;
         }

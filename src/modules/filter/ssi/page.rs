@@ -413,7 +413,7 @@ impl Page {
                 _ => return Err(format!("invalid value \"{}\" in the \"wait\" parameter", Raw(word))),
             };
         }
-        let path = self.resolve(&text::evaluate(path, &self.scope())?);
+        let path = self.resolve(path, text::evaluate(path, &self.scope())?);
         let Ok(safe) = uri::untrusted(&path) else {
             return Err(format!("unsafe URI \"{}\" was detected", Raw(&path)));
         };
@@ -448,14 +448,15 @@ impl Page {
         Ok(())
     }
 
-    /// A path without a slash in front is meant from where the page is.
-    fn resolve(&self, path: &Bytes) -> Bytes {
-        if path.is_empty() || path.starts_with(b"/") {
-            return path.clone();
+    /// A path without a slash in front is meant from where the page is; none at all, where variables said nothing, is
+    /// no path.
+    fn resolve(&self, written: &[u8], path: Bytes) -> Bytes {
+        if path.starts_with(b"/") || (path.is_empty() && !written.is_empty()) {
+            return path;
         }
         let own = self.request.path();
         let directory = memchr::memrchr(b'/', &own).map_or(0, |slash| slash + 1);
-        [own.get(..directory).unwrap_or_default(), path].concat().into()
+        [own.get(..directory).unwrap_or_default(), &path].concat().into()
     }
 
     /// `echo var="name" [default="text"] [encoding="none | url | entity"]`
@@ -593,11 +594,11 @@ impl Source for Page {
                 }
                 Some(Part::Sending(child, body)) => match body.poll_piece(cx) {
                     Poll::Ready(Ok(Some(piece))) => return Poll::Ready(Ok(Some(piece))),
-                    Poll::Ready(Ok(None)) => {
+                    // nginx: a part that breaks off is logged and leaves a gap; the page goes on.
+                    Poll::Ready(Ok(None) | Err(Broken)) => {
                         subrequest::finish(child);
                         self.queue.pop_front();
                     }
-                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                     Poll::Pending => {
                         self.work(cx);
                         return Poll::Pending;
