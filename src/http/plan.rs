@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::body::Body;
 use super::build::Listen;
@@ -15,6 +16,7 @@ use super::open_file::Opener;
 use super::request::Request;
 use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
+use crate::base::regex::Pattern;
 use crate::conf;
 use crate::conf::vars::{Defines, Definitions, Table};
 use bytes::Bytes;
@@ -132,8 +134,18 @@ pub struct Plan {
     pub contents: Vec<Box<dyn Content>>,
     /// The handler serves a tree: `/path` is answered with a redirect to the location `/path/`.
     pub auto_redirect: bool,
+    pub script: ScriptPath,
     pub filters: Vec<Box<dyn Filter>>,
     pub logs: Vec<Box<dyn Log>>,
+}
+
+/// What of a path names a script, for `$fastcgi_script_name` and `$fastcgi_path_info`, which any module may ask for.
+#[derive(Clone, Debug, Default)]
+pub struct ScriptPath {
+    /// Its first group is the script, its second what follows.
+    pub split: Option<Arc<Pattern>>,
+    /// The script of a path that ends in `/`.
+    pub index: Bytes,
 }
 
 impl conf::module::Plan for Plan {

@@ -25,6 +25,8 @@ pub fn http() -> Modules<Plan> {
         .with::<pass::group::Upstream>()
         .with::<pass::settings::Pass<pass::proxy::Http>>()
         .with::<pass::proxy::ProxyModule>()
+        .with::<pass::settings::Pass<pass::fastcgi::Programs>>()
+        .with::<pass::fastcgi::FastCgiModule>()
         .with::<content::empty_gif::EmptyGif>()
         .with::<content::stub_status::StubStatus>()
         .with::<content::gzip_static::GzipStatic>()

@@ -231,6 +231,11 @@ impl RecordReader {
         }
     }
 
+    /// The last `len` bytes of the span that came last are shown again with the next input.
+    pub fn put_back(&mut self, len: usize) {
+        self.len = self.len.saturating_add(u16::try_from(len).unwrap_or(u16::MAX));
+    }
+
     /// True as soon as END_REQUEST has begun: an end of the connection is no error from here on.
     pub fn is_ending(&self) -> bool {
         self.kind == END_REQUEST && matches!(self.part, Part::Content | Part::Padding | Part::Done)
@@ -402,6 +407,16 @@ mod tests {
         assert!(reader.is_ending());
         assert_eq!(reader.next(b"\0\0\0\0\0\0\0", 0), Ok(Record::End(7)));
         assert_eq!(reader.next(b"x", 0), Ok(Record::End(0)));
+    }
+
+    #[test]
+    fn what_is_put_back_comes_again() {
+        let input = b"\x01\x06\0\x01\0\x05\x01\0helloZ\x01\x06";
+        let mut reader = RecordReader::new();
+        assert_eq!(reader.next(input, 0), Ok(Record::Stdout(Span::new(8, 13))));
+        reader.put_back(3);
+        assert_eq!(reader.next(&input[10..], 0), Ok(Record::Stdout(Span::new(0, 3))));
+        assert_eq!(reader.next(&input[10..], 3), Ok(Record::More));
     }
 
     #[test]

@@ -6,9 +6,12 @@
 //!
 //! A protocol is a [`settings::Family`] (its directives), a handler, and an [`exchange::Codec`].
 
+pub mod address; // targets without a path
 pub mod exchange; // one request's exchange with its upstream
+pub mod fastcgi; // programs
 pub mod group; // upstream {} blocks
 pub mod names; // sets of field names
+pub mod params; // what programs are told
 pub mod proxy; // HTTP
 pub mod relay; // a body on its way
 pub mod reply; // an upstream's head, understood

@@ -27,6 +27,8 @@ pub trait Family: 'static {
     const NAME: &'static str;
     /// Fields of an upstream's answer that clients do not see unless `*_pass_header` says so.
     const HIDDEN: &'static [&'static str];
+    /// What `*_next_upstream` may name.
+    const NEXT: &'static [(&'static str, Next)];
     /// The directory for temporary files.
     const TEMP: &'static str;
 }
@@ -60,7 +62,7 @@ impl<F: Family> Module for Pass<F> {
         Directive::location("_intercept_errors", EVERYWHERE, Arity::Flag, Conf::intercept_errors),
         Directive::location("_pass_request_headers", EVERYWHERE, Arity::Flag, Conf::pass_request_headers),
         Directive::location("_pass_request_body", EVERYWHERE, Arity::Flag, Conf::pass_request_body),
-        Directive::location("_next_upstream", EVERYWHERE, Arity::AtLeast(1), Conf::next_upstream),
+        Directive::location("_next_upstream", EVERYWHERE, Arity::AtLeast(1), Conf::next_upstream::<F>),
         Directive::location("_next_upstream_tries", EVERYWHERE, Arity::Exactly(1), Conf::next_upstream_tries),
         Directive::location("_next_upstream_timeout", EVERYWHERE, Arity::Exactly(1), Conf::next_upstream_timeout),
         Directive::location("_hide_header", EVERYWHERE, Arity::Exactly(1), Conf::hide_header),
@@ -169,6 +171,8 @@ impl Next {
     /// No live upstream: there is nobody to go to.
     pub const NO_LIVE: Self = Self(1 << 11);
     const OFF: Self = Self(1 << 12);
+    /// nginx takes the word, which means something to caches only.
+    const UPDATING: Self = Self(1 << 13);
 
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -193,7 +197,8 @@ impl Next {
         })
     }
 
-    const WORDS: &'static [(&'static str, Self)] = &[
+    /// What HTTP servers may do wrong.
+    pub const OF_HTTP: &'static [(&'static str, Self)] = &[
         ("error", Self::ERROR),
         ("timeout", Self::TIMEOUT),
         ("invalid_header", Self::INVALID_HEADER),
@@ -205,6 +210,22 @@ impl Next {
         ("http_403", Self::HTTP_403),
         ("http_404", Self::HTTP_404),
         ("http_429", Self::HTTP_429),
+        ("updating", Self::UPDATING),
+        ("off", Self::OFF),
+    ];
+
+    /// What programs may do wrong, which are no gateways themselves.
+    pub const OF_PROGRAMS: &'static [(&'static str, Self)] = &[
+        ("error", Self::ERROR),
+        ("timeout", Self::TIMEOUT),
+        ("invalid_header", Self::INVALID_HEADER),
+        ("non_idempotent", Self::NON_IDEMPOTENT),
+        ("http_500", Self::HTTP_500),
+        ("http_503", Self::HTTP_503),
+        ("http_403", Self::HTTP_403),
+        ("http_404", Self::HTTP_404),
+        ("http_429", Self::HTTP_429),
+        ("updating", Self::UPDATING),
         ("off", Self::OFF),
     ];
 }
@@ -380,8 +401,8 @@ impl Conf {
 
     /// Syntax: `proxy_next_upstream error | timeout | invalid_header | http_500 | … | non_idempotent | off ...;`
     /// Default: `error timeout`
-    fn next_upstream(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        let next = bits(words, Next::WORDS, |all, word| all.and(word), Next::default())?;
+    fn next_upstream<F: Family>(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        let next = bits(words, F::NEXT, |all, word| all.and(word), Next::default())?;
         self.next_upstream.set(if next.has(Next::OFF) { Next::OFF } else { next })
     }
 

@@ -85,7 +85,7 @@ fn joined(fields: &[Field], name: &str) -> Value {
 }
 
 /// nginx: a variable's name has `_` where the field has `-`.
-fn same(field: &[u8], name: &str) -> bool {
+pub fn same(field: &[u8], name: &str) -> bool {
     field.len() == name.len()
         && field.iter().zip(name.bytes()).all(|(&a, b)| {
             let a = if a == b'-' { b'_' } else { a.to_ascii_lowercase() };

@@ -18,7 +18,7 @@ use self::head::RequestHead;
 use self::rewrite::{Cookies, Flags, Pattern, Rule, Rules};
 use self::target::{Meant, Target};
 use super::exchange::{self, Job};
-use super::settings::{self, Family, Settings};
+use super::settings::{self, Family, Next, Settings};
 use crate::conf::error::{At, Fault};
 use crate::conf::module::{Arity, Directive, EVERYWHERE, IF_LOCATION, LIMIT_EXCEPT, LOCATION, Level, Module, Section};
 use crate::conf::setting::Setting;
@@ -50,6 +50,7 @@ impl Family for Http {
         "X-Accel-Buffering",
         "X-Accel-Charset",
     ];
+    const NEXT: &'static [(&'static str, Next)] = Next::OF_HTTP;
     const TEMP: &'static str = "proxy_temp";
 }
 

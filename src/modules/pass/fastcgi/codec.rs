@@ -1,0 +1,350 @@
+//! FastCGI towards an upstream: records around what a program reads and writes.
+//!
+//! In: the records of one answer, as they come. Out: its head, made of the fields that the program wrote first; its body;
+//! and in the error log what it wrote to stderr. nginx: `ngx_http_fastcgi_process_header`, `…_input_filter`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::FastCgi;
+use crate::http::body::{FilePiece, Piece};
+use crate::http::request::Request;
+use crate::http::response::Field;
+use crate::http::upload::Stored;
+use crate::log::{Level, Raw};
+use crate::modules::pass::exchange::{Codec, Flow, Looked, action};
+use crate::modules::pass::params::Writer;
+use crate::modules::pass::reply::Reply;
+use crate::modules::pass::settings::Settings;
+use crate::wire::fastcgi::{self, MAX_STDIN, Record, RecordReader, RequestWriter, STDIN_END, trim_stderr};
+use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
+
+/// One exchange in FastCGI.
+pub struct Records {
+    fastcgi: Arc<FastCgi>,
+    reader: RecordReader,
+    /// How far the input of an unfinished head was looked at.
+    seen: usize,
+    /// What the program wrote so far, out of its records: the lines of the head.
+    text: BytesMut,
+    parser: FieldParser,
+    fields: Vec<field::Field>,
+    state: State,
+    /// What is left of the length that the head announced.
+    left: Left,
+    keepalive: bool,
+}
+
+/// How much the program still writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The answer goes on.
+    Open,
+    /// The answer is whole; the request has not ended.
+    Written,
+    /// The request has ended, or we do not care to see it end.
+    Over,
+}
+
+/// How much of a body is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Nobody said.
+    Unknown,
+    Bytes(u64),
+    /// Behind HEAD nothing need come; what does come is measured.
+    Perhaps(Option<u64>),
+}
+
+impl Left {
+    fn announced(length: Option<u64>) -> Self {
+        length.map_or(Self::Unknown, Self::Bytes)
+    }
+
+    fn is_short(self) -> bool {
+        matches!(self, Self::Bytes(1..))
+    }
+}
+
+impl Records {
+    pub fn new(fastcgi: Arc<FastCgi>) -> Self {
+        Self {
+            fastcgi,
+            reader: RecordReader::new(),
+            seen: 0,
+            text: BytesMut::new(),
+            parser: FieldParser::new(0),
+            fields: Vec::new(),
+            state: State::Open,
+            left: Left::Unknown,
+            keepalive: false,
+        }
+    }
+
+    /// Reads lines of the head. `None`: it goes on in the next record.
+    fn lines(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Option<Looked> {
+        loop {
+            match self.parser.next(&self.text, NameRules::UPSTREAM) {
+                Ok(None) => return None,
+                Ok(Some(Line::Field(field))) => self.fields.push(field),
+                Ok(Some(Line::End(end))) => return Some(self.finish(request, settings, input, end as usize)),
+                Err(broken) => {
+                    let message = format_args!(
+                        "upstream sent invalid header: \"{}\\x{:02x}...\" while {}",
+                        Raw(broken.line.of(&self.text)),
+                        broken.byte,
+                        action::HEAD
+                    );
+                    request.log(Level::Error, message);
+                    return Some(Looked::Invalid);
+                }
+            }
+        }
+    }
+
+    /// The head ends at `end` of the text; what follows in the record belongs to the body, and stays in the input.
+    fn finish(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut, end: usize) -> Looked {
+        let head = self.text.split_to(end.min(self.text.len())).freeze();
+        let body = std::mem::take(&mut self.text).len();
+        self.reader.put_back(body);
+        input.advance(self.seen.saturating_sub(body).min(input.len()));
+        self.seen = 0;
+        let field = |span: &field::Field| Field { name: span.name.slice(&head), value: span.value.slice(&head) };
+        let fields: Vec<Field> = self.fields.iter().map(field).collect();
+        let Some((status, line)) = status(request, &fields) else { return Looked::Invalid };
+        let Ok(reply) = Reply::new(request, settings, status, line, fields) else { return Looked::Invalid };
+        self.left = match status {
+            204 | 304 => Left::Bytes(0),
+            _ if request.is_head() => Left::Perhaps(reply.framing.length),
+            _ => Left::announced(reply.framing.length),
+        };
+        Looked::Head(Box::new(reply))
+    }
+
+    /// A message for the error log. `false`: it is one that means failure.
+    fn stderr(&self, request: &Request, message: &[u8], doing: &str) -> bool {
+        let message = trim_stderr(message);
+        request.log(Level::Error, format_args!("FastCGI sent in stderr: \"{}\" while {doing}", Raw(message)));
+        !self.fastcgi.catch_stderr.iter().any(|pattern| memchr::memmem::find(message, pattern).is_some())
+    }
+
+    /// Data of the body.
+    fn data(&mut self, request: &Request, mut data: Bytes, out: &mut VecDeque<Piece>) {
+        if let Left::Perhaps(length) = self.left {
+            self.left = Left::announced(length);
+        }
+        if let Left::Bytes(left) = &mut self.left {
+            if data.len() as u64 > *left {
+                let message = format_args!(
+                    "upstream sent more data than specified in \"Content-Length\" header while {}",
+                    action::BODY
+                );
+                request.log(Level::Warn, message);
+                data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                self.state = State::Over;
+            }
+            *left -= data.len() as u64;
+        }
+        if !data.is_empty() {
+            out.push_back(Piece::Mem(data));
+        }
+    }
+
+    /// The program has ended its answer, or the request, before it wrote what it had announced.
+    fn cut(&self, request: &Request, what: &str) -> Flow {
+        request.log(Level::Error, format_args!("upstream prematurely closed FastCGI {what} while {}", action::BODY));
+        Flow::Broken
+    }
+}
+
+impl Codec for Records {
+    fn begin(&mut self) {
+        *self = Self::new(self.fastcgi.clone());
+    }
+
+    fn wrap(&mut self, part: Option<Bytes>, out: &mut VecDeque<Piece>) {
+        match part {
+            Some(bytes) => out.extend(stdin(Piece::Mem(bytes))),
+            None => out.push_back(Piece::Mem(Bytes::from_static(&STDIN_END))),
+        }
+    }
+
+    fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked {
+        let had_written = |codec: &Self| !codec.text.is_empty() || !codec.fields.is_empty();
+        loop {
+            let record = self.reader.next(input, self.seen);
+            if self.reader.is_ending() {
+                let message = format_args!("upstream sent unexpected FastCGI record: 3 while {}", action::HEAD);
+                request.log(Level::Error, message);
+                return Looked::Invalid;
+            }
+            match record {
+                Ok(Record::Stdout(span)) => {
+                    self.seen = span.end as usize;
+                    self.text.extend_from_slice(span.of(input));
+                    if let Some(looked) = self.lines(request, settings, input) {
+                        return looked;
+                    }
+                }
+                Ok(Record::Stderr(span)) => {
+                    self.seen = span.end as usize;
+                    if !self.stderr(request, span.of(input), action::HEAD) {
+                        return Looked::Invalid;
+                    }
+                }
+                Ok(Record::StdoutEnd(_) | Record::End(_)) => {
+                    let message = format_args!("upstream prematurely closed FastCGI stdout while {}", action::HEAD);
+                    request.log(Level::Error, message);
+                    return Looked::Invalid;
+                }
+                Ok(Record::More) => {
+                    self.seen = input.len();
+                    // nginx: programs may say more to stderr than fits a buffer, as long as they say it first
+                    if !had_written(self) {
+                        input.clear();
+                        self.seen = 0;
+                    }
+                    return Looked::More;
+                }
+                Err(bad) => {
+                    request.log(Level::Error, format_args!("{bad} while {}", action::HEAD));
+                    return Looked::Invalid;
+                }
+            }
+        }
+    }
+
+    fn body(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow {
+        while self.state != State::Over {
+            let record = match self.reader.next(input, 0) {
+                Ok(record) => record,
+                Err(bad) => {
+                    request.log(Level::Error, format_args!("{bad} while {}", action::BODY));
+                    return Flow::Broken;
+                }
+            };
+            if self.reader.is_ending() && self.left.is_short() {
+                return self.cut(request, "request");
+            }
+            match record {
+                Record::Stdout(span) => {
+                    input.advance(span.start as usize);
+                    let data = input.split_to((span.end - span.start) as usize).freeze();
+                    self.data(request, data, out);
+                }
+                Record::Stderr(span) => {
+                    self.stderr(request, span.of(input), action::BODY);
+                    input.advance(span.end as usize);
+                }
+                Record::StdoutEnd(at) => {
+                    input.advance(at as usize);
+                    if self.left.is_short() {
+                        return self.cut(request, "stdout");
+                    }
+                    self.state = State::Written;
+                }
+                Record::End(at) => {
+                    input.advance(at as usize);
+                    self.keepalive = self.fastcgi.keep_conn;
+                    self.state = State::Over;
+                }
+                Record::More => {
+                    input.clear();
+                    // Only who means to keep the connection waits for the request's own end.
+                    if self.fastcgi.keep_conn || self.state == State::Open && !self.reader.is_ending() {
+                        return Flow::More;
+                    }
+                    self.state = State::Over;
+                }
+            }
+        }
+        Flow::End
+    }
+
+    fn ends_with_connection(&self) -> bool {
+        match self.state {
+            // nginx: the connection's end is the answer's, for those who do not keep it
+            State::Open => self.reader.is_ending() || !self.fastcgi.keep_conn && !self.left.is_short(),
+            State::Written | State::Over => true,
+        }
+    }
+
+    fn expected(&self) -> u64 {
+        match (self.state, self.left) {
+            (State::Open, Left::Bytes(left)) => left.saturating_add(4 * fastcgi::HEADER as u64),
+            (State::Open, Left::Unknown | Left::Perhaps(_)) => u64::MAX,
+            (State::Written, _) => 4 * fastcgi::HEADER as u64,
+            (State::Over, _) => 0,
+        }
+    }
+
+    fn is_reusable(&self) -> bool {
+        self.keepalive
+    }
+}
+
+/// The status that the fields give, and its line if there is more of it.
+fn status(request: &Request, fields: &[Field]) -> Option<(u16, Option<Bytes>)> {
+    let Some(said) = fields.iter().find(|field| field.is("Status")) else {
+        // nginx: a program that sends somewhere else need not say so
+        let redirects = fields.iter().any(|field| field.is("Location"));
+        return Some((if redirects { 302 } else { 200 }, None));
+    };
+    let digits = said.value.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit));
+    let Some(digits) = digits else {
+        let message = format_args!("upstream sent invalid status \"{}\" while {}", Raw(&said.value), action::HEAD);
+        request.log(Level::Error, message);
+        return None;
+    };
+    let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    Some((code, (said.value.len() > 3).then(|| said.value.clone())))
+}
+
+impl Writer for RequestWriter {
+    fn param(&mut self, name: &[u8], value: &[u8]) {
+        Self::param(self, name, value);
+    }
+
+    fn field(&mut self, name: &[u8], values: &[&[u8]]) {
+        Self::field(self, name, values);
+    }
+}
+
+/// A body that was read before, in records, and its end.
+pub fn whole(body: Option<Stored>, out: &mut Vec<Piece>) {
+    if let Some(stored) = body {
+        if let Some(file) = &stored.file {
+            out.extend(stdin(Piece::File(FilePiece { file: file.file.clone(), offset: 0, len: file.len })));
+        }
+        out.extend(stdin(Piece::Mem(stored.memory)));
+    }
+    out.push(Piece::Mem(Bytes::from_static(&STDIN_END)));
+}
+
+/// A part of a body in records: a header, what fits one record, what fills it up, and so on.
+fn stdin(body: Piece) -> impl Iterator<Item = Piece> {
+    let len = body.len();
+    (0..len).step_by(MAX_STDIN).flat_map(move |from| {
+        let here = (len - from).min(MAX_STDIN as u64);
+        let size = usize::try_from(here).unwrap_or(MAX_STDIN);
+        let header = Bytes::copy_from_slice(&fastcgi::stdin(size));
+        let padding = Bytes::from_static(fastcgi::padding(size));
+        [Piece::Mem(header), body.slice(from, here), Piece::Mem(padding)]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_goes_in_records() {
+        let body = Bytes::from(vec![b'b'; MAX_STDIN + 3]);
+        let pieces: Vec<Piece> = stdin(Piece::Mem(body)).collect();
+        let lengths: Vec<u64> = pieces.iter().map(Piece::len).collect();
+        assert_eq!(lengths, [8, MAX_STDIN as u64, 0, 8, 3, 5]);
+        assert_eq!(stdin(Piece::Mem(Bytes::new())).count(), 0);
+    }
+}

@@ -1,0 +1,145 @@
+//! What a program behind us is told about a request: `fastcgi_param` and its kin, and the client's fields as `HTTP_*`.
+//!
+//! In: the lines of one level. Out: names and values in the order in which nginx sends them. A field that a param speaks
+//! for is not told again. nginx: `ngx_http_fastcgi_init_params`, the same for uwsgi and SCGI.
+
+use bytes::BytesMut;
+
+use super::vars::same;
+use crate::base::text;
+use crate::conf::error::Fault;
+use crate::conf::template::Template;
+use crate::conf::vars::Names;
+use crate::conf::words::Words;
+use crate::http::request::Request;
+use crate::http::response::Field;
+
+/// One line: a name, its value, whether an empty value is left out.
+#[derive(Clone, Debug)]
+pub struct Param {
+    name: String,
+    value: Template,
+    if_not_empty: bool,
+}
+
+impl Param {
+    /// Syntax: `fastcgi_param parameter value [if_not_empty];`
+    pub fn read(words: &Words<'_>) -> Result<Self, Fault> {
+        let if_not_empty = match words.arg(2) {
+            "if_not_empty" => true,
+            _ if words.len() < 3 => false,
+            _ => return Err(words.invalid_parameter(2)),
+        };
+        Ok(Self { name: words.arg(0).to_owned(), value: words.template(1)?, if_not_empty })
+    }
+}
+
+/// The params of one location, finished.
+#[derive(Debug, Default)]
+pub struct Params {
+    list: Vec<Finished>,
+    /// The client's fields that params speak for: `HTTP_X_A` for `X-A`, in small letters.
+    own: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Finished {
+    name: Vec<u8>,
+    value: Template,
+    if_not_empty: bool,
+}
+
+/// What the client sent as `Host` may be anything; what we take it for is a host.
+const DEFAULTS: [(&str, &str); 1] = [("HTTP_HOST", "$host$is_request_port$request_port")];
+
+/// Takes params in a protocol's own way.
+pub trait Writer {
+    fn param(&mut self, name: &[u8], value: &[u8]);
+    /// A field of the client's, which may stand on several lines.
+    fn field(&mut self, name: &[u8], values: &[&[u8]]);
+}
+
+impl Params {
+    pub fn link(mut said: Vec<Param>, names: &Names) -> Result<Self, Fault> {
+        for (name, value) in DEFAULTS {
+            if !said.iter().any(|param| param.name.eq_ignore_ascii_case(name)) {
+                let value = Template::new(value, names)?;
+                said.push(Param { name: name.to_owned(), value, if_not_empty: true });
+            }
+        }
+        let mut params = Self::default();
+        for Param { name, value, if_not_empty } in said {
+            if let Some(field) = name.strip_prefix("HTTP_").filter(|field| !field.is_empty()) {
+                params.own.push(field.to_ascii_lowercase());
+                // nginx: an empty value here means "not at all"
+                if value.constant().is_some_and(|value| value.is_empty()) {
+                    continue;
+                }
+            }
+            params.list.push(Finished { name: text::bytes(&name), value, if_not_empty });
+        }
+        Ok(params)
+    }
+
+    /// Tells everything about a request; `fields`: the client's fields too.
+    pub fn write(&self, request: &Request, fields: bool, writer: &mut impl Writer) {
+        let mut value = BytesMut::with_capacity(256);
+        for param in &self.list {
+            value.clear();
+            param.value.append(request, &mut value);
+            if !(param.if_not_empty && value.is_empty()) {
+                writer.param(&param.name, &value);
+            }
+        }
+        if fields {
+            self.write_fields(&request.head.fields, writer);
+        }
+    }
+
+    fn write_fields(&self, fields: &[Field], writer: &mut impl Writer) {
+        let mut values: Vec<&[u8]> = Vec::with_capacity(4);
+        for (n, field) in fields.iter().enumerate() {
+            let is_same = |other: &&Field| other.name.eq_ignore_ascii_case(&field.name);
+            if self.own.iter().any(|own| same(&field.name, own)) || fields[..n].iter().any(|other| is_same(&other)) {
+                continue;
+            }
+            values.clear();
+            values.extend(fields[n..].iter().filter(is_same).map(|field| &field.value[..]));
+            writer.field(&field.name, &values);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Lines(Vec<String>);
+
+    impl Writer for Lines {
+        fn param(&mut self, name: &[u8], value: &[u8]) {
+            self.0.push(format!("{}={}", name.escape_ascii(), value.escape_ascii()));
+        }
+
+        fn field(&mut self, name: &[u8], values: &[&[u8]]) {
+            self.0.push(format!("{}:{}", name.escape_ascii(), values.join(&b'|').escape_ascii()));
+        }
+    }
+
+    fn param(name: &str, value: &'static [u8]) -> Param {
+        Param { name: name.to_owned(), value: Template::literal(value), if_not_empty: false }
+    }
+
+    #[test]
+    fn a_param_speaks_for_its_field() {
+        let said = vec![param("HTTP_X_A", b""), param("HTTP_x_b", b"1"), param("http_x_c", b""), param("HTTP_", b"")];
+        let params = Params::link(said, &Names::default()).expect("they are right");
+        let fields = ["X-A", "x-b", "X_A", "X-C", "Host", "x-c"].map(|name| Field::new(name, name));
+        let mut lines = Lines::default();
+        params.write_fields(&fields, &mut lines);
+        assert_eq!(lines.0, ["X-C:X-C|x-c"]);
+        let names: Vec<_> = params.list.iter().map(|param| String::from_utf8_lossy(&param.name)).collect();
+        assert_eq!(names, ["HTTP_x_b", "http_x_c", "HTTP_", "HTTP_HOST"]);
+    }
+}
