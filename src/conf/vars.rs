@@ -64,6 +64,11 @@ impl Names {
         id
     }
 
+    /// Whether anything has named it so far.
+    pub fn mentions(&self, name: &str) -> bool {
+        self.0.borrow().ids.contains_key(name)
+    }
+
     /// The number of a name that a pattern gives values to: `(?<name>…)`.
     pub fn slot(&self, name: &str) -> VarId {
         let id = self.id(name);

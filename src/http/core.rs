@@ -26,6 +26,7 @@ use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::{Buffers, Words};
 use crate::log::error::{Entry, ErrorLog};
+use crate::net::resolver::Resolver;
 use crate::log::{self, Raw};
 
 /// `ngx_http_core_module`.
@@ -195,7 +196,7 @@ pub struct Conf {
     directio: Setting<Option<u64>>,
     directio_alignment: Setting<usize>,
     output_buffers: Setting<Buffers>,
-    resolver: Setting<Vec<String>>,
+    resolver: Setting<Option<Arc<Resolver>>>,
     absolute_redirect: Setting<bool>,
     aio_write: Setting<bool>,
     auth_delay: Setting<Duration>,
@@ -630,7 +631,8 @@ impl Conf {
 
     /// Syntax: `resolver address ... [valid=time] [ipv4=on|off] [ipv6=on|off];`
     fn resolver(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        self.resolver.set(words.texts().map(str::to_owned).collect())
+        let resolver = Resolver::read(words.texts()).map_err(|why| words.fault(0, why))?;
+        self.resolver.set(resolver.map(Arc::new))
     }
 
     /// Syntax: `absolute_redirect on | off;`  Default: `on`
@@ -824,7 +826,7 @@ impl Conf {
             directio: conf.directio.or(None),
             directio_alignment: conf.directio_alignment.or(512),
             output_buffers: conf.output_buffers.or(Buffers { number: 2, size: 32 * 1024 }),
-            resolver: conf.resolver.or_else(Vec::new),
+            resolver: conf.resolver.or(None),
             absolute_redirect: conf.absolute_redirect.or(true),
             aio_write: conf.aio_write.or(false),
             auth_delay: conf.auth_delay.or(Duration::ZERO),
@@ -1024,7 +1026,7 @@ pub struct Settings {
     pub directio: Option<u64>,
     pub directio_alignment: usize,
     pub output_buffers: Buffers,
-    pub resolver: Vec<String>,
+    pub resolver: Option<Arc<Resolver>>,
     pub absolute_redirect: bool,
     pub aio_write: bool,
     pub auth_delay: Duration,

@@ -4,5 +4,6 @@ pub mod accept;
 pub mod connect;
 pub mod io;
 pub mod listen;
+pub mod resolver;
 pub mod tcp_info;
 pub mod timer;

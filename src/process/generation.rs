@@ -256,7 +256,8 @@ impl Handover {
 /// Every directive that is known anywhere.
 pub fn directives() -> HashSet<String> {
     let blocks = Main::names().chain(EVENTS_BLOCK.rows.iter().map(|row| row.name)).map(str::to_owned);
-    blocks.chain(modules::http().names().map(str::to_owned)).collect()
+    let upstream = modules::pass::group::BLOCK.rows.iter().map(|row| row.name.to_owned());
+    blocks.chain(upstream).chain(modules::http().names().map(str::to_owned)).collect()
 }
 
 /// The main level while it is read.

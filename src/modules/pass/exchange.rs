@@ -66,8 +66,8 @@ pub trait Codec: 'static {
     /// A new try begins: everything that was read so far is forgotten.
     fn begin(&mut self);
 
-    /// Wraps a part of a body that is sent as it comes; `None` is its end.
-    fn wrap(&mut self, part: Option<Bytes>, out: &mut VecDeque<Piece>);
+    /// Wraps what came of a body that is sent as it comes; `last`: nothing follows.
+    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>);
 
     /// Takes the head from the front of `input`, or leaves it until there is more.
     fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked;
@@ -94,8 +94,8 @@ pub trait Codec: 'static {
         Vec::new()
     }
 
-    /// Whether trailer fields may follow.
-    fn promises_trailers(&self) -> bool {
+    /// Whether trailer fields may come, or have.
+    fn has_trailers(&self) -> bool {
         false
     }
 
@@ -115,6 +115,8 @@ pub struct Job<C> {
     pub pieces: Vec<Piece>,
     /// The body follows as it comes.
     pub streamed: bool,
+    /// What of such a body was there already.
+    pub early: Vec<Bytes>,
     /// The target, for the error log.
     pub uri: Bytes,
 }
@@ -129,6 +131,7 @@ pub async fn run<C: Codec>(job: Job<C>) -> Result<Response, Refusal> {
         codec: job.codec,
         pieces: job.pieces,
         streamed: job.streamed,
+        early: job.early,
         uri: job.uri,
         begun: clock::now(),
         at: At { request: job.request, held: None, link: None, since: clock::now(), n: 0 },
@@ -170,6 +173,7 @@ struct Exchange<C> {
     codec: C,
     pieces: Vec<Piece>,
     streamed: bool,
+    early: Vec<Bytes>,
     uri: Bytes,
     begun: Instant,
     at: At,
@@ -277,6 +281,9 @@ impl<C: Codec> Exchange<C> {
         self.at.note(|attempt| attempt.connect_time = Some(elapsed));
         self.codec.begin();
         self.output.extend(self.pieces.iter().filter(|piece| !piece.is_empty()).cloned());
+        if !self.early.is_empty() {
+            self.codec.wrap(self.early.clone(), false, &mut self.output);
+        }
         self.request_sent = true;
         self.body_sent = false;
         self.input = BytesMut::with_capacity(self.settings.buffer_size);
@@ -286,11 +293,6 @@ impl<C: Codec> Exchange<C> {
     /// Whose connections these are, where they are not shared between locations.
     fn tag(&self) -> usize {
         Arc::as_ptr(&self.settings) as usize
-    }
-
-    /// Whether a client that goes away takes the upstream's connection with it.
-    fn minds_client(&self) -> bool {
-        !self.settings.ignore_client_abort && matches!(self.settings.store, Store::Off)
     }
 
     async fn connect(&mut self) -> Result<Link, Stop> {
@@ -314,7 +316,7 @@ impl<C: Codec> Exchange<C> {
             Err(failed) => return Err(self.not_connected(&failed, &address.to_string())),
         };
         let mut timer = Timer::default();
-        let minds = self.minds_client();
+        let minds = self.settings.minds_client();
         let connected = std::future::poll_fn(|cx| {
             if let Poll::Ready(connected) = connecting.poll(cx) {
                 return Poll::Ready(connected.map_err(|error| {
@@ -394,7 +396,7 @@ impl<C: Codec> Exchange<C> {
             Poll::Pending => None,
         };
         let reading_body = self.streamed && !self.body_sent;
-        if !reading_body && self.minds_client() && is_gone(&self.at.request, cx) {
+        if !reading_body && self.settings.minds_client() && is_gone(&self.at.request, cx) {
             self.client_gone();
             return Poll::Ready(Err(Stop::Refuse(Refusal::Close)));
         }
@@ -424,13 +426,21 @@ impl<C: Codec> Exchange<C> {
             if !self.streamed || self.body_sent || self.body_read {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(Upload::poll_bytes(&self.at.request, cx)) {
-                Ok(part) => {
-                    self.body_read = part.is_none();
-                    self.codec.wrap(part, &mut self.output);
+            let mut parts = Vec::new();
+            let mut size = 0;
+            while size < GATHER && !self.body_read {
+                match Upload::poll_bytes(&self.at.request, cx) {
+                    Poll::Ready(Ok(Some(part))) => {
+                        size += part.len();
+                        parts.push(part);
+                    }
+                    Poll::Ready(Ok(None)) => self.body_read = true,
+                    Poll::Ready(Err(refusal)) => return Poll::Ready(Err(Stop::Refuse(refusal))),
+                    Poll::Pending if size > 0 => break,
+                    Poll::Pending => return Poll::Pending,
                 }
-                Err(refusal) => return Poll::Ready(Err(Stop::Refuse(refusal))),
             }
+            self.codec.wrap(parts, self.body_read, &mut self.output);
         }
     }
 
@@ -599,6 +609,8 @@ fn is_gone(request: &Request, cx: &mut Context<'_>) -> bool {
     request.connection.io.poll_gone(cx).is_ready()
 }
 
+/// So much of a body that is sent as it comes is gathered for one write.
+const GATHER: usize = 64 * 1024;
 /// The most pieces in one writev.
 const SLICES: usize = 64;
 /// Linux sends at most this much of a file at once.

@@ -103,7 +103,7 @@ impl<C: Codec> Relay<C> {
     /// The body, if all of it came with the head.
     pub fn whole(&mut self) -> Option<Body> {
         let inner = self.0.as_mut()?;
-        if inner.state != State::Ended || inner.codec.promises_trailers() {
+        if inner.state != State::Ended || inner.codec.has_trailers() {
             return None;
         }
         let mut pieces: Vec<Piece> = inner.queue.drain(..).filter(|piece| !piece.is_empty()).collect();
@@ -151,7 +151,7 @@ impl<C: Codec> Source for Relay<C> {
     }
 
     fn promises_trailers(&self) -> bool {
-        self.0.as_ref().is_some_and(|inner| inner.codec.promises_trailers())
+        self.0.as_ref().is_some_and(|inner| inner.codec.has_trailers())
     }
 
     fn trailers(&mut self) -> Vec<Field> {
@@ -199,7 +199,7 @@ impl<C: Codec> Inner<C> {
         }
         let read = match link.io.poll_read_at_most(cx, &mut self.input, limit) {
             Poll::Pending => {
-                if self.settings_mind_client() && self.at.request.connection.io.poll_gone(cx).is_ready() {
+                if self.settings.minds_client() && self.at.request.connection.io.poll_gone(cx).is_ready() {
                     let message =
                         format_args!("client prematurely closed connection, so upstream connection is closed too");
                     self.at.log(Level::Info, message, action::BODY);
@@ -234,10 +234,6 @@ impl<C: Codec> Inner<C> {
         });
         self.digest();
         Poll::Ready(())
-    }
-
-    fn settings_mind_client(&self) -> bool {
-        !self.settings.ignore_client_abort && self.store.is_none()
     }
 
     /// The upstream has closed.

@@ -555,6 +555,13 @@ impl Conf {
     }
 }
 
+impl Settings {
+    /// Whether a client that goes away takes the upstream's connection with it.
+    pub fn minds_client(&self) -> bool {
+        !self.ignore_client_abort && matches!(self.store, Store::Off)
+    }
+}
+
 /// nginx: a page of memory.
 const PAGE: usize = 4096;
 

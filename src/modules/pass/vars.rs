@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::conf::error::Fault;
 use crate::conf::vars::{Definitions, Row, Value};
 use crate::http::request::Request;
@@ -96,12 +94,18 @@ pub fn same(field: &[u8], name: &str) -> bool {
 /// The value of the first cookie of that name that the upstream sets.
 fn cookie(fields: &[Field], name: &str) -> Value {
     fields.iter().filter(|field| field.is("Set-Cookie")).find_map(|field| {
-        let first = field.value.split(|&byte| byte == b';').next()?;
-        let at = memchr::memchr(b'=', first)?;
-        let (found, value) = (first[..at].trim_ascii(), first[at + 1..].trim_ascii());
-        if !found.eq_ignore_ascii_case(name.as_bytes()) {
+        let rest = field.value.get(name.len()..)?;
+        if !field.value[..name.len()].eq_ignore_ascii_case(name.as_bytes()) {
             return None;
         }
-        Some(if value.is_empty() { Bytes::new() } else { field.value.slice_ref(value) })
+        let value = skip_spaces(skip_spaces(rest).strip_prefix(b"=")?);
+        let end = memchr::memchr(b';', value).unwrap_or(value.len());
+        let start = field.value.len() - value.len();
+        Some(field.value.slice(start..start + end))
     })
+}
+
+fn skip_spaces(bytes: &[u8]) -> &[u8] {
+    let spaces = bytes.iter().take_while(|&&byte| byte == b' ').count();
+    &bytes[spaces..]
 }

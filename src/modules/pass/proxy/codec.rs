@@ -31,6 +31,8 @@ pub struct Http1 {
     may_upgrade: bool,
     parsing: Parsing,
     left: Left,
+    /// The answer comes in chunks.
+    chunked_reply: bool,
     /// The upstream allows another request on this connection.
     keepalive: bool,
     upgraded: bool,
@@ -63,6 +65,7 @@ impl Http1 {
             may_upgrade: request.field("Upgrade").is_some() && !request.is_subrequest(),
             parsing: Parsing::StatusLine,
             left: Left::UntilClose,
+            chunked_reply: false,
             keepalive: false,
             upgraded: false,
             trailers: Vec::new(),
@@ -87,6 +90,7 @@ impl Http1 {
         }
         let text = line.text.slice(&bytes);
         let Ok(reply) = Reply::new(request, settings, line.code, Some(text), fields) else { return Looked::Invalid };
+        self.chunked_reply = reply.framing.chunked;
         let close = reply.framing.close || line.version < Version::HTTP_11;
         self.keepalive = !close;
         self.left = if self.head_only || matches!(line.code, 204 | 304) {
@@ -204,17 +208,18 @@ impl Codec for Http1 {
         self.trailers.clear();
     }
 
-    fn wrap(&mut self, part: Option<Bytes>, out: &mut VecDeque<Piece>) {
-        match part {
-            Some(bytes) if self.chunked_request => {
-                let size = SizeLine::new(bytes.len() as u64);
-                out.push_back(Piece::Mem(Bytes::copy_from_slice(size.as_ref())));
-                out.push_back(Piece::Mem(bytes));
-                out.push_back(Piece::Mem(Bytes::from_static(b"\r\n")));
-            }
-            Some(bytes) => out.push_back(Piece::Mem(bytes)),
-            None if self.chunked_request => out.push_back(Piece::Mem(Bytes::from_static(b"0\r\n\r\n"))),
-            None => {}
+    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>) {
+        let size: usize = parts.iter().map(Bytes::len).sum();
+        if !self.chunked_request {
+            return out.extend(parts.into_iter().map(Piece::Mem));
+        }
+        if size > 0 {
+            out.push_back(Piece::Mem(Bytes::copy_from_slice(SizeLine::new(size as u64).as_ref())));
+            out.extend(parts.into_iter().map(Piece::Mem));
+            out.push_back(Piece::Mem(Bytes::from_static(b"\r\n")));
+        }
+        if last {
+            out.push_back(Piece::Mem(Bytes::from_static(b"0\r\n\r\n")));
         }
     }
 
@@ -321,9 +326,8 @@ impl Codec for Http1 {
         std::mem::take(&mut self.trailers)
     }
 
-    fn promises_trailers(&self) -> bool {
-        self.proxy.settings.pass_trailers && matches!(self.left, Left::Chunked(_) | Left::Trailers(..))
-            || !self.trailers.is_empty()
+    fn has_trailers(&self) -> bool {
+        self.chunked_reply && self.proxy.settings.pass_trailers
     }
 
     fn rewrite(&self, request: &Request, what: Rewritten, value: &Bytes) -> Option<Bytes> {

@@ -9,9 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::target::Uri;
 use super::{HttpVersion, Proxy};
-use crate::conf::error::Fault;
 use crate::conf::template::Template;
-use crate::conf::vars::Names;
 use crate::http::request::Request;
 use crate::http::response::Refusal;
 use crate::log::Level;
@@ -40,8 +38,6 @@ pub struct RequestHead {
     /// The client's fields of these names stay here.
     own: FieldNames,
     version: HttpVersion,
-    /// Variables in it may ask what is being sent.
-    pub wants_memory: bool,
 }
 
 #[derive(Debug)]
@@ -67,16 +63,15 @@ pub struct Parts<'a> {
 }
 
 impl RequestHead {
-    pub fn link(set: &[(String, Template)], version: HttpVersion, _: &Names) -> Result<Self, Fault> {
+    pub fn link(set: &[(String, Template)], version: HttpVersion) -> Self {
         let mut head =
-            Self { host: None, parts: Vec::new(), own: DEFAULTS.into_iter().collect(), version, wants_memory: false };
+            Self { host: None, parts: Vec::new(), own: DEFAULTS.into_iter().collect(), version };
         let mut text = BytesMut::new();
         let mut said = FieldNames::default();
         for (name, value) in set {
             let name = crate::base::text::bytes(name);
             head.own.insert(&name);
             said.insert(&name);
-            head.wants_memory |= value.constant().is_none();
             if name.eq_ignore_ascii_case(b"Host") {
                 head.host = Some(value.clone());
                 continue;
@@ -101,7 +96,7 @@ impl RequestHead {
         if !said.has(b"Transfer-Encoding") {
             head.parts.push(Part::TransferEncoding);
         }
-        Ok(head)
+        head
     }
 
     fn flush(&mut self, text: &mut BytesMut) {

@@ -10,6 +10,7 @@ mod target;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 
@@ -123,7 +124,7 @@ impl Module for ProxyModule {
         let version = conf.proxy_http_version.or(HttpVersion::One);
         let headers = conf.proxy_set_header.or_else(Vec::new);
         let proxy = Arc::new(Proxy {
-            head: RequestHead::link(&headers, version, &level.cx.names)?,
+            head: RequestHead::link(&headers, version),
             redirects: redirects(conf, pass, location)?,
             cookies: Cookies {
                 domains: conf.proxy_cookie_domain.said().flatten().unwrap_or_default(),
@@ -135,6 +136,7 @@ impl Module for ProxyModule {
             version,
             settings: Arc::new(settings),
             target,
+            wants_memory: MEMORY.iter().any(|name| level.cx.names.mentions(name)),
         });
         plan.handler = Some(Box::new(Handler { proxy }));
         plan.auto_redirect |= own.is_some() && location.ends_with('/');
@@ -217,7 +219,7 @@ impl Conf {
                 Redirect::Default
             }
             (1, _) => return Err(words.invalid_parameter(0)),
-            _ => Redirect::Rule(Rule { pattern: Pattern::read(words, false)?, replacement: words.template(1)? }),
+            _ => Redirect::Rule(Rule { pattern: Pattern::read(words)?, replacement: words.template(1)? }),
         };
         self.proxy_redirect.list().get_or_insert_default().push(rule);
         Ok(())
@@ -225,12 +227,16 @@ impl Conf {
 
     /// Syntax: `proxy_cookie_domain off; | proxy_cookie_domain domain replacement;`  Default: `off`
     fn proxy_cookie_domain(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        cookie_rule(&mut self.proxy_cookie_domain, words)
+        // nginx: the dot in front of a domain is kept from what is replaced
+        let plain = words.arg(1).strip_prefix('.').filter(|_| !words.arg(0).starts_with('~'));
+        let replacement = words.compile(1, plain.unwrap_or(words.arg(1)))?;
+        cookie_rule(&mut self.proxy_cookie_domain, words, Pattern::read_domain, replacement)
     }
 
     /// Syntax: `proxy_cookie_path off; | proxy_cookie_path path replacement;`  Default: `off`
     fn proxy_cookie_path(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        cookie_rule(&mut self.proxy_cookie_path, words)
+        let replacement = words.template(1)?;
+        cookie_rule(&mut self.proxy_cookie_path, words, Pattern::read, replacement)
     }
 
     /// Syntax: `proxy_cookie_flags off | cookie [flag ...];`  Default: `off`
@@ -245,7 +251,7 @@ impl Conf {
             };
         }
         let flags = (1..words.len()).map(|n| words.template(n)).collect::<Result<_, _>>()?;
-        let flags = Flags { cookie: Pattern::read(words, true)?, flags };
+        let flags = Flags { cookie: Pattern::read_caseless(words)?, flags };
         self.proxy_cookie_flags.list().get_or_insert_default().push(flags);
         Ok(())
     }
@@ -282,7 +288,12 @@ impl Conf {
     }
 }
 
-fn cookie_rule(setting: &mut Setting<Option<Rules>>, words: &Words<'_>) -> Result<(), Fault> {
+fn cookie_rule(
+    setting: &mut Setting<Option<Rules>>,
+    words: &Words<'_>,
+    read: impl Fn(&Words<'_>) -> Result<Pattern, Fault>,
+    replacement: Template,
+) -> Result<(), Fault> {
     if matches!(setting.as_ref(), Some(None)) {
         return Err(Fault::directive("is duplicate"));
     }
@@ -292,7 +303,7 @@ fn cookie_rule(setting: &mut Setting<Option<Rules>>, words: &Words<'_>) -> Resul
             _ => Err(words.invalid_parameter(0)),
         };
     }
-    let rule = Rule { pattern: Pattern::read(words, true)?, replacement: words.template(1)? };
+    let rule = Rule { pattern: read(words)?, replacement };
     setting.list().get_or_insert_default().0.push(rule);
     Ok(())
 }
@@ -356,6 +367,9 @@ impl Section for Conf {
     }
 }
 
+/// The variables that tell what is being sent.
+const MEMORY: [&str; 4] = ["proxy_host", "proxy_port", "proxy_internal_body_length", "proxy_internal_chunked"];
+
 /// One location's proxy, finished.
 pub struct Proxy {
     head: RequestHead,
@@ -366,6 +380,8 @@ pub struct Proxy {
     version: HttpVersion,
     settings: Arc<Settings>,
     target: Target,
+    /// Somebody may ask what is being sent.
+    wants_memory: bool,
 }
 
 /// What was sent, for the variables that headers are made of.
@@ -410,15 +426,19 @@ impl Content for Handler {
 
 impl Proxy {
     async fn pass(self: Arc<Self>, request: &Rc<Request>) -> Result<Response, Refusal> {
-        let Meant { group, host, port, uri } = self.target.find(request).await?;
+        let Meant { group, host, port, uri } = self.target.find(request, self.settings.minds_client()).await?;
         let settings = self.settings.clone();
-        let streamed = !settings.request_buffering
+        let mut streamed = !settings.request_buffering
             && self.set_body.is_none()
             && settings.pass_request_body
             && !request.is_subrequest()
             && request.body.stored().is_none()
             && (!request.head.chunked || self.version == HttpVersion::One);
         let mut body = None;
+        let mut early = Vec::new();
+        if streamed {
+            streamed = !self.preread(request, &mut early).await?;
+        }
         if !streamed {
             let stored = Upload::read(request).await?;
             if settings.pass_request_body && self.set_body.is_none() {
@@ -440,7 +460,7 @@ impl Proxy {
             Some(template) => template.eval(request.as_ref()),
             None => request.method(),
         };
-        if self.head.wants_memory {
+        if self.wants_memory {
             request.extension::<Memory>().replace(Sent {
                 host: Some(host.clone()),
                 port: Some(port),
@@ -464,7 +484,38 @@ impl Proxy {
         }
         let codec = Http1::new(self.clone(), request, &method, chunked);
         let choice = Choice::new(group);
-        exchange::run(Job { request: request.clone(), settings, choice, codec, pieces, streamed, uri }).await
+        exchange::run(Job { request: request.clone(), settings, choice, codec, pieces, streamed, early, uri }).await
+    }
+}
+
+impl Proxy {
+    /// What of a body that would be streamed is there already. `true`: all of it, and it is read as others are.
+    async fn preread(&self, request: &Request, early: &mut Vec<Bytes>) -> Result<bool, Refusal> {
+        let limit = request.plan().core.client_body_buffer_size;
+        let mut total = 0;
+        let whole = std::future::poll_fn(|cx| {
+            while total < limit {
+                match Upload::poll_bytes(request, cx) {
+                    Poll::Pending => return Poll::Ready(Ok(false)),
+                    Poll::Ready(Ok(None)) => return Poll::Ready(Ok(true)),
+                    Poll::Ready(Ok(Some(bytes))) => {
+                        total += bytes.len();
+                        early.push(bytes);
+                    }
+                    Poll::Ready(Err(refusal)) => return Poll::Ready(Err(refusal)),
+                }
+            }
+            Poll::Ready(Ok(false))
+        });
+        if !whole.await? {
+            return Ok(false);
+        }
+        let memory = match early.len() {
+            1 => early.remove(0),
+            _ => std::mem::take(early).concat().into(),
+        };
+        request.body.store(Stored { len: memory.len() as u64, memory, file: None });
+        Ok(true)
     }
 }
 

@@ -18,15 +18,28 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// Reads argument 0: a text, or `~` and a regular expression. Without regard to case: `~*`, and for cookies always.
-    pub fn read(words: &Words<'_>, caseless: bool) -> Result<Self, Fault> {
-        let word = words.arg(0);
-        match word.strip_prefix('~') {
+    /// Reads argument 0: a text, or a regular expression behind `~` or `~*`, which disregards case.
+    pub fn read(words: &Words<'_>) -> Result<Self, Fault> {
+        let Some(rest) = words.arg(0).strip_prefix('~') else { return Ok(Self::Text(words.template(0)?)) };
+        match rest.strip_prefix('*') {
+            Some(rest) => Ok(Self::Regex(Regex::new(rest, true, words)?)),
+            None => Ok(Self::Regex(Regex::new(rest, false, words)?)),
+        }
+    }
+
+    /// As [`Pattern::read`], for a domain: every expression disregards case, and a dot in front means nothing.
+    pub fn read_domain(words: &Words<'_>) -> Result<Self, Fault> {
+        match words.arg(0).strip_prefix('.') {
+            Some(rest) => Ok(Self::Text(words.compile(0, rest)?)),
+            None => Self::read_caseless(words),
+        }
+    }
+
+    /// As [`Pattern::read`], where every expression disregards case: names of cookies.
+    pub fn read_caseless(words: &Words<'_>) -> Result<Self, Fault> {
+        match words.arg(0).strip_prefix('~') {
+            Some(rest) => Ok(Self::Regex(Regex::new(rest, true, words)?)),
             None => Ok(Self::Text(words.template(0)?)),
-            Some(rest) => match rest.strip_prefix('*') {
-                Some(rest) if !caseless => Ok(Self::Regex(Regex::new(rest, true, words)?)),
-                Some(_) | None => Ok(Self::Regex(Regex::new(rest, caseless, words)?)),
-            },
         }
     }
 }

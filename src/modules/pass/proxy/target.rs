@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// The target of a request; names that variables make are resolved now.
-    pub async fn find(&self, request: &Request) -> Result<Meant, Refusal> {
+    pub async fn find(&self, request: &Request, minds_client: bool) -> Result<Meant, Refusal> {
         let (template, groups) = match self {
             Self::Fixed { group, host, port, uri } => {
                 return Ok(Meant { group: group.clone(), host: host.clone(), port: port.clone(), uri: uri.clone() });
@@ -102,7 +102,7 @@ impl Target {
         let (host, port) = names(&url);
         let group = match groups.find(&url) {
             Some(group) => group,
-            None => resolve::group(request, &url).await?,
+            None => resolve::group(request, &url, minds_client).await?,
         };
         Ok(Meant { group, host, port, uri: Uri::Whole(text::bytes(&uri).into()) })
     }
