@@ -323,10 +323,6 @@ impl<'a> Parts<'a> {
         };
         let head = RequestHead { content_length: length, chunked: matches!(body, Ok(message::Body::Chunked)), ..head };
         let keepalive = keeps_alive(&head);
-        if head.host.is_none() {
-            // nginx: whoever names no host means the server whose name is empty.
-            self.server = connection.address().names.choose(b"").id();
-        }
         let mut request = Request::new(connection.clone(), head, path, args, self.server);
         request.body = Upload::new(framing);
         let request = Rc::new(request);
