@@ -48,7 +48,9 @@ impl Names {
         if let Some(id) = self.names.find(host) {
             return Chosen::Server(id);
         }
-        match self.regexes.iter().find(|(regex, _)| regex.pattern.is_match(host).unwrap_or(false)) {
+        // nginx: patterns are not asked of an empty name.
+        let mut regexes = self.regexes.iter().filter(|_| !host.is_empty());
+        match regexes.find(|(regex, _)| regex.pattern.is_match(host).unwrap_or(false)) {
             Some((regex, id)) => Chosen::Regex(regex, *id),
             None => Chosen::Server(self.default),
         }

@@ -19,8 +19,8 @@ use crate::http::body::{Body, FilePiece, Piece, Source};
 use crate::http::connection::Connection;
 use crate::http::request::Request;
 use crate::http::response::Field;
-use crate::net::timer::Timer;
 use crate::log::Level;
+use crate::net::timer::Timer;
 use crate::wire::http1::chunked::SizeLine;
 
 /// Why a response was not sent whole.
@@ -69,6 +69,7 @@ pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Frami
         pace: Pace::new(request),
         chunked: framing == Framing::Chunked,
         earlier: request.connection.output.borrow().queued,
+        ended: None,
     };
     request.head_sent.set(head.len() as u64);
     sender.queue(Piece::Mem(head));
@@ -119,6 +120,7 @@ pub async fn flush(request: &Request) -> Result<(), Unsent> {
         pace: Pace::default(),
         chunked: false,
         earlier: u64::MAX,
+        ended: None,
     };
     sender.flush(&mut Body::Empty).await
 }
@@ -127,8 +129,15 @@ pub async fn flush(request: &Request) -> Result<(), Unsent> {
 pub fn send_now(request: &Request, bytes: Bytes) {
     let output = &request.connection.output;
     let pace = Pace::default();
-    let mut sender =
-        Sender { request, connection: &request.connection, output, pace, chunked: false, earlier: u64::MAX };
+    let mut sender = Sender {
+        request,
+        connection: &request.connection,
+        output,
+        pace,
+        chunked: false,
+        earlier: u64::MAX,
+        ended: None,
+    };
     request.bytes_sent.set(request.bytes_sent.get() + bytes.len() as u64);
     sender.queue(Piece::Mem(bytes));
     let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -143,6 +152,8 @@ struct Sender<'a> {
     chunked: bool,
     /// Bytes in the queue that belong to earlier requests, which have counted them.
     earlier: u64,
+    /// The client had ended its side before the first wait.
+    ended: Option<bool>,
 }
 
 impl Sender<'_> {
@@ -225,7 +236,7 @@ impl Sender<'_> {
             let quota = match self.pace.quota(self.request) {
                 Quota::Bytes(bytes) => bytes,
                 Quota::Wait(delay) => {
-                    rest(delay, body).await;
+                    self.rest(delay, body).await?;
                     continue;
                 }
             };
@@ -241,9 +252,28 @@ impl Sender<'_> {
             self.earlier = self.earlier.saturating_sub(wrote);
             self.request.bytes_sent.set(self.request.bytes_sent.get() + own);
             if let Some(delay) = self.pace.after(wrote) {
-                rest(delay, body).await;
+                self.rest(delay, body).await?;
             }
         }
+    }
+
+    /// Waits, for the pace's sake. Whoever leaves meanwhile need not be waited for.
+    async fn rest(&mut self, delay: Duration, body: &mut Body) -> Result<(), Unsent> {
+        let io = &self.connection.io;
+        let mut sleep = std::pin::pin!(tokio::time::sleep(delay));
+        let watched = self.request.body.is_done();
+        // nginx: an end that came with the request itself says only that no other request will follow.
+        let mut noop = Context::from_waker(std::task::Waker::noop());
+        let ended = *self.ended.get_or_insert_with(|| io.poll_gone(&mut noop).is_ready());
+        std::future::poll_fn(|cx| {
+            body.poll_ahead(cx);
+            if watched && !ended && io.poll_gone(cx).is_ready() {
+                self.request.log(Level::Info, format_args!("client prematurely closed connection"));
+                return Poll::Ready(Err(Unsent::Client));
+            }
+            sleep.as_mut().poll(cx).map(Ok)
+        })
+        .await
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, quota: u64) -> Poll<Result<u64, Unsent>> {
@@ -341,14 +371,6 @@ impl Sender<'_> {
 }
 
 /// Waits; the body may read ahead meanwhile.
-async fn rest(delay: Duration, body: &mut Body) {
-    let mut sleep = std::pin::pin!(tokio::time::sleep(delay));
-    std::future::poll_fn(|cx| {
-        body.poll_ahead(cx);
-        sleep.as_mut().poll(cx)
-    })
-    .await;
-}
 
 /// Linux sends at most this much at once.
 const SENDFILE: usize = 0x7fff_f000;
