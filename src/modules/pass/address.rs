@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// The group of a request; names that variables make are resolved now.
-    pub async fn find(&self, request: &Request) -> Result<Arc<Group>, Refusal> {
+    pub async fn find(&self, request: &Request, minds_client: bool) -> Result<Arc<Group>, Refusal> {
         let (template, groups) = match self {
             Self::Fixed(group) => return Ok(group.clone()),
             Self::Variable { template, groups } => (template, groups),
@@ -94,6 +94,6 @@ impl Target {
             request.log(LogLevel::Error, format_args!("no port in upstream \"{}\"", url.host_text));
             return Err(Refusal::Status(500));
         }
-        resolve::group(request, &url).await
+        resolve::group(request, &url, minds_client).await
     }
 }

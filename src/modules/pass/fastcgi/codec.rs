@@ -164,10 +164,12 @@ impl Codec for Records {
         *self = Self::new(self.fastcgi.clone());
     }
 
-    fn wrap(&mut self, part: Option<Bytes>, out: &mut VecDeque<Piece>) {
-        match part {
-            Some(bytes) => out.extend(stdin(Piece::Mem(bytes))),
-            None => out.push_back(Piece::Mem(Bytes::from_static(&STDIN_END))),
+    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>) {
+        for bytes in parts {
+            out.extend(stdin(Piece::Mem(bytes)));
+        }
+        if last {
+            out.push_back(Piece::Mem(Bytes::from_static(&STDIN_END)));
         }
     }
 

@@ -226,8 +226,8 @@ impl Content for Handler {
 
 impl FastCgi {
     async fn pass(self: Arc<Self>, request: &Rc<Request>) -> Result<Response, Refusal> {
-        let group = self.target.find(request).await?;
         let settings = self.settings.clone();
+        let group = self.target.find(request, settings.minds_client()).await?;
         let streamed = !settings.request_buffering
             && settings.pass_request_body
             && !request.is_subrequest()
@@ -246,6 +246,6 @@ impl FastCgi {
         let codec = Records::new(self.clone());
         let choice = Choice::new(group);
         let request = request.clone();
-        exchange::run(Job { request, settings, choice, codec, pieces, streamed, uri: Bytes::new() }).await
+        exchange::run(Job { request, settings, choice, codec, pieces, streamed, early: Vec::new(), uri: Bytes::new() }).await
     }
 }
