@@ -35,7 +35,7 @@ pub struct Fault {
     pub suggestion: Option<String>,
     /// The message still lacks its subject, see [`Fault::of`].
     nameless: bool,
-    /// It has no place and gets none, see [`Fault::nowhere`] and [`Fault::settle`].
+    /// It has no place and gets none, see [`Fault::nowhere`].
     placeless: bool,
 }
 
@@ -68,9 +68,9 @@ impl Fault {
         self
     }
 
-    /// A fault that has no place by now shall not get one: it is about the whole.
-    pub fn settle(self) -> Self {
-        Self { placeless: self.at.is_none(), ..self }
+    /// Whether it is a [`Fault::directive`] that still lacks its subject.
+    pub fn is_nameless(&self) -> bool {
+        self.nameless
     }
 
     /// Places a fault that has no place yet: setters say what is wrong, their caller knows where.

@@ -347,7 +347,7 @@ impl<P: Plan> Modules<P> {
         let index = Rc::new(Index { ids: self.modules.iter().enumerate().map(|(n, module)| (module.id, n)).collect() });
         let defaults: Vec<_> = self.modules.iter().map(|module| &module.defaults).collect();
         let level = Level { open: &root, main: &root, server: &root, index: &index, defaults: &defaults, cx };
-        build(&Linker { modules: &self.modules }, level).map_err(Fault::settle)
+        build(&Linker { modules: &self.modules }, level)
     }
 
     fn read(&self, level: &mut Open, block: &[Node], cx: &Context) -> Result<(), Fault> {
@@ -572,7 +572,12 @@ impl<S> Table<S> {
             };
             check(statement, row.places, place, row.arity, row.block)?;
             let words = Words::new(statement, cx, 0);
-            (row.set)(section, &words).map_err(|fault| fault.of(row.name).or_at(&word.at))?;
+            // What is found when a block is whole is, by nginx, found at its end.
+            let place = |fault: &Fault| if row.block && !fault.is_nameless() { &statement.end } else { &word.at };
+            (row.set)(section, &words).map_err(|fault| {
+                let at = place(&fault);
+                fault.of(row.name).or_at(at)
+            })?;
         }
         Ok(())
     }

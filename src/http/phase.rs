@@ -202,7 +202,7 @@ fn find(request: &Rc<Request>) -> Result<(), Refusal> {
         if !request.is_subrequest() && !request.body.is_discarded() {
             let message = format_args!("client intended to send too large body: {length} bytes");
             request.log(Level::Error, message);
-            request.body.discard();
+            request.body.reject();
             return Err(Refusal::Status(413));
         }
     }

@@ -30,7 +30,7 @@ pub async fn special(request: &Rc<Request>, status: u16) -> Result<Response, Ref
             return operators(request, page);
         }
     }
-    request.body.discard();
+    request.body.reject();
     if core.msie_refresh && matches!(status, 301 | 302) && is_msie(request) {
         return Ok(refresh(request));
     }
@@ -63,7 +63,7 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
         return Err(Refusal::Jump(Jump::Named(target)));
     }
     // A target elsewhere is a redirect.
-    request.body.discard();
+    request.body.reject();
     let status = match page.overwrite {
         Overwrite::With(status @ (301 | 302 | 303 | 307 | 308)) => status,
         Overwrite::Keep | Overwrite::Page | Overwrite::With(_) => 302,

@@ -86,14 +86,18 @@ impl Upload {
         Self { framing: RefCell::new(framing), ..Self::default() }
     }
 
-    /// What is left will be read and thrown away after the answer, which is an error: the client is not invited to
-    /// send it.
+    /// Nobody wants the body: what is left will be read and thrown away after the answer.
     pub fn discard(&self) {
-        self.invited.set(true);
         self.discarded.set(true);
     }
 
-    /// The answer will be an error, whoever makes it: the client is not invited to send its body.
+    /// As [`Upload::discard`], when the answer is an error: the client is not even invited to send its body.
+    pub fn reject(&self) {
+        self.never_invite();
+        self.discard();
+    }
+
+    /// The answer will be an error, whoever makes it.
     pub fn never_invite(&self) {
         self.invited.set(true);
     }
@@ -272,7 +276,8 @@ impl Upload {
                 request.log(Level::Info, format_args!("client prematurely closed connection"));
                 self.broken.set(true);
                 request.keepalive.set(false);
-                Poll::Ready(Err(Refusal::Status(400)))
+                request.status.set(400); // for the log: nobody is left to be answered
+                Poll::Ready(Err(Refusal::Close))
             }
             Poll::Ready(Ok(_)) => {
                 self.timer.borrow_mut().disarm();

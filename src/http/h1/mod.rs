@@ -129,7 +129,6 @@ fn log_closed(connection: &Connection, idle: bool) {
 /// Answers one request and writes the answer.
 async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
     let connection = &request.connection;
-    decide_keepalive(request);
     let response = {
         let mut answer = std::pin::pin!(async {
             match refused {
