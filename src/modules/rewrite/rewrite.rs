@@ -5,8 +5,6 @@
 //! (`ngx_http_script.c`): the steps of a location run from the top to the bottom, those of an `if` block in its place,
 //! and whoever changes the path has the location looked up anew once the program is over.
 
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +20,7 @@ use crate::conf::template::Template;
 use crate::conf::vars::{Row, Value, Values, VarId};
 use crate::conf::words::Words;
 use crate::http::body::Body;
+use crate::http::open_file::Kind as FileKind;
 use crate::http::plan::{Gate, LocationId, Main, Plan, Verdict};
 use crate::http::request::Request;
 use crate::http::response::{Head, Refusal, Response};
@@ -552,22 +551,22 @@ impl Test {
 impl Kind {
     /// Whether the file at `path` is of this kind; one that cannot be asked is of none.
     fn is(self, path: &[u8], request: &Request) -> bool {
-        let meta = match std::fs::metadata(std::ffi::OsString::from_vec(path.to_vec())) {
-            Ok(meta) => meta,
-            Err(error) => {
-                if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG)) {
-                    let message = format_args!("stat() \"{}\" failed {}", Raw(path), errno(&error));
-                    request.log(LogLevel::Crit, message);
+        let stat = match request.plan().files.test(request, path) {
+            Ok(stat) => stat,
+            Err(unopened) => {
+                if !unopened.is_missing() {
+                    let errno = errno(&unopened.error());
+                    request.log(LogLevel::Crit, format_args!("{} \"{}\" failed {errno}", unopened.call, Raw(path)));
                 }
                 return false;
             }
         };
         match self {
-            Self::Plain => meta.is_file(),
-            Self::Directory => meta.is_dir(),
+            Self::Plain => stat.kind == FileKind::File,
+            Self::Directory => stat.kind == FileKind::Directory,
             // nginx: a device or a socket is neither file nor directory, and so does not exist
-            Self::Exists => meta.is_file() || meta.is_dir(),
-            Self::Executable => meta.permissions().mode() & 0o100 != 0,
+            Self::Exists => stat.kind != FileKind::Other,
+            Self::Executable => stat.executable,
         }
     }
 }
