@@ -59,10 +59,21 @@ pub fn syslog_time() -> Stamp {
 }
 
 /// The HTTP date of any second, for `Last-Modified` and `Expires`. nginx shows what is outside of 1970 to 9999 as its end.
+/// The latest are remembered: most answers repeat one of few dates.
 pub fn http_date_of(second: i64) -> Stamp {
     let second = u64::try_from(second).unwrap_or(0).min(LAST_SECOND);
-    Stamp::of(format_args!("{}", httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(second))))
+    DATES.with_borrow_mut(|dates| {
+        let (known, stamp) = &mut dates[(second % REMEMBERED as u64) as usize];
+        if *known != Some(second) {
+            let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(second));
+            (*known, *stamp) = (Some(second), Stamp::of(format_args!("{date}")));
+        }
+        *stamp
+    })
 }
+
+/// How many dates a thread remembers.
+const REMEMBERED: usize = 64;
 
 /// The local time zone.
 pub fn zone() -> TimeZone {
@@ -89,6 +100,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// The text without asking whether it is one.
+    pub fn bytes(&self) -> &[u8] {
+        self.text.get(..usize::from(self.length)).unwrap_or_default()
+    }
+
     /// What does not fit is cut; no date of a four-digit year is that long.
     fn of(text: fmt::Arguments<'_>) -> Self {
         let mut stamp = Self { text: [0; 31], length: 0 };
@@ -110,8 +126,7 @@ impl Deref for Stamp {
     type Target = str;
 
     fn deref(&self) -> &str {
-        let text = self.text.get(..usize::from(self.length)).unwrap_or_default();
-        std::str::from_utf8(text).unwrap_or_default()
+        std::str::from_utf8(self.bytes()).unwrap_or_default()
     }
 }
 
@@ -137,6 +152,8 @@ static ZONE: RwLock<Option<TimeZone>> = RwLock::new(None);
 
 thread_local! {
     static CLOCK: RefCell<Clock> = RefCell::new(Clock::new(Instant::now(), SystemTime::now()));
+    static DATES: RefCell<[(Option<u64>, Stamp); REMEMBERED]> =
+        const { RefCell::new([(None, Stamp { text: [0; 31], length: 0 }); REMEMBERED]) };
 }
 
 struct Clock {

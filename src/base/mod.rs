@@ -3,9 +3,11 @@
 pub mod addr;
 pub mod clock;
 pub mod glob;
+pub mod hash;
 pub mod names;
 pub mod regex;
 pub mod release;
 pub mod temp;
 pub mod text;
+pub mod threads;
 pub mod units;

@@ -3,16 +3,16 @@
 //! In: patterns in lower case. Out: the value of the pattern that fits a name best: the name itself, then the longest
 //! `*.name`, then the longest `name.*`. nginx: `ngx_hash_add_key`, `ngx_hash_find_combined`.
 
-use std::collections::HashMap;
+use super::hash::QuickMap;
 
 /// See the module's head.
 #[derive(Debug)]
 pub struct NameTable<V> {
-    exact: HashMap<Box<[u8]>, V>,
+    exact: QuickMap<Box<[u8]>, V>,
     /// `*.example.com` under `example.com`.
-    leading: HashMap<Box<[u8]>, V>,
+    leading: QuickMap<Box<[u8]>, V>,
     /// `www.example.*` under `www.example`.
-    trailing: HashMap<Box<[u8]>, V>,
+    trailing: QuickMap<Box<[u8]>, V>,
 }
 
 /// Why a pattern has no place in the table.
@@ -26,7 +26,7 @@ pub enum Unplaced {
 
 impl<V> Default for NameTable<V> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), leading: HashMap::new(), trailing: HashMap::new() }
+        Self { exact: QuickMap::default(), leading: QuickMap::default(), trailing: QuickMap::default() }
     }
 }
 

@@ -12,6 +12,7 @@ use super::error::{At, Fault};
 use super::lex::{Node, Statement, Word};
 use super::template::Template;
 use super::vars::Names;
+use crate::base::threads::Pools;
 use crate::base::{text, units};
 use crate::log::error::{Entry, Reader};
 use crate::log::{Sinks, syslog};
@@ -25,6 +26,8 @@ pub struct Context {
     pub conf_prefix: PathBuf,
     /// The log files that directives name.
     pub sinks: Sinks,
+    /// Threads for work that may block.
+    pub pools: Pools,
     /// This machine's name, in lower case.
     pub hostname: String,
     /// Directories for temporary files, to be made before the worker starts.
@@ -41,6 +44,7 @@ impl Context {
         Self {
             names: Names::default(),
             sinks: Sinks::default(),
+            pools: Pools::default(),
             hostname: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase(),
             directories: RefCell::default(),
             prefix: prefix.into(),

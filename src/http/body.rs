@@ -4,7 +4,6 @@
 //! is polled, so that the one task of a connection can read from the upstream while the client's socket is full.
 
 use std::fmt;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -65,15 +64,27 @@ impl FilePiece {
     /// At most `limit` bytes from the front; the piece shrinks by as many. A file that was cut since is an error.
     pub fn read(&mut self, limit: usize) -> std::io::Result<Bytes> {
         let want = usize::try_from(self.len).unwrap_or(usize::MAX).min(limit);
-        let mut buffer = vec![0; want];
-        let got = self.file.read_at(&mut buffer, self.offset)?;
+        let bytes = self.file.read(self.offset, want)?;
+        self.skip(bytes.len(), want)?;
+        Ok(bytes)
+    }
+
+    /// As [`FilePiece::read`] if the bytes are in memory; `None` when the disk must be asked.
+    pub fn read_ready(&mut self, limit: usize) -> std::io::Result<Option<Bytes>> {
+        let want = usize::try_from(self.len).unwrap_or(usize::MAX).min(limit);
+        let Some(bytes) = self.file.read_ready(self.offset, want)? else { return Ok(None) };
+        self.skip(bytes.len(), want)?;
+        Ok(Some(bytes))
+    }
+
+    /// So much was read of what was wanted.
+    pub fn skip(&mut self, got: usize, want: usize) -> std::io::Result<()> {
         if got == 0 && want > 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        buffer.truncate(got);
         self.offset += got as u64;
-        self.len -= got as u64;
-        Ok(buffer.into())
+        self.len = self.len.saturating_sub(got as u64);
+        Ok(())
     }
 }
 

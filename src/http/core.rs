@@ -3,7 +3,6 @@
 //! In: the directives of nginx's `ngx_http_core_module`. Out: [`Settings`], the plain values that a location's plan
 //! carries. What belongs to a server or its listening sockets is in `http/server.rs`, which shares the table.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,9 @@ use super::plan::{Main, Plan, ServerPlan};
 use super::request::Request;
 use super::response::Refusal;
 use super::server;
+use crate::base::hash::QuickMap;
 use crate::base::temp::TempPath;
+use crate::base::threads::Pool;
 use crate::base::text;
 use crate::conf::error::Fault;
 use crate::conf::lex::Node;
@@ -250,7 +251,7 @@ pub enum Alias {
 }
 
 /// File name extensions, in lower case, and their media types.
-pub type Types = Arc<HashMap<Bytes, Bytes>>;
+pub type Types = Arc<QuickMap<Bytes, Bytes>>;
 
 /// One status of an `error_page` directive.
 #[derive(Clone, Debug)]
@@ -336,12 +337,12 @@ pub fn temp_path(words: &Words<'_>) -> Result<TempPath, Fault> {
     Ok(TempPath { path: words.path(0, &words.cx.prefix), levels: levels.collect::<Result<_, _>>()? })
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub enum Aio {
     #[default]
     Off,
     /// `threads` or `threads=pool`.
-    Threads(String),
+    Threads(Arc<Pool>),
 }
 
 impl Conf {
@@ -595,9 +596,9 @@ impl Conf {
         self.aio.set(match words.one() {
             "off" => Aio::Off,
             // Kernel AIO reads files past the page cache; ours has the same effect on a thread.
-            "on" | "threads" => Aio::Threads("default".to_owned()),
+            "on" | "threads" => Aio::Threads(words.cx.pools.named("default")),
             other => match other.strip_prefix("threads=") {
-                Some(pool) if !pool.is_empty() && !pool.contains('$') => Aio::Threads(pool.to_owned()),
+                Some(pool) if !pool.is_empty() && !pool.contains('$') => Aio::Threads(words.cx.pools.named(pool)),
                 _ => return Err(words.fault(0, "invalid value")),
             },
         })
@@ -822,7 +823,11 @@ impl Conf {
             limit_rate_after: rate(&conf.limit_rate_after),
             client_body_in_file_only: conf.client_body_in_file_only.or_else(InFile::default),
             client_body_temp_path: conf.client_body_temp_path.or_else(|| TempPath::below(prefix, "client_body_temp")),
-            aio: conf.aio.or_else(Aio::default),
+            pool: match conf.aio.as_ref() {
+                Some(Aio::Threads(pool)) => pool.clone(),
+                Some(Aio::Off) | None => level.cx.pools.named("default"),
+            },
+            aio: matches!(conf.aio.as_ref(), Some(Aio::Threads(_))),
             directio: conf.directio.or(None),
             directio_alignment: conf.directio_alignment.or(512),
             output_buffers: conf.output_buffers.or(Buffers { number: 2, size: 32 * 1024 }),
@@ -1022,7 +1027,10 @@ pub struct Settings {
     pub limit_rate_after: Option<Template>,
     pub client_body_in_file_only: InFile,
     pub client_body_temp_path: TempPath,
-    pub aio: Aio,
+    /// Whether sendfile, too, waits for the disk on a thread.
+    pub aio: bool,
+    /// Where what is not in memory is read.
+    pub pool: Arc<Pool>,
     pub directio: Option<u64>,
     pub directio_alignment: usize,
     pub output_buffers: Buffers,

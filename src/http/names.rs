@@ -43,6 +43,11 @@ impl Names {
         self.regexes.is_empty() && self.names.values().all(|id| id == self.default)
     }
 
+    /// Whether patterns are among them, which have captures to give.
+    pub fn has_patterns(&self) -> bool {
+        !self.regexes.is_empty()
+    }
+
     /// Chooses by a host in lower case.
     pub fn choose(&self, host: &[u8]) -> Chosen<'_> {
         if let Some(id) = self.names.find(host) {

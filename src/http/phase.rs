@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::body::Source;
 use super::core::Satisfy;
 use super::location::Found;
-use super::plan::{Answer, Content, Gate, LocationId, Verdict};
+use super::plan::{Answer, Gate, LocationId, Verdict};
 use super::request::Request;
 use super::respond;
 use super::response::{Jump, Refusal, Response};
@@ -97,7 +97,7 @@ pub async fn post_action(request: &Rc<Request>) {
 
 /// Asked once for each request of a client.
 async fn post_read(request: &Rc<Request>) -> Result<(), Refusal> {
-    if request.is_subrequest() {
+    if request.is_subrequest() || request.http().post_read.is_empty() {
         return Ok(());
     }
     gates(request, &request.http().post_read).await.map(drop)
@@ -106,7 +106,9 @@ async fn post_read(request: &Rc<Request>) -> Result<(), Refusal> {
 /// From the server's own rules to the content.
 async fn serve(request: &Rc<Request>) -> Result<Response, Refusal> {
     request.enter(request.server().root);
-    if let Some(response) = gates(request, &request.plan().rewrite).await? {
+    if !request.plan().rewrite.is_empty()
+        && let Some(response) = gates(request, &request.plan().rewrite).await?
+    {
         return Ok(response);
     }
     find(request)?;
@@ -118,10 +120,11 @@ async fn serve_location(request: &Rc<Request>) -> Result<Response, Refusal> {
     loop {
         request.path_changed.set(false);
         // The server's own rules have had their turn where no location matched.
-        if request.location_id() != request.server().root {
-            if let Some(response) = gates(request, &request.plan().rewrite).await? {
-                return Ok(response);
-            }
+        if request.location_id() != request.server().root
+            && !request.plan().rewrite.is_empty()
+            && let Some(response) = gates(request, &request.plan().rewrite).await?
+        {
+            return Ok(response);
         }
         if !request.path_changed.get() {
             break;
@@ -131,13 +134,19 @@ async fn serve_location(request: &Rc<Request>) -> Result<Response, Refusal> {
         request.enter(request.server().root);
         find(request)?;
     }
-    if let Some(response) = gates(request, &request.plan().preaccess).await? {
+    if !request.plan().preaccess.is_empty()
+        && let Some(response) = gates(request, &request.plan().preaccess).await?
+    {
         return Ok(response);
     }
-    if let Some(response) = access(request).await? {
+    if !request.plan().access.is_empty()
+        && let Some(response) = access(request).await?
+    {
         return Ok(response);
     }
-    if let Some(response) = gates(request, &request.plan().precontent).await? {
+    if !request.plan().precontent.is_empty()
+        && let Some(response) = gates(request, &request.plan().precontent).await?
+    {
         return Ok(response);
     }
     content(request).await
@@ -274,7 +283,8 @@ pub fn enter(request: &Request, id: LocationId) {
     }
 }
 
-/// Runs the gates of one phase.
+/// Runs the gates of one phase. Callers look first whether it has any: most have none, and an await moves an answer
+/// through one more place.
 async fn gates(request: &Rc<Request>, gates: &[Box<dyn Gate>]) -> Result<Option<Response>, Refusal> {
     for gate in gates {
         match settle(gate.as_ref(), request).await {
@@ -338,16 +348,23 @@ async fn delayed(request: &Rc<Request>, refusal: Refusal) -> Result<Option<Respo
 /// Asks the location's handler, or index, autoindex and static files in turn.
 async fn content(request: &Rc<Request>) -> Result<Response, Refusal> {
     let plan = request.plan();
-    if let Some(handler) = &plan.handler {
-        return match ask(handler.as_ref(), request).await {
-            Some(answer) => answer,
-            None => Err(Refusal::Status(404)),
-        };
-    }
-    for handler in &plan.contents {
-        if let Some(answer) = ask(handler.as_ref(), request).await {
-            return answer;
+    let handlers = match &plan.handler {
+        Some(handler) => std::slice::from_ref(handler),
+        None => plan.contents.as_slice(),
+    };
+    for handler in handlers {
+        match handler.answer(request) {
+            Answer::Decline => {}
+            Answer::Now(answer) => return answer,
+            Answer::Wait(later) => {
+                if let Some(answer) = later.await {
+                    return answer;
+                }
+            }
         }
+    }
+    if plan.handler.is_some() {
+        return Err(Refusal::Status(404));
     }
     let path = request.path();
     if path.ends_with(b"/") {
@@ -356,12 +373,4 @@ async fn content(request: &Rc<Request>) -> Result<Response, Refusal> {
         return Err(Refusal::Status(403));
     }
     Err(Refusal::Status(404))
-}
-
-async fn ask<'a>(content: &'a dyn Content, request: &'a Rc<Request>) -> Option<Result<Response, Refusal>> {
-    match content.answer(request) {
-        Answer::Decline => None,
-        Answer::Now(answer) => Some(answer),
-        Answer::Wait(later) => later.await,
-    }
 }

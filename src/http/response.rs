@@ -42,8 +42,6 @@ pub struct Head {
     pub allow_ranges: bool,
     /// But into one at most.
     pub single_range: bool,
-    /// The conditions of the request have been judged already, by the upstream that answers.
-    pub judged: bool,
     /// The client asked for a range of exactly what is here: filters that change the body must decline.
     pub ranged: bool,
     /// `Vary: Accept-Encoding` is owed (`gzip_vary`).

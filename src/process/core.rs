@@ -13,6 +13,7 @@ use nix::sched::CpuSet;
 use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::base::text;
+use crate::base::threads::Limits;
 use crate::conf::error::Fault;
 use crate::conf::module::{Arity, EVENTS, MAIN, Row, Table};
 use crate::conf::setting::Setting;
@@ -283,6 +284,7 @@ impl Core {
         if pool.threads == 0 {
             return Err(Fault::at("\"thread_pool\" must have \"threads\" parameter", words.at()));
         }
+        words.cx.pools.define(name, Limits { threads: pool.threads, max_queue: pool.max_queue });
         self.thread_pools.push(pool);
         Ok(())
     }

@@ -94,7 +94,10 @@ impl Draft {
         let mut main = Main::default();
         let read = Self::read_files(options, source, &mut main, &cx).and_then(|()| {
             syntax_is_ok();
-            main.finish()
+            match cx.pools.undefined() {
+                Some(name) => Err(Fault::new(format!("unknown thread pool \"{name}\""))),
+                None => main.finish(),
+            }
         });
         let mut warnings = cx.take_warnings();
         match read {

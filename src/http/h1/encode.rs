@@ -2,6 +2,8 @@
 //!
 //! nginx: `ngx_http_header_filter`, `ngx_http_chunked_header_filter`. RFC 9112, 4 to 6.
 
+use std::cell::RefCell;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::base::clock;
@@ -48,9 +50,26 @@ pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
     if request.head.version < Version::HTTP_10 || head.headless {
         return Bytes::new();
     }
+    HEADS.with_borrow_mut(|heads| {
+        heads.reserve(ROOM);
+        write(request, head, framing, heads);
+        heads.split().freeze()
+    })
+}
+
+/// Heads are written one behind the other, so that most need no memory of their own; a block is used again when all of
+/// its heads are sent.
+const BLOCK: usize = 8 * 1024;
+/// What nearly every head fits in.
+const ROOM: usize = 512;
+
+thread_local! {
+    static HEADS: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(BLOCK));
+}
+
+fn write(request: &Request, head: &Head, framing: Framing, out: &mut BytesMut) {
     let core = &request.plan().core;
-    let mut out = BytesMut::with_capacity(512);
-    status_line(head, &mut out);
+    status_line(head, out);
     let own = Own::of(head);
     if !own.server && !head.no_server {
         let server: &[u8] = match core.server_tokens {
@@ -61,7 +80,7 @@ pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
     }
     if !own.date && !head.no_date {
         out.put_slice(b"Date: ");
-        out.put_slice(clock::http_date().as_bytes());
+        out.put_slice(clock::http_date().bytes());
         out.put_slice(b"\r\n");
     }
     if let Some(content_type) = head.content_type.as_ref().filter(|text| head.status != 204 && !text.is_empty()) {
@@ -84,14 +103,14 @@ pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
         // nginx: the page of an error is not as old as what it is about.
         if matches!(head.status, 200 | 206 | 304) {
             out.put_slice(b"Last-Modified: ");
-            out.put_slice(clock::http_date_of(second).as_bytes());
+            out.put_slice(clock::http_date_of(second).bytes());
             out.put_slice(b"\r\n");
         }
     }
     let absolute = |target: &&Bytes| is_made_absolute(request, target);
     if let Some(target) = head.location.as_ref().filter(absolute) {
         out.put_slice(b"Location: ");
-        put_authority(request, &mut out);
+        put_authority(request, out);
         out.put_slice(target);
         out.put_slice(b"\r\n");
     }
@@ -129,7 +148,6 @@ pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
         out.put_slice(b"\r\n");
     }
     out.put_slice(b"\r\n");
-    out.freeze()
 }
 
 fn status_line(head: &Head, out: &mut BytesMut) {

@@ -15,14 +15,15 @@ use crate::http::plan::ServerId;
 use crate::http::request::{Request, RequestHead};
 use crate::http::response::Field;
 use crate::http::server::ServerSettings;
-use crate::net::timer::Timer;
 use crate::http::upload::{Framing, Upload};
 use crate::log::{Level, Raw};
+use crate::net::timer::Timer;
 use crate::wire::http1::chunked::{Decoder, Trailers};
 use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
 use crate::wire::http1::message::{self, Essentials};
 use crate::wire::http1::name::{Name, Rule};
 use crate::wire::http1::request::{LineParser, RequestLine, Version};
+use crate::wire::span::Span;
 use crate::wire::uri::{self, Normal};
 
 /// What reading a head came to.
@@ -88,6 +89,8 @@ struct Parts<'a> {
     /// The target's path and arguments, once the line is there and they make sense.
     normal: Option<Normal>,
     fields: Vec<field::Field>,
+    /// Of the request line, or of `Host`.
+    host: Option<KnownHost>,
     /// Where the last line ended that was understood.
     end: usize,
     /// What is being read, for the log.
@@ -141,7 +144,10 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
     if let Some(host) = line.host {
         let input = connection.input.borrow();
         match message::host(host.of(&input)) {
-            Some(host) => parts.server = connection.address().names.choose(&host.name).id(),
+            Some(name) => {
+                parts.server = connection.address().names.choose(&name.name).id();
+                parts.host = Some(KnownHost::new(name, host));
+            }
             None => {
                 drop(input);
                 return parts.refuse(400, "client sent invalid host in request line");
@@ -194,7 +200,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
 impl<'a> Parts<'a> {
     fn new(connection: &'a Rc<Connection>, server: ServerId, settings: &'a ServerSettings) -> Self {
         let fields = Vec::with_capacity(16);
-        Self { connection, line: None, normal: None, fields, end: 0, doing: READING_LINE, server, settings }
+        Self { connection, line: None, normal: None, fields, host: None, end: 0, doing: READING_LINE, server, settings }
     }
 
     /// Reads more from the socket, at most `room`.
@@ -282,6 +288,7 @@ impl<'a> Parts<'a> {
                 // The host of the request line, where there is one, has precedence (RFC 9112, 3.2.2).
                 Some(host) if self.line.is_some_and(|line| line.host.is_none()) => {
                     self.server = self.connection.address().names.choose(&host.name).id();
+                    self.host = Some(KnownHost::new(host, field.value));
                 }
                 Some(_) => {}
             }
@@ -327,8 +334,9 @@ impl<'a> Parts<'a> {
         request.body = Upload::new(framing);
         let request = Rc::new(request);
         request.keepalive.set(keepalive);
-        if let Some(host) = &request.head.host {
-            connection.address().names.choose(host).fill(&request);
+        let names = &connection.address().names;
+        if let Some(host) = request.head.host.as_ref().filter(|_| names.has_patterns()) {
+            names.choose(host).fill(&request);
         }
         if !clean {
             request.log(Level::Info, format_args!("client sent invalid request{READING_LINE}"));
@@ -356,17 +364,7 @@ impl<'a> Parts<'a> {
             .iter()
             .map(|field| Field { name: field.name.slice(raw), value: field.value.slice(raw) })
             .collect();
-        let named = line.and_then(|line| line.host).map(|host| host.slice(raw));
-        let named = named.or_else(|| fields.iter().find(|field| field.is("Host")).map(|field| field.value.clone()));
-        let host = named.as_ref().and_then(|named| {
-            let host = message::host(named)?;
-            let name = match host.name {
-                Cow::Borrowed(name) => named.slice_ref(name),
-                Cow::Owned(name) => name.into(),
-            };
-            Some((name, host.port))
-        });
-        let (host, host_port) = host.map_or((None, 0), |(name, port)| (Some(name), port));
+        let (host, host_port) = self.host.as_ref().map_or((None, 0), |host| (Some(host.bytes(raw)), host.port));
         RequestHead {
             line: line.map(|line| line.line.slice(raw)).unwrap_or_default(),
             method: line.map(|line| line.method.slice(raw)).unwrap_or_default(),
@@ -422,6 +420,34 @@ impl<'a> Parts<'a> {
         // What follows cannot be told from the head any more.
         self.connection.input.replace(BytesMut::new());
         Head::Refused(request, status)
+    }
+}
+
+/// A valid host, without its port.
+struct KnownHost {
+    span: Span,
+    /// In lower case, if it was not sent so.
+    lower: Option<Vec<u8>>,
+    port: u16,
+}
+
+impl KnownHost {
+    /// `sent` is where the host stands, port and all.
+    fn new(host: message::Host<'_>, sent: Span) -> Self {
+        let message::Host { name, port } = host;
+        let end = sent.start + name.len() as u32; // a part of what the span has
+        let lower = match name {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(name) => Some(name),
+        };
+        Self { span: Span { start: sent.start, end }, lower, port }
+    }
+
+    fn bytes(&self, raw: &Bytes) -> Bytes {
+        match &self.lower {
+            Some(lower) => Bytes::copy_from_slice(lower),
+            None => self.span.slice(raw),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod head;
 pub mod send;
 
 pub use encode::itoa;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
@@ -20,9 +21,9 @@ use super::phase;
 use super::proxy_protocol;
 use super::request::Request;
 use super::response::{Field, Response};
-use crate::net::timer::Timer;
 use super::upload::Upload;
 use crate::conf::template::Template;
+use crate::net::timer::Timer;
 use crate::wire::http1::request::Version;
 use crate::log::{Level, Raw};
 
@@ -84,6 +85,8 @@ const WAITING: &str = "waiting for request";
 /// `keepalive_timeout`. `false`: the connection ends.
 async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     connection.activity.set(State::Waiting);
+    let size = connection.http.server(connection.address().names.default).settings.client_header_buffer_size;
+    give_back(connection.input.take(), size);
     let timeout = match connection.requests.get() {
         0 => connection.http.server(connection.address().names.default).settings.client_header_timeout,
         _ => connection.idle_timeout.get(),
@@ -91,11 +94,10 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     let idle = connection.requests.get() > 0;
     let slot = &connection.slot;
     let mut unwanted = std::pin::pin!(if idle { slot.unwanted() } else { slot.displaced() });
-    let size = connection.http.server(connection.address().names.default).settings.client_header_buffer_size;
     let begun = std::future::poll_fn(|cx| {
         // The buffer is there only while there is something to read: an idle connection has none.
         if connection.io.poll_readable(cx).is_ready() {
-            let mut buffer = BytesMut::with_capacity(size);
+            let mut buffer = borrow(size);
             if let Poll::Ready(read) = connection.io.poll_read(cx, &mut buffer) {
                 connection.input.replace(buffer);
                 if let Ok(0) = read {
@@ -103,6 +105,7 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
                 }
                 return Poll::Ready(matches!(read, Ok(1..)));
             }
+            give_back(buffer, size);
         }
         if unwanted.as_mut().poll(cx).is_ready() {
             return Poll::Ready(false);
@@ -124,6 +127,29 @@ fn log_closed(connection: &Connection, idle: bool) {
         true => connection.log_alone(format_args!("client {} closed keepalive connection", Raw(&connection.client()))),
         false => connection.log(Level::Info, WAITING, format_args!("client closed connection")),
     }
+}
+
+/// How many buffers a thread keeps for the next connections that have something to say.
+const SPARE: usize = 8;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection that has nothing to read needs no buffer; if nobody holds a part of it any more, another may have it.
+fn give_back(mut buffer: BytesMut, size: usize) {
+    if buffer.is_empty() && buffer.try_reclaim(size) && buffer.capacity() <= 2 * size {
+        BUFFERS.with_borrow_mut(|buffers| {
+            if buffers.len() < SPARE {
+                buffers.push(buffer);
+            }
+        });
+    }
+}
+
+fn borrow(size: usize) -> BytesMut {
+    let spare = BUFFERS.with_borrow_mut(Vec::pop).filter(|spare| spare.capacity() >= size);
+    spare.unwrap_or_else(|| BytesMut::with_capacity(size))
 }
 
 /// Answers one request and writes the answer.
@@ -187,6 +213,10 @@ fn decide_keepalive(request: &Request) {
 /// `keepalive_disable`: browsers that do not bear it.
 fn disabled(request: &Request) -> bool {
     let disable = request.plan().core.keepalive_disable;
+    let msie6 = disable.msie6 && request.is_method("POST");
+    if !msie6 && !disable.safari {
+        return false;
+    }
     let Some(agent) = request.field("User-Agent") else { return false };
     let find = |word: &str| memchr::memmem::find(agent, word.as_bytes());
     // nginx: MSIE before 7 misreads an answer to a POST on such a connection.
@@ -195,7 +225,7 @@ fn disabled(request: &Request) -> bool {
         agent.get(place + 5).filter(|version| matches!(version, b'4' | b'5' | b'6'))
     };
     let safari = || find("Mac OS X").is_some() && find("Safari/").is_some() && find("Chrome").is_none();
-    (disable.msie6 && request.is_method("POST") && old_msie().is_some()) || (disable.safari && safari())
+    (msie6 && old_msie().is_some()) || (disable.safari && safari())
 }
 
 async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Unsent> {

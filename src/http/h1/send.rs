@@ -45,7 +45,7 @@ pub struct Output {
 /// So much is gathered from a body before it is written.
 const GATHER: u64 = 64 * 1024;
 /// Files up to this size are read and go out with the head; above, sendfile is cheaper.
-const INLINE: u64 = 32 * 1024;
+const INLINE: u64 = crate::http::open_file::SMALL;
 /// The most pieces in one writev.
 const SLICES: usize = 64;
 
@@ -72,7 +72,15 @@ pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Frami
         ended: None,
     };
     request.head_sent.set(head.len() as u64);
-    sender.queue(Piece::Mem(head));
+    if !hold && sender.earlier == 0 && sender.pace.rate == 0 {
+        match sender.at_once(head, &mut body, framing).await? {
+            AtOnce::Sent => return Ok(()),
+            AtOnce::Queued => return sender.end(hold).await,
+            AtOnce::Other(head) => sender.queue(Piece::Mem(head)),
+        }
+    } else {
+        sender.queue(Piece::Mem(head));
+    }
     if framing == Framing::None {
         return sender.end(hold).await;
     }
@@ -156,7 +164,53 @@ struct Sender<'a> {
     ended: Option<bool>,
 }
 
+/// What became of a head in [`Sender::at_once`].
+enum AtOnce {
+    Sent,
+    /// The socket took less than all: the rest is in the queue.
+    Queued,
+    /// The body is not of the kind that goes with its head.
+    Other(Bytes),
+}
+
 impl Sender<'_> {
+    /// The common answer: a head and at most one piece that is in memory. It leaves in one call, past the queue.
+    async fn at_once(&mut self, head: Bytes, body: &mut Body, framing: Framing) -> Result<AtOnce, Unsent> {
+        let rest = match (framing, &mut *body) {
+            (Framing::None, _) | (Framing::Length(0), Body::Empty) => Bytes::new(),
+            (Framing::Length(length), Body::One(Piece::Mem(bytes))) if bytes.len() as u64 == length => bytes.clone(),
+            (Framing::Length(length), Body::One(Piece::File(file))) if file.len == length && length <= INLINE => {
+                match file.read_ready(INLINE as usize) {
+                    Ok(Some(bytes)) if file.len == 0 => bytes,
+                    Ok(Some(bytes)) => {
+                        // The file has become shorter, or will be in a moment: the long way finds out.
+                        file.offset -= bytes.len() as u64;
+                        file.len += bytes.len() as u64;
+                        return Ok(AtOnce::Other(head));
+                    }
+                    Ok(None) | Err(_) => return Ok(AtOnce::Other(head)),
+                }
+            }
+            _ => return Ok(AtOnce::Other(head)),
+        };
+        let slices = [IoSlice::new(&head), IoSlice::new(&rest)];
+        let count = if rest.is_empty() { 1 } else { 2 };
+        let wrote = std::future::poll_fn(|cx| Poll::Ready(self.connection.io.poll_writev(cx, &slices[..count]))).await;
+        let wrote = match wrote {
+            Poll::Ready(Ok(wrote)) => wrote,
+            Poll::Ready(Err(error)) => return Err(self.lost("writev", &error)),
+            Poll::Pending => 0,
+        };
+        self.request.bytes_sent.set(self.request.bytes_sent.get() + wrote as u64);
+        if wrote == head.len() + rest.len() {
+            return Ok(AtOnce::Sent);
+        }
+        let in_head = wrote.min(head.len());
+        self.queue(Piece::Mem(head.slice(in_head..)));
+        self.queue(Piece::Mem(rest.slice((wrote - in_head).min(rest.len())..)));
+        Ok(AtOnce::Queued)
+    }
+
     fn queue(&mut self, piece: Piece) {
         if !piece.is_empty() {
             self.output.borrow_mut().push(piece);
@@ -240,6 +294,13 @@ impl Sender<'_> {
                     continue;
                 }
             };
+            while let Some(cold) = self.fill()? {
+                let warm_only = cold.warm_only;
+                self.warm(cold).await?;
+                if warm_only {
+                    break; // once is enough: some file systems never say that they are ready
+                }
+            }
             let wrote = std::future::poll_fn(|cx| {
                 let wrote = self.poll_write(cx, quota);
                 if wrote.is_pending() {
@@ -253,6 +314,9 @@ impl Sender<'_> {
             self.request.bytes_sent.set(self.request.bytes_sent.get() + own);
             if let Some(delay) = self.pace.after(wrote) {
                 self.rest(delay, body).await?;
+            } else if wrote >= self.chunk() as u64 {
+                // A client that takes all there is must not keep the others waiting.
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -276,16 +340,19 @@ impl Sender<'_> {
         .await
     }
 
+    /// `sendfile_max_chunk`.
+    fn chunk(&self) -> usize {
+        match self.request.plan().core.sendfile_max_chunk {
+            0 => SENDFILE,
+            chunk => chunk.min(SENDFILE),
+        }
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>, quota: u64) -> Poll<Result<u64, Unsent>> {
         let output = &mut *self.output.borrow_mut();
-        if let Err(error) = self.inline(output) {
-            return Poll::Ready(Err(self.lost("read", &error)));
-        }
         let written = match output.queue.front_mut() {
             Some(Piece::File(file)) => {
-                let chunk = self.request.plan().core.sendfile_max_chunk;
-                let chunk = if chunk == 0 { usize::MAX } else { chunk };
-                let len = usize::try_from(file.len.min(quota)).unwrap_or(usize::MAX).min(chunk).min(SENDFILE);
+                let len = usize::try_from(file.len.min(quota)).unwrap_or(usize::MAX).min(self.chunk());
                 self.connection.io.poll_sendfile(cx, &file.file, file.offset, len).map(|sent| ("sendfile", sent))
             }
             _ => {
@@ -332,32 +399,70 @@ impl Sender<'_> {
         }
     }
 
-    /// Reads file pieces that are small, or all when sendfile is off, into memory, as far as one write goes.
-    fn inline(&self, output: &mut Output) -> io::Result<()> {
+    /// Reads those parts of files at the front of the queue that go out as memory: small ones, and without sendfile
+    /// all. What the disk must be asked for is handed back.
+    fn fill(&self) -> Result<Option<Cold>, Unsent> {
         let core = &self.request.plan().core;
+        let output = &mut *self.output.borrow_mut();
+        let (limit, most) = match core.sendfile {
+            true => (INLINE as usize, INLINE),
+            false => (core.output_buffers.size, core.output_buffers.total() as u64),
+        };
         let mut ahead = 0;
         let mut n = 0;
-        while ahead < INLINE.max(1) {
+        while ahead < most {
             let Some(piece) = output.queue.get_mut(n) else { break };
             let Piece::File(file) = piece else {
                 ahead += piece.len();
                 n += 1;
                 continue;
             };
-            if core.sendfile && file.len + ahead > INLINE {
-                break;
+            let direct = file.file.is_direct();
+            if core.sendfile && !direct && file.len + ahead > INLINE {
+                let cold = n == 0 && core.aio && !file.file.is_ready(file.offset);
+                return Ok(cold.then(|| Cold { file: file.clone(), place: n, limit: self.chunk(), warm_only: true }));
             }
-            let limit = if core.sendfile { INLINE as usize } else { core.output_buffers.size };
-            let bytes = read_inline(file, limit)?;
-            ahead += bytes.len() as u64;
-            if file.len == 0 {
-                *piece = Piece::Mem(bytes);
-            } else {
-                output.queue.insert(n, Piece::Mem(bytes));
+            let limit = if direct { core.output_buffers.size } else { limit };
+            match file.read_ready(limit) {
+                Ok(Some(bytes)) => {
+                    ahead += bytes.len() as u64;
+                    output.replace(n, bytes);
+                }
+                Ok(None) | Err(_) if n > 0 => break, // what is before it can go first
+                Ok(None) => return Ok(Some(Cold { file: file.clone(), place: n, limit, warm_only: false })),
+                Err(error) => return Err(self.lost("read", &error)),
             }
             n += 1;
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Has a thread ask the disk.
+    async fn warm(&self, cold: Cold) -> Result<(), Unsent> {
+        let Cold { mut file, place, limit, warm_only } = cold;
+        let read = self.request.plan().core.pool.run(move || {
+            if !warm_only {
+                return file.read(limit);
+            }
+            // The page cache is what it is read for; sendfile takes it from there.
+            let end = file.offset.saturating_add(file.len.min(limit as u64));
+            while file.offset < end && file.len > 0 {
+                file.read(WARM)?;
+            }
+            Ok(Bytes::new())
+        });
+        match read.await {
+            Ok(_) if warm_only => Ok(()),
+            Ok(bytes) => {
+                let output = &mut *self.output.borrow_mut();
+                if let Some(Piece::File(file)) = output.queue.get_mut(place) {
+                    file.skip(bytes.len(), bytes.len()).map_err(|error| self.lost("read", &error))?;
+                    output.replace(place, bytes);
+                }
+                Ok(())
+            }
+            Err(error) => Err(self.lost("read", &error)),
+        }
     }
 
     fn lost(&self, call: &str, error: &io::Error) -> Unsent {
@@ -374,12 +479,28 @@ impl Sender<'_> {
 
 /// Linux sends at most this much at once.
 const SENDFILE: usize = 0x7fff_f000;
+/// How much a thread reads at a time to have it in memory.
+const WARM: usize = 128 * 1024;
 
-fn read_inline(file: &mut FilePiece, limit: usize) -> io::Result<Bytes> {
-    file.read(limit)
+/// A part of a file that is not in memory.
+struct Cold {
+    file: FilePiece,
+    /// Its place in the queue.
+    place: usize,
+    limit: usize,
+    /// It is to be sent by sendfile: being in memory is enough.
+    warm_only: bool,
 }
 
 impl Output {
+    /// Puts bytes before the piece of a file that they were read from; the piece goes when nothing is left of it.
+    fn replace(&mut self, place: usize, bytes: Bytes) {
+        match self.queue.get_mut(place) {
+            Some(piece @ Piece::File(FilePiece { len: 0, .. })) => *piece = Piece::Mem(bytes),
+            _ => self.queue.insert(place, Piece::Mem(bytes)),
+        }
+    }
+
     /// Forgets what was written.
     fn consume(&mut self, mut wrote: u64) {
         self.queued = self.queued.saturating_sub(wrote);

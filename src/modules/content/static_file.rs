@@ -104,7 +104,8 @@ pub fn respond(request: &Request, path: &[u8], found: Found) -> Response {
     head.allow_ranges = true;
     if request.plan().core.etag {
         head.fields.reserve(4);
-        head.add("ETag", etag(&stat));
+        let make = || etag(&stat);
+        head.add("ETag", file.as_ref().map_or_else(make, |file| file.etag(make)));
     }
     let body = match file {
         Some(file) if stat.size > 0 => Body::One(Piece::File(FilePiece { file, offset: 0, len: stat.size })),

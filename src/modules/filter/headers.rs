@@ -153,6 +153,8 @@ fn take(inner: &mut Setting<Vec<Added>>, outer: &Setting<Vec<Added>>, how: Inher
 struct Added {
     name: Bytes,
     value: Template,
+    /// The value has variables.
+    computed: bool,
     always: bool,
 }
 
@@ -163,7 +165,9 @@ impl Added {
             _ if words.len() == 2 => false,
             _ => return Err(words.invalid_parameter(2)),
         };
-        Ok(Self { name: text::bytes(words.arg(0)).into(), value: words.template(1)?, always })
+        let value = words.template(1)?;
+        let computed = value.constant().is_none();
+        Ok(Self { name: text::bytes(words.arg(0)).into(), value, computed, always })
     }
 }
 
@@ -192,6 +196,9 @@ impl Filter for Adder {
             rule.apply(request, head);
         }
         for field in self.fields.iter().filter(|field| regular || field.always) {
+            if field.computed {
+                request.show(head); // `$sent_http_*` see what has been added so far
+            }
             add(&field.name, field.value.eval(request.as_ref()), head);
         }
         body
@@ -271,6 +278,7 @@ impl Rule {
         let (expires, fixed) = match self {
             Self::Fixed(expires) => (*expires, true),
             Self::Computed(template, since) => {
+                request.show(head);
                 let value = template.eval(request);
                 // What cannot be read is as if nothing had been said.
                 match std::str::from_utf8(&value).ok().and_then(|value| Expires::read(value, *since).ok()) {
@@ -374,6 +382,9 @@ impl Source for Trailing {
     fn trailers(&mut self) -> Vec<Field> {
         let mut trailers = self.inner.trailers();
         for field in self.fields.iter().filter(|field| self.regular || field.always) {
+            if field.computed {
+                self.request.trailers.replace(trailers.clone());
+            }
             let value = field.value.eval(self.request.as_ref());
             if !value.is_empty() {
                 trailers.push(Field::new(field.name.clone(), value));
@@ -455,8 +466,12 @@ mod tests {
         let list = |names: &[&'static str]| {
             let mut setting = Setting::default();
             if !names.is_empty() {
-                let added =
-                    |name: &&'static str| Added { name: (*name).into(), value: Template::default(), always: true };
+                let added = |name: &&'static str| Added {
+                    name: (*name).into(),
+                    value: Template::default(),
+                    computed: false,
+                    always: true,
+                };
                 *setting.list() = names.iter().map(added).collect::<Vec<_>>();
             }
             setting
