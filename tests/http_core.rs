@@ -360,3 +360,52 @@ fn post_action_follows_the_answer() {
     client.get("/a").response().expect_body("first");
     upstream.expect("GET /after").reply("HTTP/1.1 204 No Content\r\n\r\n");
 }
+
+#[test]
+fn a_connection_lingers_as_the_configuration_says() {
+    let conf = "server { listen %%ADDR_0%%; client_max_body_size 10; lingering_time 10s; lingering_timeout 300ms; \
+                location / { proxy_pass http://127.0.0.1:1; } \
+                location /off { lingering_close off; proxy_pass http://127.0.0.1:1; } }";
+    let server = Server::start(conf);
+    let mut client = server.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nxxxx");
+    client.response().expect_status(413);
+    client.expect_closed(); // its sending side; it still reads what comes, so this is no reset
+    client.send(vec![b'x'; 50_000]);
+    let mut client = server.client();
+    client.send("POST /off HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nxxxx");
+    client.response().expect_status(413);
+    client.expect_closed();
+}
+
+#[test]
+fn the_rate_may_be_a_variable() {
+    let server = Setup::new()
+        .file("html/a", vec![b'x'; 30_000])
+        .start("map $arg_slow $rate { default 0; 1 10k; } server { listen %%ADDR_0%%; root html; limit_rate $rate; }");
+    let timed = |path: &str| {
+        let begun = Instant::now();
+        server.fetch(path).expect_status(200);
+        begun.elapsed()
+    };
+    assert!(timed("/a") < Duration::from_millis(1500));
+    assert!(timed("/a?slow=1") >= Duration::from_millis(1500));
+}
+
+#[test]
+fn a_body_file_may_be_cleaned_up() {
+    let upstream = Upstream::start();
+    let conf = "server { listen %%ADDR_0%%; client_body_in_file_only clean; client_body_temp_path %%PREFIX%%/temp/clean 1 2; \
+                location / { proxy_pass http://%%UPSTREAM%%; proxy_set_header X-File $request_body_file; } }";
+    let server = Setup::new().set("UPSTREAM", upstream.address()).start(conf);
+    let mut client = server.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\ncontent");
+    let mut conversation = upstream.expect("POST /");
+    let file = conversation.asked.field("X-File").expect("the file has a name").to_owned();
+    assert_eq!(fs::read(&file).expect("the file is there while it is needed"), b"content");
+    let levels = regex::Regex::new(r"/temp/clean/\d/\d\d/\d{10}$").expect("a fixed pattern");
+    assert!(levels.is_match(&file), "{file}");
+    conversation.reply("HTTP/1.1 204 No Content\r\n\r\n");
+    client.response().expect_status(204);
+    eventually("the file is gone", || fs::metadata(&file).is_err());
+}

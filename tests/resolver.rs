@@ -1,0 +1,171 @@
+//! Names that are looked up while requests run, against a name server written here.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::kit::{Server, Setup, Step, Upstream, eventually};
+
+type Names = Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>;
+
+/// A name server for IPv4 addresses: a known name has its addresses for `ttl` seconds, any other does not exist.
+struct Dns {
+    address: SocketAddr,
+    names: Names,
+    asked: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Dns {
+    fn start(ttl: u32) -> Dns {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout is set");
+        let address = socket.local_addr().expect("it is bound");
+        let (names, asked, over) = (Names::default(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let thread = std::thread::spawn({
+            let (names, asked, over) = (names.clone(), asked.clone(), over.clone());
+            move || {
+                let mut packet = [0; 1500];
+                while !over.load(Ordering::SeqCst) {
+                    let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
+                    if let Some(reply) = answer(&packet[..length], &names, ttl, &asked) {
+                        let _ = socket.send_to(&reply, from);
+                    }
+                }
+            }
+        });
+        Dns { address, names, asked, over, thread: Some(thread) }
+    }
+
+    fn name(&self, name: &str, addresses: &[Ipv4Addr]) {
+        self.names.lock().expect("nobody panics with it").insert(name.to_owned(), addresses.to_vec());
+    }
+
+    /// How often somebody asked for an IPv4 address.
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// RFC 1035, 4: the header, the question as it came, and the addresses.
+fn answer(query: &[u8], names: &Names, ttl: u32, asked: &AtomicUsize) -> Option<Vec<u8>> {
+    let mut at = 12;
+    let mut labels = Vec::new();
+    while *query.get(at)? != 0 {
+        let length = usize::from(query[at]);
+        labels.push(String::from_utf8_lossy(query.get(at + 1..at + 1 + length)?).into_owned());
+        at += 1 + length;
+    }
+    let question = query.get(12..at + 5)?;
+    let wants_ipv4 = query.get(at + 1..at + 3)? == [0, 1];
+    let names = names.lock().expect("nobody panics with it");
+    let known = names.get(&labels.join(".").to_ascii_lowercase());
+    if wants_ipv4 {
+        asked.fetch_add(1, Ordering::SeqCst);
+    }
+    let addresses = known.filter(|_| wants_ipv4).cloned().unwrap_or_default();
+    let code = if known.is_some() { 0 } else { 3 };
+    let mut reply = query.get(..2)?.to_vec();
+    reply.extend_from_slice(&[0x81, 0x80 | code, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
+    reply.extend_from_slice(question);
+    for address in addresses {
+        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+        reply.extend_from_slice(&ttl.to_be_bytes());
+        reply.extend_from_slice(&[0, 4]);
+        reply.extend_from_slice(&address.octets());
+    }
+    Some(reply)
+}
+
+/// Upstreams on one port number of several loopback addresses cannot be had from the kernel by asking for any port,
+/// so there is one, and names that lead to it or to nobody.
+fn serve(dns: &Dns, more: &str) -> (Server, crate::kit::upstream::Background) {
+    let upstream = Upstream::start().serve(|asked| {
+        let host = asked.field("Host").unwrap_or_default().to_owned();
+        let reply = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{host}", host.len());
+        vec![Step::Bytes(reply.into_bytes()), Step::Close]
+    });
+    let setup = Setup::new().set("DNS", dns.address).set("PORT", upstream.address.port());
+    let server = setup.start(&format!(
+        "resolver %%DNS%% ipv6=off {more}; resolver_timeout 1s; server {{ listen %%ADDR_0%%; \
+         location / {{ set $name $arg_name; proxy_pass http://$name:%%PORT%%; proxy_next_upstream_timeout 5s; }} }}"
+    ));
+    (server, upstream)
+}
+
+#[test]
+fn a_name_in_a_variable_is_looked_up_and_remembered() {
+    let dns = Dns::start(300);
+    dns.name("one.example", &[Ipv4Addr::LOCALHOST]);
+    let (server, upstream) = serve(&dns, "");
+    let host = format!("one.example:{}", upstream.address.port());
+    for _ in 0..3 {
+        server.fetch("/?name=one.example").expect_status(200).expect_body(&host);
+    }
+    assert_eq!(dns.asked(), 1, "the answer has five minutes to live");
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_a_502() {
+    let dns = Dns::start(300);
+    let (server, _upstream) = serve(&dns, "");
+    server.fetch("/?name=none.example").expect_status(502);
+    let line = server.wait_for_log("none.example could not be resolved (3: Host not found)");
+    assert!(line.contains("[error]") && line.contains("request: \"GET /?name=none.example HTTP/1.1\""), "{line}");
+}
+
+#[test]
+fn a_silent_name_server_is_given_up() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let server = Setup::new().set("DNS", silent.local_addr().expect("it is bound")).start(
+        "resolver %%DNS%% ipv6=off; resolver_timeout 500ms; server { listen %%ADDR_0%%; \
+         location / { set $name slow.example; proxy_pass http://$name; } }",
+    );
+    server.fetch("/").expect_status(502);
+    server.wait_for_log("slow.example could not be resolved (110: Operation timed out)");
+}
+
+#[test]
+fn an_answer_lives_as_long_as_it_says_or_as_the_configuration_says() {
+    let dns = Dns::start(1);
+    dns.name("short.example", &[Ipv4Addr::LOCALHOST]);
+    let (server, _upstream) = serve(&dns, "");
+    server.fetch("/?name=short.example").expect_status(200);
+    eventually("the name is asked for again", || {
+        server.fetch("/?name=short.example").expect_status(200);
+        dns.asked() > 1
+    });
+    let dns = Dns::start(1);
+    dns.name("long.example", &[Ipv4Addr::LOCALHOST]);
+    let (server, _upstream) = serve(&dns, "valid=300s");
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(2500) {
+        server.fetch("/?name=long.example").expect_status(200);
+    }
+    assert_eq!(dns.asked(), 1);
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    let dns = Dns::start(300);
+    // Nobody listens on the first two.
+    let dead = [Ipv4Addr::new(127, 0, 0, 77), Ipv4Addr::new(127, 0, 0, 78)];
+    dns.name("many.example", &[dead[0], dead[1], Ipv4Addr::LOCALHOST]);
+    let (server, _upstream) = serve(&dns, "");
+    for _ in 0..6 {
+        server.fetch("/?name=many.example").expect_status(200);
+    }
+}
