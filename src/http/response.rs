@@ -29,6 +29,8 @@ pub struct Head {
     /// An upstream's own status line, `404 Nope`; without it the standard words.
     pub status_line: Option<Bytes>,
     pub content_type: Option<Bytes>,
+    /// Where in `content_type` the media type ends, when an upstream has named a charset behind it.
+    pub media_end: Option<usize>,
     /// Added to `content_type` as `; charset=`.
     pub charset: Option<Bytes>,
     /// Bytes of the body, when they are known beforehand.
@@ -114,11 +116,10 @@ impl Head {
         field.value = [b"W/", field.value.as_ref()].concat().into();
     }
 
-    /// The media type without parameters, in lower case where it was written so.
+    /// The media type as lists of types mean it: without the charset that an upstream named.
     pub fn media_type(&self) -> &[u8] {
         let full = self.content_type.as_deref().unwrap_or_default();
-        let end = memchr::memchr2(b';', b' ', full).unwrap_or(full.len());
-        &full[..end]
+        self.media_end.and_then(|end| full.get(..end)).unwrap_or(full)
     }
 }
 

@@ -42,8 +42,8 @@ impl MediaTypes {
 
     /// Whether the response is of one of the types. Without a type it is of none.
     pub fn take(&self, head: &Head) -> bool {
-        let Some(own) = head.content_type.as_deref().filter(|own| !own.is_empty()) else { return false };
-        self.all || self.types.iter().any(|name| name.eq_ignore_ascii_case(own))
+        let own = head.media_type();
+        !own.is_empty() && (self.all || self.types.iter().any(|name| name.eq_ignore_ascii_case(own)))
     }
 }
 
@@ -69,5 +69,8 @@ mod tests {
             let head = Head { content_type: own.map(Bytes::from), ..Head::new(200) };
             assert_eq!((types.take(&head), all.take(&head)), (expected, in_all), "{own:?}");
         }
+        let content_type = Some(Bytes::from_static(b"text/html;charset=utf-8"));
+        let upstreams = Head { content_type, media_end: Some(9), ..Head::new(200) };
+        assert!(types.take(&upstreams));
     }
 }

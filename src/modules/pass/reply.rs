@@ -299,25 +299,15 @@ fn refresh(value: &Bytes, rewrite: &impl Fn(Rewritten, &Bytes) -> Option<Bytes>)
     Some([&value[..start], &target].concat().into())
 }
 
-/// `text/html; charset=utf-8`: the charset has a place of its own, so that filters may change it.
+/// `text/html; charset=utf-8` goes out as it came, and filters are told where the type in it ends. nginx: only a
+/// charset ends it, other parameters belong to the type.
 fn content_type(value: &Bytes, head: &mut Head) {
+    let names_charset = |&semicolon: &usize| {
+        let parameter = value[semicolon + 1..].trim_ascii_start();
+        parameter.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"charset="))
+    };
+    head.media_end = memchr::memchr_iter(b';', value).find(names_charset);
     head.content_type = Some(value.clone());
-    for semicolon in memchr::memchr_iter(b';', value) {
-        let rest = &value[semicolon + 1..];
-        let spaces = rest.iter().take_while(|&&byte| byte == b' ').count();
-        let parameter = &rest[spaces..];
-        if !parameter.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"charset=")) {
-            continue;
-        }
-        let charset = &parameter[8..];
-        let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
-        let charset = charset.strip_suffix(b"\"").unwrap_or(charset);
-        if !charset.is_empty() {
-            head.content_type = Some(value.slice(..semicolon));
-            head.charset = Some(value.slice_ref(charset));
-        }
-        return;
-    }
 }
 
 fn warn_duplicate(request: &Request, again: &Field, fields: &[Field], known: Known) {

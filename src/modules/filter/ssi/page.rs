@@ -28,7 +28,8 @@ use crate::wire::uri::{self, Escape};
 /// See the module's head.
 pub struct Page {
     request: Rc<Request>,
-    content_type: Option<Bytes>,
+    /// The page's own type, which a block has too where it stands for an answer.
+    media: (Option<Bytes>, Option<usize>),
     silent_errors: bool,
     body: Body,
     parser: Parser,
@@ -260,7 +261,7 @@ impl Page {
     pub fn new(request: &Rc<Request>, head: &Head, body: Body, value_length: usize, silent_errors: bool) -> Self {
         Self {
             request: request.clone(),
-            content_type: head.content_type.clone(),
+            media: (head.content_type.clone(), head.media_end),
             silent_errors,
             body,
             parser: Parser::new(value_length),
@@ -440,7 +441,7 @@ impl Page {
         self.waiting = wait || set.is_some();
         let answer: Later<'static, Result<Body, Broken>> = match (set, block) {
             (Some(name), _) => Box::pin(stored(child.clone(), name)),
-            (None, Some(block)) => Box::pin(stubbed(child.clone(), block, self.content_type.clone())),
+            (None, Some(block)) => Box::pin(stubbed(child.clone(), block, self.media.clone())),
             (None, None) => Box::pin(included(child.clone())),
         };
         self.queue.push_back(Part::Asking(child, answer));
@@ -657,8 +658,12 @@ async fn stored(child: Rc<Request>, name: String) -> Result<Body, Broken> {
 }
 
 /// The body of a subrequest's answer; the block, if it has none or is an error.
-async fn stubbed(child: Rc<Request>, block: Bytes, content_type: Option<Bytes>) -> Result<Body, Broken> {
-    let stub = Response { head: Head { content_type, ..Head::new(200) }, body: Body::memory(block.clone()) };
+async fn stubbed(
+    child: Rc<Request>,
+    block: Bytes,
+    (content_type, media_end): (Option<Bytes>, Option<usize>),
+) -> Result<Body, Broken> {
+    let stub = Response { head: Head { content_type, media_end, ..Head::new(200) }, body: Body::memory(block.clone()) };
     match phase::attempt(&child).await {
         Ok(mut response) => {
             subrequest::answered(&child, &response);
