@@ -76,8 +76,9 @@ impl Target {
         Ok(Self::Fixed(groups.make(&url, &pass.at)?))
     }
 
-    /// The group of a request; names that variables make are resolved now.
-    pub async fn find(&self, request: &Request) -> Result<Arc<Group>, Refusal> {
+    /// The group of a request; names that variables make are resolved now. `minds_client`: a client that goes away
+    /// need not be waited for.
+    pub async fn find(&self, request: &Request, minds_client: bool) -> Result<Arc<Group>, Refusal> {
         let (template, groups) = match self {
             Self::Fixed(group) => return Ok(group.clone()),
             Self::Variable { template, groups } => (template, groups),
@@ -94,6 +95,6 @@ impl Target {
             request.log(LogLevel::Error, format_args!("no port in upstream \"{}\"", url.host_text));
             return Err(Refusal::Status(500));
         }
-        resolve::group(request, &url).await
+        resolve::group(request, &url, minds_client).await
     }
 }

@@ -164,10 +164,10 @@ impl Codec for Records {
         *self = Self::new(self.fastcgi.clone());
     }
 
-    fn wrap(&mut self, part: Option<Bytes>, out: &mut VecDeque<Piece>) {
-        match part {
-            Some(bytes) => out.extend(stdin(Piece::Mem(bytes))),
-            None => out.push_back(Piece::Mem(Bytes::from_static(&STDIN_END))),
+    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>) {
+        out.extend(parts.into_iter().flat_map(|part| stdin(Piece::Mem(part))));
+        if last {
+            out.push_back(Piece::Mem(Bytes::from_static(&STDIN_END)));
         }
     }
 
