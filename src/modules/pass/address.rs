@@ -76,7 +76,8 @@ impl Target {
         Ok(Self::Fixed(groups.make(&url, &pass.at)?))
     }
 
-    /// The group of a request; names that variables make are resolved now.
+    /// The group of a request; names that variables make are resolved now. `minds_client`: a client that goes away
+    /// need not be waited for.
     pub async fn find(&self, request: &Request, minds_client: bool) -> Result<Arc<Group>, Refusal> {
         let (template, groups) = match self {
             Self::Fixed(group) => return Ok(group.clone()),

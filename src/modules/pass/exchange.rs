@@ -27,7 +27,7 @@ use crate::base::text::errno;
 use crate::http::body::{Body, Piece};
 use crate::http::request::Request;
 use crate::http::response::{Field, Refusal, Response};
-use crate::http::upload::Upload;
+use crate::http::upload::{Stored, Upload};
 use crate::log::Level;
 use crate::net::accept::Slot;
 use crate::net::connect::{self, connect};
@@ -119,6 +119,35 @@ pub struct Job<C> {
     pub early: Vec<Bytes>,
     /// The target, for the error log.
     pub uri: Bytes,
+}
+
+/// What of a body that would be streamed is there already. `true`: all of it, and it is read as others are.
+pub async fn preread(request: &Request, early: &mut Vec<Bytes>) -> Result<bool, Refusal> {
+    let limit = request.plan().core.client_body_buffer_size;
+    let mut total = 0;
+    let whole = std::future::poll_fn(|cx| {
+        while total < limit {
+            match Upload::poll_bytes(request, cx) {
+                Poll::Pending => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(true)),
+                Poll::Ready(Ok(Some(bytes))) => {
+                    total += bytes.len();
+                    early.push(bytes);
+                }
+                Poll::Ready(Err(refusal)) => return Poll::Ready(Err(refusal)),
+            }
+        }
+        Poll::Ready(Ok(false))
+    });
+    if !whole.await? {
+        return Ok(false);
+    }
+    let memory = match early.len() {
+        1 => early.remove(0),
+        _ => std::mem::take(early).concat().into(),
+    };
+    request.body.store(Stored { len: memory.len() as u64, memory, file: None });
+    Ok(true)
 }
 
 /// Runs an exchange up to the point where the client's head is known.

@@ -165,9 +165,7 @@ impl Codec for Records {
     }
 
     fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>) {
-        for bytes in parts {
-            out.extend(stdin(Piece::Mem(bytes)));
-        }
+        out.extend(parts.into_iter().flat_map(|part| stdin(Piece::Mem(part))));
         if last {
             out.push_back(Piece::Mem(Bytes::from_static(&STDIN_END)));
         }

@@ -226,12 +226,16 @@ impl Content for Handler {
 
 impl FastCgi {
     async fn pass(self: Arc<Self>, request: &Rc<Request>) -> Result<Response, Refusal> {
+        let group = self.target.find(request, self.settings.minds_client()).await?;
         let settings = self.settings.clone();
-        let group = self.target.find(request, settings.minds_client()).await?;
-        let streamed = !settings.request_buffering
+        let mut streamed = !settings.request_buffering
             && settings.pass_request_body
             && !request.is_subrequest()
             && request.body.stored().is_none();
+        let mut early = Vec::new();
+        if streamed {
+            streamed = !exchange::preread(request, &mut early).await?;
+        }
         let body = if streamed { None } else { Some(Upload::read(request).await?) };
         let mut writer = RequestWriter::new(self.keep_conn);
         self.params.write(request, settings.pass_request_headers, &mut writer);
@@ -246,6 +250,6 @@ impl FastCgi {
         let codec = Records::new(self.clone());
         let choice = Choice::new(group);
         let request = request.clone();
-        exchange::run(Job { request, settings, choice, codec, pieces, streamed, early: Vec::new(), uri: Bytes::new() }).await
+        exchange::run(Job { request, settings, choice, codec, pieces, streamed, early, uri: Bytes::new() }).await
     }
 }

@@ -10,7 +10,6 @@ mod target;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 
@@ -437,7 +436,7 @@ impl Proxy {
         let mut body = None;
         let mut early = Vec::new();
         if streamed {
-            streamed = !self.preread(request, &mut early).await?;
+            streamed = !exchange::preread(request, &mut early).await?;
         }
         if !streamed {
             let stored = Upload::read(request).await?;
@@ -485,37 +484,6 @@ impl Proxy {
         let codec = Http1::new(self.clone(), request, &method, chunked);
         let choice = Choice::new(group);
         exchange::run(Job { request: request.clone(), settings, choice, codec, pieces, streamed, early, uri }).await
-    }
-}
-
-impl Proxy {
-    /// What of a body that would be streamed is there already. `true`: all of it, and it is read as others are.
-    async fn preread(&self, request: &Request, early: &mut Vec<Bytes>) -> Result<bool, Refusal> {
-        let limit = request.plan().core.client_body_buffer_size;
-        let mut total = 0;
-        let whole = std::future::poll_fn(|cx| {
-            while total < limit {
-                match Upload::poll_bytes(request, cx) {
-                    Poll::Pending => return Poll::Ready(Ok(false)),
-                    Poll::Ready(Ok(None)) => return Poll::Ready(Ok(true)),
-                    Poll::Ready(Ok(Some(bytes))) => {
-                        total += bytes.len();
-                        early.push(bytes);
-                    }
-                    Poll::Ready(Err(refusal)) => return Poll::Ready(Err(refusal)),
-                }
-            }
-            Poll::Ready(Ok(false))
-        });
-        if !whole.await? {
-            return Ok(false);
-        }
-        let memory = match early.len() {
-            1 => early.remove(0),
-            _ => std::mem::take(early).concat().into(),
-        };
-        request.body.store(Stored { len: memory.len() as u64, memory, file: None });
-        Ok(true)
     }
 }
 
