@@ -150,7 +150,7 @@ impl Reader {
                 Some(pattern) => (pattern, true),
                 None => (pattern, false),
             };
-            let regex = Regex::compile(pattern, caseless, names).map_err(|fault| fault.or_at(at))?;
+            let regex = Regex::compile(pattern, caseless, at, names)?;
             self.table.patterns.push((regex, value));
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::error::Fault;
+use super::error::{At, Fault};
 use super::vars::{Names, Value, Values, VarId};
 use super::words::Words;
 use crate::base::regex::{Captures, Failed, Pattern};
@@ -37,13 +37,13 @@ pub struct Unmatched;
 impl Regex {
     /// Compiles `source` and declares its named captures.
     pub fn new(source: &str, caseless: bool, words: &Words<'_>) -> Result<Self, Fault> {
-        Self::compile(source, caseless, &words.cx.names)
+        Self::compile(source, caseless, words.at(), &words.cx.names)
     }
 
     /// As [`Regex::new`], for a pattern that stands in a block which its directive reads itself.
-    pub fn compile(source: &str, caseless: bool, names: &Names) -> Result<Self, Fault> {
-        let pattern = Arc::new(Pattern::new(source, caseless).map_err(Fault::new)?);
-        let names = pattern.names().map(|(group, name)| (group, names.slot(name))).collect();
+    pub fn compile(source: &str, caseless: bool, at: &At, names: &Names) -> Result<Self, Fault> {
+        let pattern = Arc::new(Pattern::new(source, caseless).map_err(|message| Fault::at(message, at))?);
+        let names = pattern.names().map(|(group, name)| (group, names.captured(name, at))).collect();
         Ok(Self { pattern, names })
     }
 

@@ -46,8 +46,15 @@ struct Inner {
 /// A name that the configuration itself gives values to.
 struct Slot {
     id: VarId,
-    /// By `set`, and where: a family of variables gives such a name its first value.
-    assigned: Option<At>,
+    at: At,
+    by: By,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A family of variables gives such a name its first value.
+    Set,
+    Capture,
 }
 
 impl Names {
@@ -69,17 +76,19 @@ impl Names {
         self.0.borrow().ids.contains_key(name)
     }
 
-    /// The number of a name that a pattern gives values to: `(?<name>…)`.
-    pub fn slot(&self, name: &str) -> VarId {
-        let id = self.id(name);
-        self.0.borrow_mut().slots.push(Slot { id, assigned: None });
-        id
+    /// The number of a name that a pattern, which stands at `at`, gives values to: `(?<name>…)`.
+    pub fn captured(&self, name: &str, at: &At) -> VarId {
+        self.slot(name, at, By::Capture)
     }
 
     /// The number of a name that `set $name`, which stands at `at`, gives values to.
     pub fn assigned(&self, name: &str, at: &At) -> VarId {
+        self.slot(name, at, By::Set)
+    }
+
+    fn slot(&self, name: &str, at: &At, by: By) -> VarId {
         let id = self.id(name);
-        self.0.borrow_mut().slots.push(Slot { id, assigned: Some(at.clone()) });
+        self.0.borrow_mut().slots.push(Slot { id, at: at.clone(), by });
         id
     }
 }
@@ -211,12 +220,11 @@ impl<R: 'static> Table<R> {
         let mut rows = Vec::with_capacity(inner.order.len());
         for (n, name) in inner.order.iter().enumerate() {
             let slots = || inner.slots.iter().filter(|slot| slot.id.index() == n);
-            let captured = || slots().any(|slot| slot.assigned.is_none());
+            let captured = || slots().any(|slot| slot.by == By::Capture);
             let row = match defined.rows.remove(name) {
                 Some(row) => {
                     if let (Some(slot), false) = (slots().next(), row.changeable) {
-                        let message = format!("the duplicate \"{name}\" variable");
-                        return Err(slot.assigned.as_ref().map_or(Fault::new(&message), |at| Fault::at(&message, at)));
+                        return Err(Fault::at(format!("the duplicate \"{name}\" variable"), &slot.at));
                     }
                     row
                 }
@@ -274,10 +282,14 @@ impl<R> Table<R> {
 mod tests {
     use super::*;
 
+    fn here() -> At {
+        At { file: "x.conf".into(), line: 1, row: 1, column: 0, length: 0 }
+    }
+
     #[test]
     fn names_meet_rows_families_and_slots() {
         let names = Names::default();
-        let (a, b, c) = (names.id("Alpha"), names.id("x_long_rest"), names.slot("mine"));
+        let (a, b, c) = (names.id("Alpha"), names.id("x_long_rest"), names.captured("mine", &here()));
         assert_eq!(a, names.id("alpha"));
         let mut defined = Definitions::<()>::default();
         defined.define("alpha", Row::once(|()| Some("A".into()))).expect("new");
@@ -299,7 +311,7 @@ mod tests {
         let fault = Table::new(&names, Definitions::<()>::default()).err().expect("unknown");
         assert_eq!(fault.message, "unknown \"nobody\" variable");
         let names = Names::default();
-        names.slot("host");
+        names.captured("host", &here());
         let mut defined = Definitions::<()>::default();
         defined.define("host", Row::once(|()| None)).expect("new");
         let fault = Table::new(&names, defined).err().expect("not changeable");

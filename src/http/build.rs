@@ -10,6 +10,7 @@ use super::names::Names;
 use super::plan::{Http, Location, LocationId, Main, Plan, Server, ServerId, ServerPlan};
 use super::server::{ListenConf, Name};
 use crate::base::addr::Address;
+use crate::base::names::Unplaced;
 use crate::base::text;
 use crate::conf::error::{At, Fault};
 use crate::conf::lex::Node;
@@ -111,9 +112,6 @@ impl Builder<'_> {
             let redirect = self.locations[inner_id.0 as usize].plan.auto_redirect && bytes.ends_with(b"/");
             inner.add(matcher, inner_id, redirect).map_err(|message| Fault::at(message, child.at()))?;
             if let Matcher::Named(_) = matcher {
-                if named.iter().any(|(other, _)| *other == bytes) {
-                    return Err(Fault::at(format!("duplicate location \"{}\"", matcher.name()), child.at()));
-                }
                 named.push((bytes, inner_id));
             }
         }
@@ -128,6 +126,7 @@ impl Builder<'_> {
 /// Joins the `listen` directives of all servers by address, and addresses by socket.
 fn listens(servers: &[Level<'_>]) -> Result<Vec<Listen>, Fault> {
     let mut addresses: Vec<(ListenConf, ListenAddress)> = Vec::new();
+    let mut there: Vec<Vec<ServerId>> = Vec::new();
     for (n, level) in servers.iter().enumerate() {
         let id = ServerId(u32::try_from(n).map_err(|_| Fault::new("too many servers"))?);
         let conf = level.server::<Core>();
@@ -141,19 +140,44 @@ fn listens(servers: &[Level<'_>]) -> Result<Vec<Listen>, Fault> {
         };
         for listen in listens {
             let place = join(&mut addresses, listen, id)?;
-            let nameless = [Name { text: Bytes::new(), regex: None }];
-            let names = if conf.names.is_empty() { &nameless[..] } else { &conf.names };
-            for name in names {
-                let (_, address) = &mut addresses[place];
-                if !address.names.add(name, id) {
-                    let text = String::from_utf8_lossy(&name.text);
-                    let message = format!("conflicting server name \"{text}\" on {}, ignored", address.address);
-                    level.cx.warn(Fault::new(message));
-                }
+            there.resize_with(addresses.len(), Vec::new);
+            there[place].push(id);
+        }
+    }
+    for ((_, address), ids) in addresses.iter_mut().zip(there) {
+        // nginx: where there is nothing to choose from, names are not looked at.
+        if let [only] = ids[..] {
+            let names = &servers[only.0 as usize].server::<Core>().names;
+            if names.iter().all(|name| name.regex.is_none()) {
+                continue;
             }
+        }
+        for id in ids {
+            name_server(address, &servers[id.0 as usize], id)?;
         }
     }
     Ok(sockets(addresses))
+}
+
+/// Adds the names of a server to those of an address.
+fn name_server(address: &mut ListenAddress, level: &Level<'_>, id: ServerId) -> Result<(), Fault> {
+    let names = &level.server::<Core>().names;
+    let nameless = [Name { text: Bytes::new(), regex: None }];
+    for name in if names.is_empty() { &nameless[..] } else { names } {
+        let shown = text::decode(&name.text);
+        match address.names.add(name, id) {
+            Ok(()) => {}
+            Err(Unplaced::Taken) => {
+                let message = format!("conflicting server name \"{shown}\" on {}, ignored", address.address);
+                level.cx.warn(Fault::new(message));
+            }
+            Err(Unplaced::Invalid) => {
+                let message = format!("invalid server name or wildcard \"{shown}\" on {}", address.address);
+                return Err(Fault::new(message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Finds the entry of a directive's address, or makes it.

@@ -66,11 +66,14 @@ impl Matcher {
             (_, Self::Exact(_)) => Err(format!("location \"{name}\" cannot be inside the exact location \"{around}\"")),
             (_, Self::Named(_)) => Err(format!("location \"{name}\" cannot be inside the named location \"{around}\"")),
             (Self::Named(_), _) => Err(format!("named location \"{name}\" can be on the server level only")),
-            (Self::Regex(_), _) | (_, Self::Regex(_)) => Ok(()),
-            (Self::Exact(_) | Self::Prefix { .. }, Self::Prefix { .. }) if !name.starts_with(around) => {
-                Err(format!("location \"{name}\" is outside location \"{around}\""))
+            (Self::Regex(_), _) => Ok(()),
+            // nginx compares with the text of a pattern, too.
+            (Self::Exact(_) | Self::Prefix { .. }, Self::Prefix { .. } | Self::Regex(_)) => {
+                match name.starts_with(around) {
+                    true => Ok(()),
+                    false => Err(format!("location \"{name}\" is outside location \"{around}\"")),
+                }
             }
-            (Self::Exact(_) | Self::Prefix { .. }, Self::Prefix { .. }) => Ok(()),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::location::Regex;
 use super::plan::ServerId;
 use super::request::Request;
 use super::server::Name;
-use crate::base::names::NameTable;
+use crate::base::names::{NameTable, Unplaced};
 
 /// The servers of one address.
 #[derive(Debug, Default)]
@@ -29,13 +29,13 @@ impl Names {
         Self { default, ..Self::default() }
     }
 
-    /// Adds a name of `server`. `false`: the name is taken, and nginx warns and ignores it.
-    pub fn add(&mut self, name: &Name, server: ServerId) -> bool {
+    /// Adds a name of `server`.
+    pub fn add(&mut self, name: &Name, server: ServerId) -> Result<(), Unplaced> {
         if let Some(regex) = &name.regex {
             self.regexes.push((regex.clone(), server));
-            return true;
+            return Ok(());
         }
-        self.names.add(&name.text, server).is_ok()
+        self.names.add(&name.text, server)
     }
 
     /// Whether every host means the same server.
@@ -89,9 +89,10 @@ mod tests {
         let all = ["a.example.com", "*.example.com", "www.example.*", ".dot.org", "*.b.example.com"];
         for (n, text) in all.iter().enumerate() {
             let id = ServerId(u32::try_from(n + 1).expect("few"));
-            assert!(names.add(&Name { text: Bytes::from_static(text.as_bytes()), regex: None }, id));
+            assert_eq!(names.add(&Name { text: Bytes::from_static(text.as_bytes()), regex: None }, id), Ok(()));
         }
-        assert!(!names.add(&Name { text: Bytes::from_static(b"a.example.com"), regex: None }, ServerId(9)));
+        let again = Name { text: Bytes::from_static(b"a.example.com"), regex: None };
+        assert_eq!(names.add(&again, ServerId(9)), Err(Unplaced::Taken));
         for (host, expected) in [
             ("a.example.com", 1),
             ("x.example.com", 2),

@@ -104,16 +104,18 @@ impl Conf {
     /// Syntax: `server_name name ...;`  Default: `""`
     pub fn server_name(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         for (n, word) in words.texts().enumerate() {
-            if word.starts_with('/') {
+            // Wildcards that are neither at the beginning nor at the end are found out where names are compared.
+            let bytes = word.as_bytes();
+            let invalid = match bytes.first() {
+                Some(b'*') => bytes.len() < 3 || bytes[1] != b'.',
+                Some(b'.') => bytes.len() < 2,
+                _ => false,
+            };
+            if invalid {
+                return Err(words.fault(n, format!("server name \"{word}\" is invalid")));
+            }
+            if word.contains('/') {
                 words.cx.warn(words.fault(n, format!("server name \"{word}\" has suspicious symbols")));
-            }
-            let stars = word.match_indices('*').map(|(place, _)| place);
-            let middle = |place: usize| place > 0 && place + 1 < word.len();
-            if !word.starts_with('~') && word.starts_with('.') && word.len() == 1 {
-                return Err(words.fault(n, format!("server name \"{word}\" is invalid")));
-            }
-            if !word.starts_with('~') && stars.clone().any(|place| middle(place) || !next_to_dot(word, place)) {
-                return Err(words.fault(n, format!("server name \"{word}\" is invalid")));
             }
             self.names.push(match word.strip_prefix('~') {
                 Some("") => return Err(words.fault(n, "empty regex in server name \"~\"".to_owned())),
@@ -196,15 +198,6 @@ impl Conf {
             merge_slashes: self.merge_slashes.or(true),
             max_headers: self.max_headers.or(1000),
         })
-    }
-}
-
-/// A `*` stands for whole labels: at an end of the name and behind or before a dot.
-fn next_to_dot(word: &str, star: usize) -> bool {
-    let bytes = word.as_bytes();
-    match star {
-        0 => bytes.get(1) == Some(&b'.'),
-        _ => bytes.get(star - 1) == Some(&b'.'),
     }
 }
 

@@ -492,13 +492,13 @@ impl Test {
         }
         let Some((_, end)) = texts.last_mut() else { return Err(invalid(last)) };
         match end.strip_suffix(')') {
-            None => return Err(invalid(last)),
+            None => return Err(words.fault(last, format!("invalid condition \"{end}\""))),
             Some("") => drop(texts.pop()),
             Some(rest) => *end = rest,
         }
         let invalid = |(n, text): (usize, &str)| words.fault(n, format!("invalid condition \"{text}\""));
         match texts.as_slice() {
-            [] => Err(words.fault(last, "invalid condition \"\"")),
+            [] => Err(words.fault(last, "invalid condition \")\"")),
             [only] => match only.1.strip_prefix('$') {
                 Some(name) if !name.is_empty() => Ok(Self::Variable(words.cx.names.id(name))),
                 _ => Err(invalid(*only)),
