@@ -1,6 +1,7 @@
 //! The command line: switches, versions, tests and dumps of a configuration.
 
-use std::process::{Command, Output};
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
 
 use crate::kit::{self, Server, Setup, eventually};
 
@@ -153,4 +154,51 @@ fn directives_of_the_command_line_count_once() {
     let text = both_streams(&output);
     assert!(text.contains("\"worker_processes\" directive is duplicate in"), "{text}");
     assert!(text.contains("/conf/nginx.conf:1"), "{text}");
+}
+
+/// weir's own: nginx has no such word.
+fn is_weir() -> bool {
+    kit::binary().file_name().is_some_and(|name| name == "weir")
+}
+
+#[test]
+fn serve_needs_no_configuration() {
+    if !is_weir() {
+        return;
+    }
+    let setup = Setup::new().file("html/index.html", "<p>here</p>");
+    let port = kit::ports::Port::allot();
+    let address = format!("127.0.0.1:{}", port.number);
+    let directory = setup.prefix().join("html");
+    let mut command = Command::new(kit::binary());
+    command.arg("serve").arg(&directory).args(["--listen", &address]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    eventually("it answers", || std::net::TcpStream::connect(&address).is_ok());
+    let mut client = kit::Client::connect(&address);
+    client.get("/").response().expect_status(200).expect_body("<p>here</p>");
+    client.get("/none").response().expect_status(404);
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it runs");
+    assert!(child.wait().expect("it ends").success());
+    let (mut out, mut words) = (child.stdout.take().expect("piped"), String::new());
+    out.read_to_string(&mut words).expect("text");
+    child.stderr.take().expect("piped").read_to_string(&mut words).expect("text");
+    assert!(words.contains(&format!("http://{address}")), "it says where it is: {words}");
+    assert!(words.contains("\"GET /none HTTP/1.1\" 404"), "it logs to the terminal: {words}");
+}
+
+#[test]
+fn what_serve_prints_is_a_configuration() {
+    if !is_weir() {
+        return;
+    }
+    let port = kit::ports::Port::allot();
+    let upstream = kit::Upstream::start();
+    let url = format!("http://{}", upstream.address());
+    let output = run(&["serve", "--proxy", &url, "--listen", &port.number.to_string(), "--print-config"]);
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(&format!("proxy_pass {url}")) && text.contains("$http_upgrade"), "{text}");
+    let checked = Setup::new().check_text(&text);
+    assert!(checked.status.success(), "{}\n{text}", both_streams(&checked));
 }

@@ -68,17 +68,17 @@ fn the_seed_answers_as_nginx_answers() {
         get("/", ""),
         get("/index.html", ""),
         get("/missing", "Referer: http://example.com/\r\nUser-Agent: tester \"1\"\r\n"),
-        get("/small.txt", zip),
-        get("/limit.txt", zip),
+        get("/small.txt?zip", zip),
+        get("/limit.txt?zip", zip),
         get("/limit.txt", ""),
-        get("/big.css", zip),
-        get("/big.xml", zip),
-        get("/big.png", zip),
-        get("/big.html", zip),
+        get("/big.css?zip", zip),
+        get("/big.xml?zip", zip),
+        get("/big.png?zip", zip),
+        get("/big.html?zip", zip),
         get("/big.css", "Range: bytes=0-99\r\n"),
         get("/big.css", "If-None-Match: \"65937d25-41eb0\"\r\n"),
         get("/big.css", "Accept-Encoding: gzip\r\nVia: 1.1 a\r\n"),
-        "GET /big.css HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n".to_owned(),
+        "GET /big.css?zip HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n".to_owned(),
         "HEAD /big.css HTTP/1.0\r\n\r\n".to_owned(),
         get("/websocket/echo?a=b", "X-Forwarded-For: 10.1.2.3\r\nX-Own: kept\r\n"),
         get("/websocket", "Authorization: Basic Ym9iOnNlY3JldA==\r\n"),
@@ -112,6 +112,15 @@ fn the_seed_answers_as_nginx_answers() {
         let full = || both.log_lines(log).1.len() >= both.log_lines(log).0.len();
         holds_within(Duration::from_secs(3), full);
         let (expected, got) = both.log_lines(log);
+        // How small a body gets is the compressor's affair.
+        let size = regex::Regex::new(r#"(\?zip HTTP.* "-")200 \d+ "#).expect("a fixed pattern");
+        let without = |lines: Vec<String>| -> Vec<String> {
+            let mut lines: Vec<String> =
+                lines.iter().map(|line| size.replace(line, "${1}200 N ").into_owned()).collect();
+            lines.sort(); // four workers write, each when it comes to it
+            lines
+        };
+        let (expected, got) = (without(expected), without(got));
         if expected != got {
             differences.push(format!("{log}\n{}", difference(&expected.join("\n"), &got.join("\n"))));
         }

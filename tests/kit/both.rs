@@ -120,7 +120,7 @@ fn plain_log_line(line: &str, name_length: usize) -> Option<String> {
     static TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}"));
     static SECONDS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b\d+\.\d{3}\b"));
     // Status and size of a built-in page, with and without all bytes sent beside it.
-    static PAGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"([ |][3-5]\d\d[ |])(\d{3})([ |])(?:sent=(\d+))?"));
+    static PAGE: LazyLock<Regex> = LazyLock::new(|| pattern(r#"([ |"][3-5]\d\d[ |])(\d{3})([ |])(?:sent=(\d+))?"#));
     static SENT: LazyLock<Regex> = LazyLock::new(|| pattern(r"sent=(\d{3,})"));
     if STAMP.is_match(line) && !line.contains("client: ") {
         return None;
