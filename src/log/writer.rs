@@ -8,8 +8,8 @@
 //! stalls every log, is what nginx pays as well, and it pays it in the loop.
 //!
 //! Rules: the queue is first in, first out, and so are the files: what is sent before a replaced descriptor goes to the
-//! old one. The thread writes the first line after silence at once, then lingers before it looks again, so that under
-//! load nobody pays for waking it; only error lines end the lingering, for whoever watches an error log. [`Router`] never returns an error, for `tracing-appender` would drop the message.
+//! old one. The thread writes at once while little is logged; under load it lingers before it looks again, so that
+//! nobody pays for waking it ([`Credit`]); only error lines end the lingering, for whoever watches an error log. [`Router`] never returns an error, for `tracing-appender` would drop the message.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -233,7 +233,13 @@ impl Queue {
             return;
         }
         let pace = Arc::new(Pace::default());
-        let router = Router { targets: self.targets.clone(), pace: pace.clone(), gathers: HashMap::new(), gathered: 0 };
+        let router = Router {
+            targets: self.targets.clone(),
+            pace: pace.clone(),
+            gathers: HashMap::new(),
+            gathered: 0,
+            credit: Credit::new(Instant::now()),
+        };
         let (sender, guard) =
             NonBlockingBuilder::default().lossy(false).buffered_lines_limit(QUEUE).thread_name("log").finish(router);
         *running = Some(Running { sender, pace, guard });
@@ -371,12 +377,42 @@ impl Pace {
     }
 }
 
+/// Turns without lingering that are still free. Where little is logged, lines are in their file at once, as nginx's are:
+/// somebody may look for what he has just caused. Under load the credit is soon used up, and the thread lingers.
+struct Credit {
+    left: u32,
+    /// When one was last given.
+    given: Instant,
+}
+
+impl Credit {
+    const MOST: u32 = 16;
+    /// As often as the thread may look when it lingers.
+    const EVERY: Duration = LINGER;
+
+    fn new(now: Instant) -> Self {
+        Self { left: Self::MOST, given: now }
+    }
+
+    fn spend(&mut self, now: Instant) -> bool {
+        let due = now.saturating_duration_since(self.given).as_millis() / Self::EVERY.as_millis();
+        if due > 0 {
+            self.left = self.left.saturating_add(u32::try_from(due).unwrap_or(u32::MAX)).min(Self::MOST);
+            self.given = now;
+        }
+        let had = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        had
+    }
+}
+
 /// The thread's side: takes messages apart and gathers lines per file.
 struct Router {
     targets: Targets,
     pace: Arc<Pace>,
     gathers: HashMap<u64, Gather>,
     gathered: usize,
+    credit: Credit,
 }
 
 struct Gather {
@@ -456,7 +492,9 @@ impl Write for Router {
     /// Called when the queue is empty.
     fn flush(&mut self) -> io::Result<()> {
         self.write_out();
-        self.pace.linger();
+        if !self.credit.spend(Instant::now()) {
+            self.pace.linger();
+        }
         Ok(())
     }
 }
@@ -477,6 +515,19 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credit_is_spent_by_many_and_comes_back_with_time() {
+        let start = Instant::now();
+        let mut credit = Credit::new(start);
+        for _ in 0..Credit::MOST {
+            assert!(credit.spend(start));
+        }
+        assert!(!credit.spend(start) && !credit.spend(start + Credit::EVERY / 2));
+        assert!(credit.spend(start + Credit::EVERY) && !credit.spend(start + Credit::EVERY));
+        let later = start + Duration::from_secs(60);
+        assert_eq!((0..100).filter(|_| credit.spend(later)).count(), Credit::MOST as usize);
+    }
 
     #[test]
     fn kinds_survive_the_queue() {
