@@ -8,8 +8,8 @@
 //! stalls every log, is what nginx pays as well, and it pays it in the loop.
 //!
 //! Rules: the queue is first in, first out, and so are the files: what is sent before a replaced descriptor goes to the
-//! old one. The thread writes at once while little is logged; under load it lingers before it looks again, so that
-//! nobody pays for waking it ([`Credit`]); only error lines end the lingering, for whoever watches an error log. [`Router`] never returns an error, for `tracing-appender` would drop the message.
+//! old one. The thread writes the first line after silence at once, then lingers before it looks again, so that under
+//! load nobody pays for waking it; only error lines end the lingering, for whoever watches an error log. [`Router`] never returns an error, for `tracing-appender` would drop the message.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -238,7 +238,7 @@ impl Queue {
             pace: pace.clone(),
             gathers: HashMap::new(),
             gathered: 0,
-            credit: Credit::new(Instant::now()),
+            taken: 0,
         };
         let (sender, guard) =
             NonBlockingBuilder::default().lossy(false).buffered_lines_limit(QUEUE).thread_name("log").finish(router);
@@ -294,6 +294,11 @@ impl Queue {
         }
     }
 
+    /// Whether everything that was sent is written: then a line that is written past the queue is in order.
+    pub(super) fn is_idle(&self) -> bool {
+        self.read().as_ref().is_none_or(|running| running.pace.unwritten.load(Ordering::Acquire) == 0)
+    }
+
     /// Has what was sent written without lingering: somebody may be looking for it.
     pub(super) fn hurry(&self) {
         if let Some(running) = &*self.read() {
@@ -316,6 +321,8 @@ impl Queue {
 #[derive(Default)]
 struct Pace {
     waiting: AtomicUsize,
+    /// Messages sent and not yet written, so those that are being gathered as well.
+    unwritten: AtomicUsize,
     wake: Mutex<Wake>,
     changed: Condvar,
 }
@@ -332,6 +339,7 @@ struct Wake {
 
 impl Pace {
     fn send(&self, sender: &mut NonBlocking, message: &[u8]) -> bool {
+        self.unwritten.fetch_add(1, Ordering::AcqRel);
         if self.waiting.fetch_add(1, Ordering::Relaxed) + 1 == HURRY {
             // The lock is taken so that the thread is either before its look at `waiting` or already asleep.
             drop(lock(&self.wake));
@@ -341,6 +349,7 @@ impl Pace {
             return true;
         }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.unwritten.fetch_sub(1, Ordering::AcqRel);
         false
     }
 
@@ -377,42 +386,14 @@ impl Pace {
     }
 }
 
-/// Turns without lingering that are still free. Where little is logged, lines are in their file at once, as nginx's are:
-/// somebody may look for what he has just caused. Under load the credit is soon used up, and the thread lingers.
-struct Credit {
-    left: u32,
-    /// When one was last given.
-    given: Instant,
-}
-
-impl Credit {
-    const MOST: u32 = 16;
-    /// As often as the thread may look when it lingers.
-    const EVERY: Duration = LINGER;
-
-    fn new(now: Instant) -> Self {
-        Self { left: Self::MOST, given: now }
-    }
-
-    fn spend(&mut self, now: Instant) -> bool {
-        let due = now.saturating_duration_since(self.given).as_millis() / Self::EVERY.as_millis();
-        if due > 0 {
-            self.left = self.left.saturating_add(u32::try_from(due).unwrap_or(u32::MAX)).min(Self::MOST);
-            self.given = now;
-        }
-        let had = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        had
-    }
-}
-
 /// The thread's side: takes messages apart and gathers lines per file.
 struct Router {
     targets: Targets,
     pace: Arc<Pace>,
     gathers: HashMap<u64, Gather>,
     gathered: usize,
-    credit: Credit,
+    /// Messages taken since all was last written.
+    taken: usize,
 }
 
 struct Gather {
@@ -485,6 +466,7 @@ impl Write for Router {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         batch::write_through();
         self.pace.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.taken += 1;
         self.take(message);
         Ok(message.len())
     }
@@ -492,9 +474,8 @@ impl Write for Router {
     /// Called when the queue is empty.
     fn flush(&mut self) -> io::Result<()> {
         self.write_out();
-        if !self.credit.spend(Instant::now()) {
-            self.pace.linger();
-        }
+        self.pace.unwritten.fetch_sub(std::mem::take(&mut self.taken), Ordering::AcqRel);
+        self.pace.linger();
         Ok(())
     }
 }
@@ -515,19 +496,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn credit_is_spent_by_many_and_comes_back_with_time() {
-        let start = Instant::now();
-        let mut credit = Credit::new(start);
-        for _ in 0..Credit::MOST {
-            assert!(credit.spend(start));
-        }
-        assert!(!credit.spend(start) && !credit.spend(start + Credit::EVERY / 2));
-        assert!(credit.spend(start + Credit::EVERY) && !credit.spend(start + Credit::EVERY));
-        let later = start + Duration::from_secs(60);
-        assert_eq!((0..100).filter(|_| credit.spend(later)).count(), Credit::MOST as usize);
-    }
 
     #[test]
     fn kinds_survive_the_queue() {
