@@ -18,8 +18,8 @@ use super::core::InFile;
 use super::open_file::OpenFile;
 use super::request::Request;
 use super::response::Refusal;
-use crate::net::timer::Timer;
 use crate::log::Level;
+use crate::net::timer::Timer;
 use crate::wire::http1::chunked::{Chunk, Decoder};
 use crate::wire::http1::request::Version;
 
@@ -267,29 +267,33 @@ impl Upload {
         match request.connection.io.poll_read(cx, &mut input) {
             Poll::Pending => {
                 ready!(self.timer.borrow_mut().poll(cx, core.client_body_timeout));
-                request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
-                self.broken.set(true);
-                request.keepalive.set(false);
-                Poll::Ready(Err(Refusal::Status(408)))
+                Poll::Ready(Err(self.lost(request, 408, format_args!("client timed out (110: Connection timed out)"))))
             }
             Poll::Ready(Ok(0)) => {
-                request.log(Level::Info, format_args!("client prematurely closed connection"));
-                self.broken.set(true);
-                request.keepalive.set(false);
-                request.status.set(400); // for the log: nobody is left to be answered
-                Poll::Ready(Err(Refusal::Close))
+                Poll::Ready(Err(self.lost(request, 400, format_args!("client prematurely closed connection"))))
             }
             Poll::Ready(Ok(_)) => {
                 self.timer.borrow_mut().disarm();
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => {
-                request.log(Level::Info, format_args!("recv() failed {}", plain(&error)));
-                self.broken.set(true);
-                request.keepalive.set(false);
-                Poll::Ready(Err(Refusal::Close))
+                Poll::Ready(Err(self.lost(request, 400, format_args!("recv() failed {}", plain(&error)))))
             }
         }
+    }
+
+    /// The rest of the body will not come. nginx: whoever is gone or too slow gets no answer, but the log a status; and
+    /// of a body that is thrown away it says nothing.
+    fn lost(&self, request: &Request, status: u16, why: std::fmt::Arguments<'_>) -> Refusal {
+        if !self.is_discarded() {
+            request.log(Level::Info, why);
+        }
+        if !request.written.get() {
+            request.status.set(status);
+        }
+        self.broken.set(true);
+        request.keepalive.set(false);
+        Refusal::Close
     }
 
     /// Reads and drops what the client has already sent or sends soon, within `lingering_time`, so that the

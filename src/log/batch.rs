@@ -3,7 +3,8 @@
 //! In: single lines from the requests of one thread. Out: one message per file and turn to the writer.
 //!
 //! A thread that turns a loop says [`attend`] once and calls [`flush_all`] at the end of each turn. Any other thread
-//! hands its lines over at once. Lines that `access_log`'s `buffer=` holds back have a buffer of their own, which goes
+//! hands its lines over at once. A few lines a second are not worth waking the writer for and are written on the spot, if
+//! nothing is ahead of them ([`Credit`]). Lines that `access_log`'s `buffer=` holds back have a buffer of their own, which goes
 //! when it is full or as old as `flush=` allows.
 //!
 //! Measured: 0.2 to 0.5 µs of processor time an access line, both threads together, against 1.5 µs for its write(2).
@@ -73,8 +74,11 @@ pub(super) fn push_prompt(sink: &Arc<Sink>, line: &[u8], hurry: bool) {
         Mode::Writer => Verdict::WriteThrough,
         Mode::Loop => {
             let slot = sink.slot();
-            let Batches { slots, dirty, spare, .. } = batches;
+            let Batches { slots, dirty, spare, credit, .. } = batches;
             let batch = at(slots, slot);
+            if batch.prompt.is_empty() && sink.is_idle() && credit.spend(clock::now()) {
+                return Verdict::WriteThrough;
+            }
             if batch.prompt.is_empty() {
                 batch.prompt = spare.pop().unwrap_or_else(buffer);
                 batch.sink.get_or_insert_with(|| sink.clone());
@@ -161,7 +165,38 @@ struct Batches {
     holding: Vec<usize>,
     /// Some held lines have a time to go.
     timed: bool,
+    credit: Credit,
     spare: Vec<Vec<u8>>,
+}
+
+/// Lines that may still be written on the spot. Where little is logged they are in their file before the client sees its
+/// connection close, as nginx's are, and no thread is woken for them; under load the credit is soon used up.
+struct Credit {
+    left: u32,
+    /// When one was last given.
+    given: Instant,
+}
+
+impl Default for Credit {
+    fn default() -> Self {
+        Self { left: Self::MOST, given: clock::now() }
+    }
+}
+
+impl Credit {
+    const MOST: u32 = 16;
+    const EVERY: Duration = Duration::from_millis(10);
+
+    fn spend(&mut self, now: Instant) -> bool {
+        let due = now.saturating_duration_since(self.given).as_millis() / Self::EVERY.as_millis();
+        if due > 0 {
+            self.left = self.left.saturating_add(u32::try_from(due).unwrap_or(u32::MAX)).min(Self::MOST);
+            self.given = now;
+        }
+        let had = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        had
+    }
 }
 
 /// One file's lines. Buffers that hold lines begin with room for the header; empty ones have no memory.
@@ -314,6 +349,7 @@ mod tests {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 attend();
+                spend_all();
                 f(&sink, &written);
             });
             // The end of the scope alone does not wait for what the thread does when its closure has returned.
@@ -321,6 +357,27 @@ mod tests {
         });
         drop(sink);
         written()
+    }
+
+    /// From here on lines wait: the clock, and with it the credit, stands still without a tick.
+    fn spend_all() {
+        with(|batches| while batches.credit.spend(clock::now()) {});
+    }
+
+    #[test]
+    fn few_lines_do_not_wait() {
+        in_loop(None, |sink, written| {
+            with(|batches| batches.credit.left = 2);
+            push(sink, b"1\n");
+            sink.write(b"2\n");
+            assert_eq!(written(), b"1\n2\n");
+            push(sink, b"3\n");
+            with(|batches| batches.credit.left = 1);
+            push(sink, b"4\n"); // behind one that waits
+            assert_eq!(written(), b"1\n2\n");
+            flush_all();
+            assert_eq!(written(), b"1\n2\n3\n4\n");
+        });
     }
 
     fn held(size: usize) -> Option<Hold> {
@@ -435,6 +492,19 @@ mod tests {
         let mut text = String::new();
         flate2::read::MultiGzDecoder::new(&*written).read_to_string(&mut text).expect("whole members");
         assert_eq!(text, "123\n567\n9\n");
+    }
+
+    #[test]
+    fn credit_is_spent_by_many_and_comes_back_with_time() {
+        let start = Instant::now();
+        let mut credit = Credit { left: Credit::MOST, given: start };
+        for _ in 0..Credit::MOST {
+            assert!(credit.spend(start));
+        }
+        assert!(!credit.spend(start) && !credit.spend(start + Credit::EVERY / 2));
+        assert!(credit.spend(start + Credit::EVERY) && !credit.spend(start + Credit::EVERY));
+        let later = start + Duration::from_secs(60);
+        assert_eq!((0..100).filter(|_| credit.spend(later)).count(), Credit::MOST as usize);
     }
 
     /// Run alone: the figure is the processor time of the whole process, writer thread included.

@@ -120,6 +120,11 @@ impl Sink {
         self.home.queue.hurry();
     }
 
+    /// Nothing waits to be written, of this file or another.
+    pub(super) fn is_idle(&self) -> bool {
+        self.home.queue.is_idle()
+    }
+
     /// Writes on this thread, past the queue.
     pub(super) fn write_through(&self, lines: &[u8]) {
         self.target.write(lines);

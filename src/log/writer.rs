@@ -233,7 +233,13 @@ impl Queue {
             return;
         }
         let pace = Arc::new(Pace::default());
-        let router = Router { targets: self.targets.clone(), pace: pace.clone(), gathers: HashMap::new(), gathered: 0 };
+        let router = Router {
+            targets: self.targets.clone(),
+            pace: pace.clone(),
+            gathers: HashMap::new(),
+            gathered: 0,
+            taken: 0,
+        };
         let (sender, guard) =
             NonBlockingBuilder::default().lossy(false).buffered_lines_limit(QUEUE).thread_name("log").finish(router);
         *running = Some(Running { sender, pace, guard });
@@ -288,6 +294,11 @@ impl Queue {
         }
     }
 
+    /// Whether everything that was sent is written: then a line that is written past the queue is in order.
+    pub(super) fn is_idle(&self) -> bool {
+        self.read().as_ref().is_none_or(|running| running.pace.unwritten.load(Ordering::Acquire) == 0)
+    }
+
     /// Has what was sent written without lingering: somebody may be looking for it.
     pub(super) fn hurry(&self) {
         if let Some(running) = &*self.read() {
@@ -310,6 +321,8 @@ impl Queue {
 #[derive(Default)]
 struct Pace {
     waiting: AtomicUsize,
+    /// Messages sent and not yet written, so those that are being gathered as well.
+    unwritten: AtomicUsize,
     wake: Mutex<Wake>,
     changed: Condvar,
 }
@@ -326,6 +339,7 @@ struct Wake {
 
 impl Pace {
     fn send(&self, sender: &mut NonBlocking, message: &[u8]) -> bool {
+        self.unwritten.fetch_add(1, Ordering::AcqRel);
         if self.waiting.fetch_add(1, Ordering::Relaxed) + 1 == HURRY {
             // The lock is taken so that the thread is either before its look at `waiting` or already asleep.
             drop(lock(&self.wake));
@@ -335,6 +349,7 @@ impl Pace {
             return true;
         }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.unwritten.fetch_sub(1, Ordering::AcqRel);
         false
     }
 
@@ -377,6 +392,8 @@ struct Router {
     pace: Arc<Pace>,
     gathers: HashMap<u64, Gather>,
     gathered: usize,
+    /// Messages taken since all was last written.
+    taken: usize,
 }
 
 struct Gather {
@@ -449,6 +466,7 @@ impl Write for Router {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         batch::write_through();
         self.pace.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.taken += 1;
         self.take(message);
         Ok(message.len())
     }
@@ -456,6 +474,7 @@ impl Write for Router {
     /// Called when the queue is empty.
     fn flush(&mut self) -> io::Result<()> {
         self.write_out();
+        self.pace.unwritten.fetch_sub(std::mem::take(&mut self.taken), Ordering::AcqRel);
         self.pace.linger();
         Ok(())
     }

@@ -252,7 +252,7 @@ impl<'a> Parts<'a> {
             let line = Bytes::copy_from_slice(field.line().of(&input));
             drop(input);
             let request = self.begin();
-            request.log(Level::Info, format_args!("client sent invalid header line: \"{}\"", Raw(&line)));
+            request.log(Level::Info, format_args!("client sent invalid header line: \"{}\"{}", Raw(&line), self.doing));
             return None;
         }
         if self.fields.len() as u64 >= settings.max_headers {
@@ -344,7 +344,12 @@ impl<'a> Parts<'a> {
             return Head::Refused(request, 400);
         }
         if let Err(error) = body {
-            request.log(Level::Info, format_args!("{}{READING_FIELDS}", error.text()));
+            let value = match error {
+                message::HeadError::TransferEncoding => request.field("Transfer-Encoding"),
+                _ => None,
+            };
+            let value = value.map(|value| format!(": \"{}\"", Raw(value))).unwrap_or_default();
+            request.log(Level::Info, format_args!("{}{value}{READING_FIELDS}", error.text()));
             request.keepalive.set(false);
             return Head::Refused(request, error.status());
         }

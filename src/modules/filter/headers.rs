@@ -196,7 +196,7 @@ impl Filter for Adder {
             rule.apply(request, head);
         }
         for field in self.fields.iter().filter(|field| regular || field.always) {
-            if field.computed {
+            if field.computed && request.http().head_is_asked_for {
                 request.show(head); // `$sent_http_*` see what has been added so far
             }
             add(&field.name, field.value.eval(request.as_ref()), head);
