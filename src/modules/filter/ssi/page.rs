@@ -679,11 +679,8 @@ async fn stubbed(
                 None => respond::complete(&child, stub).map_err(|_| Broken)?.body,
             })
         }
-        Err(Unanswered::Refused(_)) => {
-            let response = respond::complete(&child, stub).map_err(|_| Broken)?;
-            subrequest::answered(&child, &response);
-            Ok(response.body)
-        }
+        // nginx: the log shows no status, for there is no answer.
+        Err(Unanswered::Refused(_)) => Ok(respond::complete(&child, stub).map_err(|_| Broken)?.body),
         Err(Unanswered::Hangup) => Err(Broken),
     }
 }
