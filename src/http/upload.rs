@@ -18,8 +18,8 @@ use super::core::InFile;
 use super::open_file::OpenFile;
 use super::request::Request;
 use super::response::Refusal;
-use crate::net::timer::Timer;
 use crate::log::Level;
+use crate::net::timer::Timer;
 use crate::wire::http1::chunked::{Chunk, Decoder};
 use crate::wire::http1::request::Version;
 
