@@ -27,8 +27,8 @@ use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::{Buffers, Words};
 use crate::log::error::{Entry, ErrorLog};
-use crate::net::resolver::Resolver;
 use crate::log::{self, Raw};
+use crate::net::resolver::Resolver;
 
 /// `ngx_http_core_module`.
 pub struct Core;
@@ -65,7 +65,12 @@ impl Module for Core {
         Directive::server("underscores_in_headers", HTTP.or(SERVER), Arity::Flag, server::Conf::underscores_in_headers),
         Directive::server("merge_slashes", HTTP.or(SERVER), Arity::Flag, server::Conf::merge_slashes),
         Directive::server("max_headers", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::max_headers),
-        Directive::server("connection_pool_size", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::connection_pool_size),
+        Directive::server(
+            "connection_pool_size",
+            HTTP.or(SERVER),
+            Arity::Exactly(1),
+            server::Conf::connection_pool_size,
+        ),
         Directive::server("request_pool_size", HTTP.or(SERVER), Arity::Exactly(1), server::Conf::pool_size),
         // Hash sizes: our tables size themselves.
         Directive::main("server_names_hash_max_size", HTTP, Arity::Exactly(1), hash_size),

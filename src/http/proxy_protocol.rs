@@ -9,8 +9,8 @@ use std::task::{Poll, ready};
 use bytes::{Buf, BytesMut};
 
 use super::connection::{Connection, Proxied};
-use crate::net::timer::Timer;
 use crate::log::{Level, Raw};
+use crate::net::timer::Timer;
 use crate::wire::proxy_protocol::{BadHeader, Header, MAX_HEADER, read as parse};
 
 const READING: &str = "reading PROXY protocol";

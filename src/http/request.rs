@@ -411,7 +411,10 @@ impl Request {
     /// Adds what is owed to a head.
     pub fn pay(&self, head: &mut Head) {
         head.vary_encoding |= self.owed_vary.get();
-        head.fields.append(&mut self.owed.borrow_mut());
+        // They were there before whoever answers added its own.
+        let mut fields = std::mem::take(&mut *self.owed.borrow_mut());
+        fields.append(&mut head.fields);
+        head.fields = fields;
         if let Some(target) = self.owed_location.take() {
             head.location.get_or_insert(target);
         }

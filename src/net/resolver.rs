@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn the_words_of_the_directive() {
-        let read = |words: &str| Resolver::read(words.split(' ')).map(|resolver| resolver.map(|it| (it.servers, it.valid)));
+        let read =
+            |words: &str| Resolver::read(words.split(' ')).map(|resolver| resolver.map(|it| (it.servers, it.valid)));
         let one: SocketAddr = "127.0.0.1:53".parse().expect("an address");
         let two: SocketAddr = "[::1]:5353".parse().expect("an address");
         let half_a_minute = Some(Duration::from_secs(30));

@@ -27,8 +27,13 @@ pub enum Framing {
 
 /// Decides the framing. An answer that only the connection's end can delimit costs the connection.
 pub fn framing(request: &Request, head: &Head, trailers: bool) -> Framing {
-    if request.is_head() || matches!(head.status, 204 | 304) || head.status < 200 {
+    if request.is_head() || matches!(head.status, 204 | 304) || head.status < 200 && !head.foreign {
         return Framing::None;
+    }
+    if head.status < 200 {
+        // nginx: what is no answer at all ends with the connection
+        request.keepalive.set(false);
+        return Framing::Close;
     }
     if head.headless {
         request.keepalive.set(false);
@@ -93,7 +98,7 @@ fn write(request: &Request, head: &Head, framing: Framing, out: &mut BytesMut) {
         out.put_slice(b"\r\n");
     }
     if let (Some(length), false) = (head.content_length, own.content_length) {
-        if framing != Framing::Chunked && !matches!(head.status, 204) {
+        if framing != Framing::Chunked && (head.status != 204 || head.foreign) {
             out.put_slice(b"Content-Length: ");
             out.put_slice(itoa(length, &mut [0; 20]));
             out.put_slice(b"\r\n");

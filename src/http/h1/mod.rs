@@ -23,9 +23,9 @@ use super::request::Request;
 use super::response::{Field, Response};
 use super::upload::Upload;
 use crate::conf::template::Template;
+use crate::log::{Level, Raw};
 use crate::net::timer::Timer;
 use crate::wire::http1::request::Version;
-use crate::log::{Level, Raw};
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -615,6 +615,11 @@ impl<C: Codec> Exchange<C> {
             return Ok(Response { head, body: Body::Empty });
         }
         let mut relay = Relay::new(self.at, self.settings, self.codec, self.input, self.body_sent, buffering, &reply);
+        if relay.is_broken() {
+            // nginx: the head has not left when its body turns out to be nonsense
+            request.status.set(reply.status);
+            return Err(Refusal::Close);
+        }
         let body = if stores { Body::stream(relay) } else { relay.whole().unwrap_or_else(|| Body::stream(relay)) };
         Ok(Response { head, body })
     }

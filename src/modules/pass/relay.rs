@@ -100,6 +100,11 @@ impl<C: Codec> Relay<C> {
         Self(Some(inner))
     }
 
+    /// What came with the head cannot be understood.
+    pub fn is_broken(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.state == State::Broken && inner.queue.is_empty())
+    }
+
     /// The body, if all of it came with the head.
     pub fn whole(&mut self) -> Option<Body> {
         let inner = self.0.as_mut()?;

@@ -1,8 +1,8 @@
 //! Connections that were upgraded: WebSockets and every other protocol behind a 101.
 //!
-//! In: both connections, and the bytes that came right behind either head. Out: bytes, both ways, until both ends are
-//! done. A side that closes its half is told on to the other, which may still have something to say. A tunnel at rest has
-//! no buffer: bytes pass through one that the thread's tunnels share, and only what a socket does not take is kept.
+//! In: both connections, and the bytes that came right behind either head. Out: bytes, both ways, until one side has ended
+//! and the other has all of it, as with nginx. A tunnel at rest has no buffer: bytes pass through one that the thread's
+//! tunnels share, and only what a socket does not take is kept.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -38,8 +38,6 @@ struct Way {
     /// What the other side did not take at once.
     rest: BytesMut,
     ended: bool,
-    /// The other side was told of the end.
-    told: bool,
 }
 
 /// What a turn of one direction came to.
@@ -51,6 +49,7 @@ enum Turn {
     Idle,
     /// The other side takes nothing.
     Blocked,
+    /// This side has ended, and the other has all it said.
     Over,
     Failed,
 }
@@ -73,11 +72,6 @@ impl Tunnel {
         let up = Way { rest: early, ..Way::default() };
         let down = Way { rest, ..Way::default() };
         Self { at, link, settings, up, down, slow: Timer::default() }
-    }
-
-    /// Nobody waits for anybody any more.
-    fn is_over(&self) -> bool {
-        self.up.told && self.down.told
     }
 
     fn timed_out(&self, who: &str) {
@@ -108,7 +102,7 @@ impl body::Tunnel for Tunnel {
                 request.bytes_sent.set(request.bytes_sent.get() + bytes);
                 moved = true;
             }
-            if up == Turn::Failed || down == Turn::Failed || self.is_over() {
+            if matches!(up, Turn::Over | Turn::Failed) || matches!(down, Turn::Over | Turn::Failed) {
                 return Poll::Ready(());
             }
             if !moved {
@@ -129,10 +123,7 @@ impl body::Tunnel for Tunnel {
             Turn::Moved(_) | Turn::Idle | Turn::Over | Turn::Failed => self.settings.read_timeout,
         };
         if self.link.timer.poll(cx, timeout.max(Duration::from_millis(1))).is_ready() {
-            // One half alone may just be forgotten.
-            if !self.up.told && !self.down.told {
-                self.timed_out("upstream");
-            }
+            self.timed_out("upstream");
             return Poll::Ready(());
         }
         Poll::Pending
@@ -156,10 +147,6 @@ impl Way {
             };
         }
         if self.ended {
-            if !self.told {
-                self.told = true;
-                to.shutdown_write();
-            }
             return Turn::Over;
         }
         SHARED.with_borrow_mut(|buffer| {
@@ -169,8 +156,6 @@ impl Way {
                 Poll::Pending => Turn::Idle,
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.ended = true;
-                    self.told = true;
-                    to.shutdown_write();
                     Turn::Over
                 }
                 Poll::Ready(Ok(read)) => {

@@ -107,9 +107,6 @@ impl Http1 {
         if line.code == 101 {
             self.keepalive = false;
             self.upgraded = self.may_upgrade;
-            if !self.upgraded {
-                self.left = Left::Over;
-            }
         }
         Looked::Head(Box::new(reply))
     }

@@ -64,8 +64,7 @@ pub struct Parts<'a> {
 
 impl RequestHead {
     pub fn link(set: &[(String, Template)], version: HttpVersion) -> Self {
-        let mut head =
-            Self { host: None, parts: Vec::new(), own: DEFAULTS.into_iter().collect(), version };
+        let mut head = Self { host: None, parts: Vec::new(), own: DEFAULTS.into_iter().collect(), version };
         let mut text = BytesMut::new();
         let mut said = FieldNames::default();
         for (name, value) in set {
