@@ -50,7 +50,7 @@ pub struct Head {
     pub vary_encoding: bool,
     /// Where in the whole representation the body begins, when an upstream answered 206 itself.
     pub offset: u64,
-    /// An upstream made this: statuses that have no body may have one here, as it came.
+    /// An upstream made this: whether it is modified was its to judge, and statuses without a body may have one.
     pub foreign: bool,
     /// Fields of ours that stay away.
     pub no_server: bool,

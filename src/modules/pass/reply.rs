@@ -287,7 +287,6 @@ impl Reply {
         head.content_length = self.framing.length;
         head.allow_ranges = settings.force_ranges;
         head.foreign = true;
-        head.judged = true;
         head.single_range = settings.force_ranges;
         head.headless = self.headless;
         head
