@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::body::Body;
+use crate::wire::byte::same_name;
 use crate::conf::pattern::Unmatched;
 
 /// A field of a head, name and value as they go on the wire.
@@ -18,7 +19,7 @@ impl Field {
     }
 
     pub fn is(&self, name: &str) -> bool {
-        self.name.eq_ignore_ascii_case(name.as_bytes())
+        same_name(&self.name, name.as_bytes())
     }
 }
 

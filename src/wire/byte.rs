@@ -98,6 +98,14 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// Whether two names of fields are the same, letters of either case alike. Most names are written as everyone writes
+/// them, and most that differ do so in their first letter: both are told without a walk.
+#[inline]
+pub fn same_name(one: &[u8], other: &[u8]) -> bool {
+    let (Some(first), Some(second)) = (one.first(), other.first()) else { return one.len() == other.len() };
+    one.len() == other.len() && (first ^ second) & !0x20 == 0 && (one == other || one.eq_ignore_ascii_case(other))
+}
+
 /// Where `needle` begins in `text`, letters of either case alike.
 pub fn find_ignore_case(text: &[u8], needle: &[u8]) -> Option<usize> {
     if needle.is_empty() {

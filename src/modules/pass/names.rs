@@ -1,5 +1,7 @@
 //! A set of field names, asked for every field of every head: length first, then letters of either case alike.
 
+use crate::wire::byte::same_name;
+
 /// See the module's head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldNames {
@@ -17,12 +19,12 @@ impl FieldNames {
     }
 
     pub fn remove(&mut self, name: &[u8]) {
-        self.names.retain(|known| !known.eq_ignore_ascii_case(name));
+        self.names.retain(|known| !same_name(known, name));
         self.lengths = self.names.iter().fold(0, |bits, name| bits | length_bit(name));
     }
 
     pub fn has(&self, name: &[u8]) -> bool {
-        self.lengths & length_bit(name) != 0 && self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
+        self.lengths & length_bit(name) != 0 && self.names.iter().any(|known| same_name(known, name))
     }
 }
 

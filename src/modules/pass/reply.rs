@@ -87,7 +87,7 @@ impl Known {
             19 => &[("Content-Disposition", Self::ContentDisposition)],
             _ => return None,
         };
-        candidates.iter().find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name)).map(|(_, known)| *known)
+        candidates.iter().find(|(known, _)| byte::same_name(known.as_bytes(), name)).map(|(_, known)| *known)
     }
 
     /// A second one is ignored, with a warning.
