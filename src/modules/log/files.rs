@@ -20,6 +20,7 @@ use crate::conf::error::Fault;
 use crate::conf::template::Template;
 use crate::conf::words::Words;
 use crate::http::core::file_path;
+use crate::http::open_file::Kind;
 use crate::http::request::Request;
 use crate::log::sink::open;
 use crate::log::{Level, Raw, Sink, Sinks};
@@ -85,10 +86,15 @@ impl Files {
     pub(super) fn sink(&self, request: &Request, path: &Template) -> Option<Arc<Sink>> {
         // nginx: whoever makes up hosts does not make files, so the site must exist.
         let root = file_path(request, b"");
-        if let Err(error) = is_directory(&root) {
-            let message =
-                format_args!("testing \"{}\" existence failed {} while logging request", Raw(&root), errno(&error));
-            request.log(Level::Error, message);
+        let missing = match request.plan().files.test(request, &root) {
+            Ok(stat) if stat.kind == Kind::Directory => None,
+            Ok(_) => Some(io::Error::from_raw_os_error(libc::ENOTDIR)),
+            Err(unopened) => Some(unopened.error()),
+        };
+        if let Some(error) = missing {
+            let (root, errno) = (Raw(&root), errno(&error));
+            request
+                .log(Level::Error, format_args!("testing \"{root}\" existence failed {errno} while logging request"));
             return None;
         }
         let path = PathBuf::from(OsString::from_vec(path.eval(request).into()));
@@ -142,11 +148,6 @@ fn create(path: &Path) -> io::Result<OwnedFd> {
 
 fn identity(meta: &std::fs::Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
-}
-
-fn is_directory(path: &[u8]) -> io::Result<()> {
-    let meta = std::fs::metadata(Path::new(std::ffi::OsStr::from_bytes(path)))?;
-    if meta.is_dir() { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOTDIR)) }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::conf::vars::{Names, Values, VarId};
 use crate::http::request::Request;
 use crate::http::vars::{push_seconds, push_status};
 use crate::log::escape::Escape;
-use crate::wire::byte;
+use crate::wire::{basic, byte};
 
 #[derive(Debug)]
 pub(super) struct Format {
@@ -40,13 +40,14 @@ enum Fact {
     BodyBytesSent,
     RequestLength,
     RemoteAddr,
+    RemoteUser,
     Request,
     /// A request field, by its name in small letters.
     Field(&'static str),
 }
 
 /// By their variables' names; nginx knows those without a field only in small letters.
-const FACTS: [(&str, Fact); 14] = [
+const FACTS: [(&str, Fact); 15] = [
     ("pipe", Fact::Pipe),
     ("time_local", Fact::TimeLocal),
     ("time_iso8601", Fact::TimeIso8601),
@@ -57,6 +58,7 @@ const FACTS: [(&str, Fact); 14] = [
     ("body_bytes_sent", Fact::BodyBytesSent),
     ("request_length", Fact::RequestLength),
     ("remote_addr", Fact::RemoteAddr),
+    ("remote_user", Fact::RemoteUser),
     ("request", Fact::Request),
     ("http_referer", Fact::Field("referer")),
     ("http_user_agent", Fact::Field("user-agent")),
@@ -130,6 +132,13 @@ impl Format {
             Fact::BodyBytesSent => byte::push_decimal(line, request.body_bytes_sent()),
             Fact::RequestLength => byte::push_decimal(line, request.bytes_read.get()),
             Fact::RemoteAddr => self.escape.append(&request.connection.client(), line),
+            Fact::RemoteUser => {
+                let user = request.field("Authorization").and_then(|value| basic::credentials(value));
+                match user {
+                    Some((user, _)) => self.escape.append(&user, line),
+                    None => self.escape.append_missing(line),
+                }
+            }
             Fact::Request => self.escape.append(&request.head.line, line),
             Fact::Field(name) => self.field(name, request, line),
         }
