@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Uid;
 use regex::Regex;
 
 use crate::kit::Setup;
@@ -44,6 +45,9 @@ fn bad_configurations_are_refused_in_nginx_s_words() {
         let (conf, expected) = text.rsplit_once("----\n").expect("a case has a dashed line");
         // The first line is nginx's; a second is the same with the line of the directive, which we may know.
         let expected: Vec<&str> = expected.lines().collect();
+        if conf.starts_with("user ") && !Uid::effective().is_root() {
+            continue; // who cannot change the user is not told that there is none
+        }
         let (taken, said) = check(conf);
         let words = said.lines().filter_map(|line| Some(line.split_once("[emerg] ")?.1));
         let messages: Vec<String> = words.map(|words| process.replace(words, "").into_owned()).collect();
@@ -61,7 +65,9 @@ fn good_configurations_are_taken() {
     let mut faults = Vec::new();
     for path in cases("good") {
         let text = fs::read_to_string(&path).expect("a case is text");
-        let (taken, said) = check(&text);
+        let root = Uid::effective().is_root();
+        let lines: Vec<&str> = text.lines().filter(|line| root || !line.starts_with("user ")).collect();
+        let (taken, said) = check(&lines.join("\n"));
         if !taken || !said.contains("syntax is ok") || said.contains("[warn]") {
             faults.push(format!("{}\n{said}", path.display()));
         }
