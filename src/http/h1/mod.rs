@@ -41,7 +41,7 @@ enum After {
 /// Serves a connection to its end.
 pub async fn serve(connection: Rc<Connection>) {
     let mut timer = Timer::default();
-    if connection.address().proxy_protocol && !proxy_protocol::read(&connection, &mut timer).await {
+    if connection.address().proxy_protocol && !Box::pin(proxy_protocol::read(&connection, &mut timer)).await {
         return;
     }
     loop {
@@ -50,32 +50,38 @@ pub async fn serve(connection: Rc<Connection>) {
             return;
         }
         connection.pipelined.set(together && connection.requests.get() > 0);
-        connection.requests.set(connection.requests.get() + 1);
-        connection.activity.set(State::Reading);
-        connection.begun.set(connection.now());
-        let (request, refused) = match head::read(&connection, &mut timer).await {
-            Head::Request(request) => (request, None),
-            Head::Refused(request, status) => (request, Some(status)),
-            Head::Gone(None) => return,
-            Head::Gone(Some((request, status))) => {
-                request.status.set(status);
-                return request.write_logs();
-            }
-        };
-        timer.disarm();
-        connection.activity.set(State::Writing);
-        match answer(&request, refused).await {
-            After::Next => {
-                request.keepalive.set(false); // nginx: `$sent_http_connection` is `close` in every log
-                request.write_logs();
-            }
-            After::Close => return request.write_logs(),
-            After::Linger => {
-                linger(&request).await;
-                return request.write_logs(); // nginx: the request is not over before
-            }
+        // On the heap, so that a connection that waits does not hold the room that a request needs.
+        if !Box::pin(serve_one(&connection, &mut timer)).await {
+            return;
         }
     }
+}
+
+/// Reads one request, answers it, and says whether another may follow.
+async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
+    connection.requests.set(connection.requests.get() + 1);
+    connection.activity.set(State::Reading);
+    connection.begun.set(connection.now());
+    let (request, refused) = match head::read(connection, timer).await {
+        Head::Request(request) => (request, None),
+        Head::Refused(request, status) => (request, Some(status)),
+        Head::Gone(None) => return false,
+        Head::Gone(Some((request, status))) => {
+            request.status.set(status);
+            request.write_logs();
+            return false;
+        }
+    };
+    timer.disarm();
+    connection.activity.set(State::Writing);
+    let after = answer(&request, refused).await;
+    match after {
+        After::Next => request.keepalive.set(false), // nginx: `$sent_http_connection` is `close` in every log
+        After::Close => {}
+        After::Linger => linger(&request).await, // nginx: the request is not over before
+    }
+    request.write_logs();
+    after == After::Next
 }
 
 /// nginx's name for that.
