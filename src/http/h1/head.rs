@@ -396,7 +396,8 @@ impl<'a> Parts<'a> {
             None => {
                 let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
                 let start = raw.iter().position(|byte| !is_end(byte)).unwrap_or(raw.len());
-                let end = raw.iter().skip(start).position(is_end).map_or(raw.len(), |len| start + len);
+                let held = raw.len().min(start.saturating_add(self.settings.large_buffers().size));
+                let end = raw.iter().take(held).skip(start).position(is_end).map_or(held, |len| start + len);
                 RequestHead { line: raw.slice(start..end), version: Version::HTTP_10, ..head }
             }
         };
@@ -412,7 +413,9 @@ impl<'a> Parts<'a> {
             drop(input);
             return self.refuse(494, "client sent too large request");
         }
-        let shown = &line[..line.len().min(LOGGED)];
+        // nginx shows what its buffer holds, which is no whole line.
+        let len = line.len().min(LOGGED).min(self.settings.large_buffers().size);
+        let shown = &line[..memchr::memchr2(b'\r', b'\n', &line[..len]).unwrap_or(len)];
         let text = format!("client sent too long header line: \"{}...\"", Raw(shown));
         drop(input);
         self.refuse(494, &text)

@@ -398,14 +398,18 @@ impl<C: Codec> Exchange<C> {
 
     /// nginx: 499 in the log.
     fn client_gone(&mut self) {
-        let action = if self.at.link.is_none() { action::CONNECTING } else { self.doing() };
+        let action = self.doing();
         let message = format_args!("client prematurely closed connection, so upstream connection is closed too");
         self.at.log(Level::Info, message, action);
         self.at.request.status.set(499);
     }
 
     fn doing(&self) -> &'static str {
-        if self.body_sent { action::HEAD } else { action::SENDING }
+        match (&self.at.link, self.body_sent) {
+            (None, _) => action::CONNECTING,
+            (Some(_), true) => action::HEAD,
+            (Some(_), false) => action::SENDING,
+        }
     }
 
     /// Sends and reads until the head is there.
@@ -548,6 +552,7 @@ impl<C: Codec> Exchange<C> {
 
     /// A try has failed: `Err` when it was the last.
     fn next(&mut self, why: Next) -> Result<(), Refusal> {
+        let doing = self.doing();
         let cached = self.at.link.take().is_some_and(|link| link.cached);
         let status = match why {
             Next::TIMEOUT | Next::HTTP_504 => 504,
@@ -562,7 +567,7 @@ impl<C: Codec> Exchange<C> {
         if self.at.held.is_some() {
             let outcome = if matches!(why, Next::HTTP_403 | Next::HTTP_404) { Outcome::Next } else { Outcome::Failed };
             if self.at.finish(Some(outcome)) {
-                self.at.log(Level::Warn, format_args!("upstream server temporarily disabled"), self.doing());
+                self.at.log(Level::Warn, format_args!("upstream server temporarily disabled"), doing);
             }
             self.choice.spend();
         } else {
