@@ -23,15 +23,16 @@ const DEPTH: usize = 50;
 /// So many requests may make one answer at the same time; nginx counts them in 16 bits.
 const FAMILY: usize = 65535 - 1000;
 
-/// A subrequest of `parent`, ready to be answered. `None`: they are too many, as the log says.
-pub fn new(parent: &Rc<Request>, path: Bytes, args: Bytes) -> Option<Rc<Request>> {
-    if parent.generation() > DEPTH {
-        parent.log(Level::Error, format_args!("subrequests cycle while processing \"{}\"", Raw(&path)));
-        return None;
-    }
-    if parent.family() >= FAMILY {
-        let path = Raw(&path);
-        parent.log(Level::Crit, format_args!("request reference counter overflow while processing \"{path}\""));
+/// A subrequest of `parent`, ready to be answered. `None`: they are too many, as the log says; `doing` is the end of what
+/// it says, ` while …` or nothing.
+pub fn new(parent: &Rc<Request>, path: Bytes, args: Bytes, doing: &str) -> Option<Rc<Request>> {
+    let fault = match () {
+        () if parent.generation() > DEPTH => Some((Level::Error, "subrequests cycle")),
+        () if parent.family() >= FAMILY => Some((Level::Crit, "request reference counter overflow")),
+        () => None,
+    };
+    if let Some((level, fault)) = fault {
+        parent.log(level, format_args!("{fault} while processing \"{}\"{doing}", Raw(&path)));
         return None;
     }
     let child = Request::child(parent, path, args);

@@ -114,10 +114,18 @@ struct Inflate {
     request: Rc<Request>,
 }
 
+impl Inflate {
+    fn log(&self, message: std::fmt::Arguments<'_>) {
+        let proxied = !self.request.attempts.borrow().is_empty();
+        let doing = if proxied { "sending to client" } else { "sending response to client" };
+        self.request.log(LogLevel::Error, format_args!("{message} while {doing}"));
+    }
+}
+
 impl Transform for Inflate {
     fn push(&mut self, bytes: &[u8], flush: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
         if let Err(error) = self.members.push(bytes, out) {
-            self.request.log(LogLevel::Error, format_args!("inflate() failed: {error}"));
+            self.log(format_args!("inflate() failed: {error}"));
             return Err(Broken);
         }
         if flush {
@@ -128,7 +136,7 @@ impl Transform for Inflate {
 
     fn end(&mut self, out: &mut Vec<Piece>) -> Result<(), Broken> {
         if !self.members.complete {
-            self.request.log(LogLevel::Error, format_args!("inflate() returned -5 on response end"));
+            self.log(format_args!("inflate() returned -5 on response end"));
             return Err(Broken);
         }
         self.members.outlet.flush(out);

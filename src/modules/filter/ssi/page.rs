@@ -175,9 +175,21 @@ impl Variables for Scope<'_> {
         self.shared.groups.replace(groups);
         for (name, value) in named {
             if let Err(fault) = self.shared.set(&name, value) {
-                self.request.log(Level::Error, format_args!("{fault}"));
+                log(self.request, fault);
             }
         }
+    }
+}
+
+/// Logs what is wrong with a page, and what nginx is doing when it finds that.
+fn log(request: &Request, message: impl std::fmt::Display) {
+    request.log(Level::Error, format_args!("{message}{}", doing(request)));
+}
+
+fn doing(request: &Request) -> &'static str {
+    match request.attempts.borrow().is_empty() {
+        true => " while sending response to client",
+        false => " while reading upstream",
     }
 }
 
@@ -287,7 +299,7 @@ impl Page {
     }
 
     fn log(&self, message: impl std::fmt::Display) {
-        self.request.log(Level::Error, format_args!("{message}"));
+        log(&self.request, message);
     }
 
     /// Reads on, as far as the page has come and is allowed to.
@@ -434,7 +446,8 @@ impl Page {
             }
         }
         let args = Bytes::copy_from_slice(safe.args.unwrap_or_default());
-        let Some(child) = subrequest::new(&self.request, Bytes::copy_from_slice(&safe.path), args) else {
+        let path = Bytes::copy_from_slice(&safe.path);
+        let Some(child) = subrequest::new(&self.request, path, args, doing(&self.request)) else {
             self.show_error(); // the log has it
             return Ok(());
         };
@@ -651,7 +664,7 @@ async fn stored(child: Rc<Request>, name: String) -> Result<Body, Broken> {
     let value = subrequest::in_memory(&child, response).await?;
     if status < 300 {
         if let Err(fault) = Shared::of(&child).set(&name, value) {
-            child.log(Level::Error, format_args!("{fault}"));
+            log(&child, fault);
         }
     }
     Ok(Body::Empty)
