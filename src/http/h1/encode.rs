@@ -72,6 +72,11 @@ thread_local! {
     static HEADS: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(BLOCK));
 }
 
+/// nginx: an answer without content has no type, unless an upstream gave it one along with a status line of its own.
+fn shows_type(head: &Head) -> bool {
+    head.status != 204 || head.status_line.is_some()
+}
+
 fn write(request: &Request, head: &Head, framing: Framing, out: &mut BytesMut) {
     let core = &request.plan().core;
     status_line(head, out);
@@ -88,7 +93,7 @@ fn write(request: &Request, head: &Head, framing: Framing, out: &mut BytesMut) {
         out.put_slice(clock::http_date().bytes());
         out.put_slice(b"\r\n");
     }
-    if let Some(content_type) = head.content_type.as_ref().filter(|text| head.status != 204 && !text.is_empty()) {
+    if let Some(content_type) = head.content_type.as_ref().filter(|text| shows_type(head) && !text.is_empty()) {
         out.put_slice(b"Content-Type: ");
         out.put_slice(content_type);
         if let Some(charset) = &head.charset {

@@ -57,6 +57,8 @@ pub enum Flow {
     More,
     /// The body has ended.
     End,
+    /// The body has ended before it was whole; why is in the log. What came of it goes out.
+    Cut,
     /// It cannot be understood; why is in the log.
     Broken,
 }

@@ -252,6 +252,12 @@ impl<C: Codec> Inner<C> {
         self.fail();
     }
 
+    /// It comes to no good end, but it has begun well.
+    fn cut(&mut self) {
+        self.fail();
+        self.queue.push_back(Piece::Flush);
+    }
+
     fn fail(&mut self) {
         self.state = State::Broken;
         self.at.link = None;
@@ -274,6 +280,7 @@ impl<C: Codec> Inner<C> {
         match flow {
             Flow::More => {}
             Flow::End => self.end(),
+            Flow::Cut => self.cut(),
             Flow::Broken => self.fail(),
         }
     }

@@ -282,8 +282,8 @@ impl Reply {
             head.fields.push(field.clone());
         }
         // nginx: what is passed and yet missing stays missing
-        head.no_server = !own.0 && !settings.hide.has(b"Server");
-        head.no_date = !own.1 && !settings.hide.has(b"Date");
+        head.no_server = settings.are_servers && !own.0 && !settings.hide.has(b"Server");
+        head.no_date = settings.are_servers && !own.1 && !settings.hide.has(b"Date");
         head.content_length = self.framing.length;
         head.allow_ranges = settings.force_ranges;
         head.foreign = true;

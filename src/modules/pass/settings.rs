@@ -550,6 +550,7 @@ impl Conf {
             store: self.store.or_else(Store::default),
             store_access: self.store_access.or(0o600),
             pass_trailers: false,
+            are_servers: false,
             scheme: "",
         })
     }
@@ -677,6 +678,8 @@ pub struct Settings {
     pub store_access: u32,
     /// Set by protocols that know trailers.
     pub pass_trailers: bool,
+    /// Upstreams are HTTP servers: where such a one is silent on `Server` and `Date`, and those pass, so are we.
+    pub are_servers: bool,
     /// `http://`: how the error log begins the upstream's address.
     pub scheme: &'static str,
 }

@@ -155,7 +155,7 @@ impl Records {
     /// The program has ended its answer, or the request, before it wrote what it had announced.
     fn cut(&self, request: &Request, what: &str) -> Flow {
         request.log(Level::Error, format_args!("upstream prematurely closed FastCGI {what} while {}", action::BODY));
-        Flow::Broken
+        Flow::Cut
     }
 }
 
@@ -251,12 +251,9 @@ impl Codec for Records {
                     self.state = State::Over;
                 }
                 Record::More => {
+                    // Programs that are cut off while they end the request may take it for a failure.
                     input.clear();
-                    // Only who means to keep the connection waits for the request's own end.
-                    if self.fastcgi.keep_conn || self.state == State::Open && !self.reader.is_ending() {
-                        return Flow::More;
-                    }
-                    self.state = State::Over;
+                    return Flow::More;
                 }
             }
         }

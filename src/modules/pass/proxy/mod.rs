@@ -119,6 +119,7 @@ impl Module for ProxyModule {
         let target = Target::link(level, pass, if fixed { "" } else { location }, fixed).map_err(fault)?;
         let mut settings = settings::settings::<Http>(level)?;
         settings.scheme = "http://";
+        settings.are_servers = true;
         settings.pass_trailers = conf.proxy_pass_trailers.or(false);
         let version = conf.proxy_http_version.or(HttpVersion::One);
         let headers = conf.proxy_set_header.or_else(Vec::new);
