@@ -14,6 +14,7 @@ use super::plan::{Answer, Gate, LocationId, Verdict};
 use super::request::Request;
 use super::respond;
 use super::response::{Jump, Refusal, Response};
+use super::upload::Upload;
 use crate::log::{Level, Raw};
 use crate::wire::uri::{self, Escape};
 
@@ -64,7 +65,7 @@ async fn finish(request: &Rc<Request>, first: Result<Response, Refusal>) -> Resu
     let mut outcome = first;
     loop {
         outcome = match outcome {
-            Ok(response) => match respond::complete(request, response) {
+            Ok(response) => match Upload::drop_ready(request).and_then(|()| respond::complete(request, response)) {
                 Ok(response) => return Ok(response),
                 Err(refusal) => Err(refusal),
             },

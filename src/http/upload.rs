@@ -232,6 +232,8 @@ impl Upload {
                         ),
                     );
                     self.discard();
+                    // The decoder has seen it, so it must not see it again.
+                    input.advance(data.start as usize + data.len());
                     return Err(Refusal::Status(413));
                 }
                 self.received.set(received + len);
@@ -294,6 +296,23 @@ impl Upload {
         self.broken.set(true);
         request.keepalive.set(false);
         Refusal::Close
+    }
+
+    /// Drops what is there already of a body that nobody wants. nginx: nonsense in it is worth a 400, as long as the
+    /// answer has not begun.
+    pub fn drop_ready(request: &Request) -> Result<(), Refusal> {
+        let upload = &request.body;
+        if !upload.is_discarded() || upload.broken.get() || upload.is_done() {
+            return Ok(());
+        }
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        loop {
+            match Self::poll_bytes(request, &mut cx) {
+                Poll::Ready(Ok(Some(_))) => {}
+                Poll::Ready(Err(Refusal::Status(400))) => return Err(Refusal::Status(400)),
+                Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => return Ok(()),
+            }
+        }
     }
 
     /// Reads and drops what the client has already sent or sends soon, within `lingering_time`, so that the
