@@ -16,8 +16,8 @@ use super::response::Refusal;
 use super::server;
 use crate::base::hash::QuickMap;
 use crate::base::temp::TempPath;
-use crate::base::threads::Pool;
 use crate::base::text;
+use crate::base::threads::Pool;
 use crate::conf::error::Fault;
 use crate::conf::lex::Node;
 use crate::conf::module::{
@@ -1077,23 +1077,24 @@ pub struct Settings {
 
 /// Where a path leads on the disk, by `root` or `alias`; for logs and variables, which take what there is.
 pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
-    let mut file = root_path(request);
-    file.extend_from_slice(match request.plan().core.root.alias {
-        None => path,
-        Some(Alias::Prefix(len)) => path.get(len..).unwrap_or_default(),
-        Some(Alias::Whole) if request.add_path_to_alias.get() => path,
-        Some(Alias::Whole) => &[],
-    });
-    file
+    below_root(
+        request,
+        match request.plan().core.root.alias {
+            None => path,
+            Some(Alias::Prefix(len)) => path.get(len..).unwrap_or_default(),
+            Some(Alias::Whole) if request.add_path_to_alias.get() => path,
+            Some(Alias::Whole) => &[],
+        },
+    )
 }
 
-/// What `root` or `alias` say, absolute.
-fn root_path(request: &Request) -> Vec<u8> {
+/// What `root` or `alias` say, absolute, and `path` behind it.
+fn below_root(request: &Request, path: &[u8]) -> Vec<u8> {
     let root = &request.plan().core.root;
     let base = root.path.eval(request);
     match base.starts_with(b"/") {
-        true => base.to_vec(),
-        false => [root.prefix.as_os_str().as_encoded_bytes(), b"/", &base].concat(),
+        true => [base.as_ref(), path].concat(),
+        false => [root.prefix.as_os_str().as_encoded_bytes(), b"/", &base, path].concat(),
     }
 }
 
@@ -1107,7 +1108,7 @@ pub fn map_path(request: &Request, path: &[u8]) -> Result<Vec<u8>, Refusal> {
 /// What a name of a file is put behind: the `root`, or the `alias` in place of the location's part of the path.
 pub fn map_root(request: &Request) -> Result<Vec<u8>, Refusal> {
     check_alias(request)?;
-    Ok(root_path(request))
+    Ok(below_root(request, &[]))
 }
 
 fn check_alias(request: &Request) -> Result<(), Refusal> {

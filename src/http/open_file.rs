@@ -7,15 +7,18 @@
 //!
 //! The cache is moka's, least recently used first to go: an entry is looked up without a lock that two threads could
 //! wait for, and `inactive` is its idle time. Under the entry is a small mutex, held for no system call but those of a
-//! retest.
+//! retest. A look into moka costs some 900 instructions, with its own bookkeeping; each thread therefore remembers the
+//! entries that it used within the same second, at a fifth of that.
 
+use std::cell::RefCell;
 use std::fs::File;
+use std::hash::BuildHasher;
 use std::io::{self, IoSliceMut};
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +27,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::plan::Plan;
 use super::request::Request;
+use crate::base::hash::Quick;
 use crate::base::{clock, units};
 use crate::conf::error::Fault;
 use crate::conf::module::{Arity, Directive, EVERYWHERE, Level, Module, Section};
@@ -602,6 +606,8 @@ fn open_owned(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd
 /// One `open_file_cache`. Levels that inherit it share it, and so do all threads.
 pub struct Cache {
     entries: moka::sync::Cache<Box<[u8]>, Arc<Mutex<Entry>>>,
+    /// Tells it from every other, also from those of generations that are gone.
+    number: u64,
 }
 
 /// What is known of one path.
@@ -610,24 +616,41 @@ struct Entry {
     /// `None` for directories, failures, and files that are used less than `open_file_cache_min_uses`.
     file: Option<Arc<OpenFile>>,
     walk: Walk,
-    /// When the file system said so; seconds.
-    checked: u64,
+    /// When the file system said so; seconds. `None`: it is not to be believed any more.
+    checked: Option<u64>,
     uses: u64,
+}
+
+/// An entry that a thread has used within this second: it need not be looked up again. Once a second it is, so the
+/// cache knows which entries are in use. It is not held: when the cache lets it go, its file closes.
+struct Recent {
+    cache: u64,
+    second: u64,
+    path: Box<[u8]>,
+    entry: Weak<Mutex<Entry>>,
+}
+
+/// How many a thread remembers; a path has one place.
+const RECENT: usize = 256;
+
+thread_local! {
+    static LATELY: RefCell<Vec<Option<Recent>>> = RefCell::new((0..RECENT).map(|_| None).collect());
 }
 
 impl Cache {
     fn new(max: u64, inactive: Duration) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let entries = moka::sync::Cache::builder()
             .max_capacity(max)
             .time_to_idle(inactive.max(Duration::from_secs(1)))
             .eviction_policy(moka::policy::EvictionPolicy::lru())
             .build();
-        Self { entries }
+        Self { entries, number: NUMBER.fetch_add(1, Ordering::Relaxed) }
     }
 
     fn open(&self, opener: &Opener, path: &[u8], walk: Walk) -> Result<Found, Unopened> {
         let now = clock::seconds();
-        let Some(entry) = self.entries.get(path) else {
+        let Some(entry) = self.find(path, now) else {
             let outcome = opener.open_now(path, walk);
             if outcome.is_ok() || opener.errors {
                 let entry = Entry::of(&outcome, opener, walk, now, 1);
@@ -642,11 +665,39 @@ impl Cache {
         }
         let outcome = entry.retest(opener, path, walk);
         if outcome.is_err() && !opener.errors {
+            entry.checked = None;
+            entry.file = None;
             self.entries.invalidate(path);
         } else {
             *entry = Entry::of(&outcome, opener, walk, now, entry.uses);
         }
         outcome
+    }
+
+    fn find(&self, path: &[u8], now: u64) -> Option<Arc<Mutex<Entry>>> {
+        let place = (Quick::default().hash_one(path) % RECENT as u64) as usize;
+        LATELY.with_borrow_mut(|lately| {
+            let recent = lately.get_mut(place)?;
+            if let Some(known) = recent
+                && known.cache == self.number
+                && known.second == now
+                && *known.path == *path
+                && let Some(entry) = known.entry.upgrade()
+            {
+                return Some(entry);
+            }
+            let entry = self.entries.get(path)?;
+            match recent {
+                Some(known) if *known.path == *path => {
+                    (known.cache, known.second, known.entry) = (self.number, now, Arc::downgrade(&entry));
+                }
+                _ => {
+                    let entry = Arc::downgrade(&entry);
+                    *recent = Some(Recent { cache: self.number, second: now, path: path.into(), entry });
+                }
+            }
+            Some(entry)
+        })
     }
 }
 
@@ -656,12 +707,12 @@ impl Entry {
             Ok(found) => (Ok(found.stat), found.file.clone().filter(|_| uses >= opener.min_uses)),
             Err(unopened) => (Err(*unopened), None),
         };
-        Self { outcome, file, walk, checked: now, uses }
+        Self { outcome, file, walk, checked: Some(now), uses }
     }
 
     /// What is known, if it may still be believed.
     fn fresh(&self, opener: &Opener, walk: Walk, now: u64) -> Option<Result<Found, Unopened>> {
-        if now.saturating_sub(self.checked) >= opener.valid || walk != self.walk {
+        if now.saturating_sub(self.checked?) >= opener.valid || walk != self.walk {
             return None;
         }
         match self.outcome {
