@@ -96,7 +96,7 @@ impl Choice {
     }
 
     /// The next peer; `None` when no live one is left.
-    pub fn next(&mut self) -> Option<Held> {
+    pub fn next_peer(&mut self) -> Option<Held> {
         let now = clock::seconds();
         let mut n = self.group.rank(self.backup).choose(&mut self.tried, now);
         if n.is_none() && !self.backup && self.group.backup.is_some() {
@@ -161,7 +161,7 @@ mod tests {
         let mut choice = Choice::new(group);
         assert_eq!(choice.tries, 3);
         let mut names = Vec::new();
-        while let Some(held) = choice.next() {
+        while let Some(held) = choice.next_peer() {
             names.push(held.peer().name.clone());
             held.release(Outcome::Failed);
             choice.spend();

@@ -106,13 +106,12 @@ pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Frami
         let trailers = body.trailers();
         sender.queue(Piece::Mem(last_chunk(&trailers)));
         request.trailers.replace(trailers);
-    } else if let Framing::Length(_) = framing {
-        if left != 0 {
+    } else if let Framing::Length(_) = framing
+        && left != 0 {
             // nginx closes; what was promised did not come.
             sender.flush(&mut body).await?;
             return Err(Unsent::Body);
         }
-    }
     sender.end(hold).await
 }
 
@@ -474,8 +473,6 @@ impl Sender<'_> {
         if call == "read" { Unsent::Body } else { Unsent::Client }
     }
 }
-
-/// Waits; the body may read ahead meanwhile.
 
 /// Linux sends at most this much at once.
 const SENDFILE: usize = 0x7fff_f000;

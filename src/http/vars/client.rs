@@ -38,7 +38,8 @@ fn connection(vars: &mut Definitions<Request>) -> Result<(), Fault> {
         }),
     )?;
     vars.define("pipe", Row::once(|r: &Request| Some(pipe(r))))?;
-    let facts: [(&str, fn(TcpInfo) -> u32); 4] = [
+    type Fact = (&'static str, fn(TcpInfo) -> u32);
+    let facts: [Fact; 4] = [
         ("tcpinfo_rtt", |info| info.rtt),
         ("tcpinfo_rttvar", |info| info.rttvar),
         ("tcpinfo_snd_cwnd", |info| info.snd_cwnd),

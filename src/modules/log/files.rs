@@ -65,7 +65,10 @@ impl Files {
                 Some(("inactive", time)) => units::seconds(time).map(|time| inactive = time),
                 Some(("min_uses", number)) => units::number(number).map(|number| min_uses = number),
                 Some(("valid", time)) => units::seconds(time).map(|time| valid = time),
-                None if word == "off" => Some(off = true),
+                None if word == "off" => {
+                    off = true;
+                    Some(())
+                }
                 Some(_) | None => None,
             };
             read.ok_or_else(|| words.fault(n, format!("invalid \"open_log_file_cache\" parameter \"{word}\"")))?;

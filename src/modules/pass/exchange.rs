@@ -292,7 +292,7 @@ impl<C: Codec> Exchange<C> {
             attempts.push(Attempt { peer, after_redirect, ..Attempt::default() });
             self.at.n = attempts.len() - 1;
         }
-        let held = self.choice.next();
+        let held = self.choice.next_peer();
         let peer = held.as_ref().map_or_else(|| self.choice.group().name.clone(), |held| held.peer().name.clone());
         self.at.note(|attempt| attempt.peer = peer.clone());
         let scheme = self.settings.scheme;

@@ -178,7 +178,6 @@ fn line(out: &mut BytesMut, name: &[u8], value: &[u8]) {
 /// The target that the upstream sees.
 fn target(parts: &Parts<'_>, out: &mut BytesMut) {
     let request = parts.request;
-    let path;
     let (uri, location) = match parts.target {
         Uri::Whole(uri) => {
             // Made by variables: it is all there is.
@@ -192,7 +191,7 @@ fn target(parts: &Parts<'_>, out: &mut BytesMut) {
     if uri.is_empty() && request.target_valid.get() && !request.is_subrequest() {
         return out.put_slice(&request.head.target);
     }
-    path = request.path();
+    let path = request.path();
     let mut rest = path.as_ref();
     if request.location_valid.get() && !uri.is_empty() {
         out.put_slice(uri);
