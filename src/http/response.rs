@@ -34,6 +34,8 @@ pub struct Head {
     pub media_end: Option<usize>,
     /// Added to `content_type` as `; charset=`.
     pub charset: Option<Bytes>,
+    /// The charset that an upstream asks for (`X-Accel-Charset`), for the filter that converts.
+    pub override_charset: Option<Bytes>,
     /// Bytes of the body, when they are known beforehand.
     pub content_length: Option<u64>,
     /// Seconds since the epoch; written as `Last-Modified` unless `fields` has one.

@@ -8,13 +8,15 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::net::xfer::FirstAnswer;
+use hickory_resolver::net::{DnsError, DnsHandle, NetError};
+use hickory_resolver::proto::op::{DnsRequestOptions, Message, Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 
 use crate::base::addr::{self, Address, Form};
 use crate::base::units;
@@ -25,7 +27,8 @@ pub struct Resolver {
     id: u64,
     servers: Vec<SocketAddr>,
     valid: Option<Duration>,
-    families: LookupIpStrategy,
+    v4: bool,
+    v6: bool,
     /// Ends with the configuration, and with it what the threads remember.
     alive: Arc<()>,
 }
@@ -58,7 +61,7 @@ impl Unresolved {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    static ASKING: RefCell<HashMap<u64, (Weak<()>, TokioResolver)>> = RefCell::default();
+    static ASKING: RefCell<HashMap<u64, Asking>> = RefCell::default();
 }
 
 impl Resolver {
@@ -92,66 +95,162 @@ impl Resolver {
                 }));
             }
         }
-        let families = match (v4, v6) {
-            (true, true) => LookupIpStrategy::Ipv4AndIpv6,
-            (true, false) => LookupIpStrategy::Ipv4Only,
-            (false, true) => LookupIpStrategy::Ipv6Only,
-            (false, false) => return Err("\"ipv4\" and \"ipv6\" cannot both be \"off\"".to_owned()),
-        };
+        if !v4 && !v6 {
+            return Err("\"ipv4\" and \"ipv6\" cannot both be \"off\"".to_owned());
+        }
         let id = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok((!servers.is_empty()).then_some(Self { id, servers, valid, families, alive: Arc::default() }))
+        Ok((!servers.is_empty()).then_some(Self { id, servers, valid, v4, v6, alive: Arc::default() }))
     }
 
-    /// The addresses of `name`, at least one.
+    /// The addresses of `name`, at least one. nginx's servers decide about every name, `localhost` too.
     pub async fn resolve(&self, name: &str, timeout: Duration) -> Result<Vec<IpAddr>, Unresolved> {
-        let asking = self.here(timeout)?;
-        // A name is meant as it stands, whether or not it ends in a dot: there is no search list.
-        let name = if name.ends_with('.') { name.to_owned() } else { format!("{name}.") };
-        match tokio::time::timeout(timeout, asking.lookup_ip(name)).await {
-            Err(_) => Err(Unresolved::TimedOut),
-            Ok(Err(error)) => Err(reason(&error)),
-            Ok(Ok(found)) => {
-                let addresses: Vec<IpAddr> = found.iter().collect();
-                if addresses.is_empty() { Err(Unresolved::NotFound) } else { Ok(addresses) }
+        let name = Name::from_utf8(name).map(|mut name| {
+            name.set_fqdn(true);
+            name
+        });
+        let name = name.map_err(|_| Unresolved::NotFound)?;
+        let now = Instant::now();
+        let known = |asking: &mut Asking| asking.known.get(&name).filter(|known| known.until > now).map(Known::found);
+        if let Some(found) = self.here(known)? {
+            return found;
+        }
+        let pool = self.here(|asking| asking.pool.clone())?;
+        let (found, ttl) = match tokio::time::timeout(timeout, self.ask(&pool, &name)).await {
+            Err(_) => return Err(Unresolved::TimedOut),
+            Ok(Err(Unresolved::TimedOut)) => return Err(Unresolved::TimedOut),
+            Ok(Err(why)) => (Err(why), FAILURE),
+            Ok(Ok((addresses, ttl))) => (Ok(addresses), ttl),
+        };
+        let until = Instant::now() + self.valid.unwrap_or(ttl);
+        self.here(|asking| {
+            if asking.known.len() >= KNOWN {
+                asking.known.retain(|_, known| known.until > now);
+            }
+            if asking.known.len() < KNOWN {
+                asking.known.insert(name, Known { found: found.clone(), until });
+            }
+        })?;
+        found
+    }
+
+    /// Asks for addresses of both families, or of the one that is wanted, again and again until somebody answers.
+    async fn ask(&self, pool: &Pool, name: &Name) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
+        let (v4, v6) = tokio::join!(
+            self.ask_for(pool, name, RecordType::A, self.v4),
+            self.ask_for(pool, name, RecordType::AAAA, self.v6),
+        );
+        let mut all = Vec::new();
+        let mut least = Duration::MAX;
+        let mut failed = Unresolved::NotFound;
+        for answer in [v4, v6].into_iter().flatten() {
+            match answer {
+                Ok((mut addresses, ttl)) => {
+                    all.append(&mut addresses);
+                    least = least.min(ttl);
+                }
+                Err(why) => failed = why,
+            }
+        }
+        if all.is_empty() { Err(failed) } else { Ok((all, least)) }
+    }
+
+    async fn ask_for(
+        &self,
+        pool: &Pool,
+        name: &Name,
+        kind: RecordType,
+        wanted: bool,
+    ) -> Option<Result<(Vec<IpAddr>, Duration), Unresolved>> {
+        if !wanted {
+            return None;
+        }
+        loop {
+            let query = Query::query(name.clone(), kind);
+            let error = match pool.lookup(query, DnsRequestOptions::default()).first_answer().await {
+                Ok(response) => return Some(addresses(&response)),
+                Err(error) => error,
+            };
+            match reason(&error) {
+                // nginx asks again until `resolver_timeout`, which the caller keeps.
+                Unresolved::TimedOut => {}
+                why => return Some(Err(why)),
             }
         }
     }
 
     /// This thread's own: its sockets belong to its loop.
-    fn here(&self, timeout: Duration) -> Result<TokioResolver, Unresolved> {
-        ASKING.with_borrow_mut(|asking| {
-            if let Some((_, known)) = asking.get(&self.id) {
-                return Ok(known.clone());
+    fn here<T>(&self, work: impl FnOnce(&mut Asking) -> T) -> Result<T, Unresolved> {
+        ASKING.with_borrow_mut(|all| {
+            if !all.contains_key(&self.id) {
+                all.retain(|_, asking| asking.alive.strong_count() > 0);
+                all.insert(self.id, self.asking()?);
             }
-            let servers = self.servers.iter().map(|server| {
-                let connection = |mut config: ConnectionConfig| {
-                    config.port = server.port();
-                    config
-                };
-                let ways = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
-                NameServerConfig::new(server.ip(), true, ways)
-            });
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-            let options = builder.options_mut();
-            options.ip_strategy = self.families;
-            options.use_hosts_file = ResolveHosts::Never;
-            options.positive_min_ttl = self.valid;
-            options.positive_max_ttl = self.valid;
-            options.negative_min_ttl = self.valid;
-            options.negative_max_ttl = self.valid;
-            // nginx asks again every 5 seconds until `resolver_timeout`.
-            options.timeout = AGAIN.min(timeout);
-            options.attempts = usize::try_from(timeout.as_secs() / AGAIN.as_secs()).unwrap_or(1).max(1);
-            let built = builder.build().map_err(|_| Unresolved::ServerFailure)?;
-            asking.retain(|_, (alive, _)| alive.strong_count() > 0);
-            asking.insert(self.id, (Arc::downgrade(&self.alive), built.clone()));
-            Ok(built)
+            all.get_mut(&self.id).map(work).ok_or(Unresolved::ServerFailure)
         })
+    }
+
+    fn asking(&self) -> Result<Asking, Unresolved> {
+        let servers = self.servers.iter().map(|server| {
+            let connection = |mut config: ConnectionConfig| {
+                config.port = server.port();
+                config
+            };
+            let ways = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
+            NameServerConfig::new(server.ip(), true, ways)
+        });
+        let mut options = ResolverOpts::default();
+        options.timeout = AGAIN;
+        options.attempts = 1;
+        let tls = TlsConfig::new().map_err(|_| Unresolved::ServerFailure)?;
+        let context = Arc::new(PoolContext::new(options, tls));
+        let pool = NameServerPool::from_config(servers, context, TokioRuntimeProvider::default());
+        Ok(Asking { alive: Arc::downgrade(&self.alive), pool, known: HashMap::new() })
     }
 }
 
+type Pool = NameServerPool<TokioRuntimeProvider>;
+
+/// One resolver's memory in one thread.
+struct Asking {
+    /// Ends with the configuration.
+    alive: Weak<()>,
+    pool: Pool,
+    known: HashMap<Name, Known>,
+}
+
+struct Known {
+    found: Result<Vec<IpAddr>, Unresolved>,
+    until: Instant,
+}
+
+impl Known {
+    fn found(&self) -> Result<Vec<IpAddr>, Unresolved> {
+        self.found.clone()
+    }
+}
+
+/// nginx asks again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
+/// nginx: how long a failure is remembered.
+const FAILURE: Duration = Duration::from_secs(10);
+/// The most names that one thread remembers.
+const KNOWN: usize = 10_000;
+
+/// The addresses in an answer, at the end of whatever aliases, and how long they hold.
+fn addresses(response: &Message) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
+    let mut found = Vec::new();
+    let mut ttl = u32::MAX;
+    for record in &response.answers {
+        let address = match &record.data {
+            RData::A(v4) => IpAddr::V4(v4.0),
+            RData::AAAA(v6) => IpAddr::V6(v6.0),
+            _ => continue,
+        };
+        found.push(address);
+        ttl = ttl.min(record.ttl);
+    }
+    if found.is_empty() { Err(Unresolved::NotFound) } else { Ok((found, Duration::from_secs(u64::from(ttl)))) }
+}
 
 fn reason(error: &NetError) -> Unresolved {
     match error {

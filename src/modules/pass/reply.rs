@@ -27,7 +27,7 @@ pub struct Reply {
     redirect: Option<Bytes>,
     /// `X-Accel-Buffering`.
     pub buffering: Option<bool>,
-    pub charset: Option<Bytes>,
+    charset: Option<Bytes>,
     limit_rate: Option<u64>,
     /// There was no head at all: HTTP/0.9.
     pub headless: bool,
@@ -289,6 +289,7 @@ impl Reply {
         head.foreign = true;
         head.single_range = settings.force_ranges;
         head.headless = self.headless;
+        head.override_charset.clone_from(&self.charset);
         head
     }
 }

@@ -128,11 +128,16 @@ impl Http1 {
 
     fn chunk(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow {
         let Left::Chunked(decoder) = &mut self.left else { return Flow::More };
+        let mut crumbs = Crumbs::default();
         loop {
-            match decoder.next(input, 0) {
+            let chunk = decoder.next(input, 0);
+            if !matches!(chunk, Ok(Chunk::Data { .. })) {
+                crumbs.flush(out);
+            }
+            match chunk {
                 Ok(Chunk::Data { data, .. }) => {
                     input.advance(data.start as usize);
-                    out.push_back(Piece::Mem(input.split_to(data.len()).freeze()));
+                    crumbs.push(input.split_to(data.len()).freeze(), out);
                 }
                 Ok(Chunk::More) => {
                     input.clear();
@@ -192,6 +197,39 @@ impl Http1 {
                     return Flow::Broken;
                 }
             }
+        }
+    }
+}
+
+/// Small chunks are joined: each would be a piece, and pin the buffer that it came in.
+#[derive(Default)]
+struct Crumbs {
+    one: Option<Bytes>,
+    many: BytesMut,
+}
+
+impl Crumbs {
+    const SMALL: usize = 1024;
+
+    fn push(&mut self, bytes: Bytes, out: &mut VecDeque<Piece>) {
+        if bytes.len() >= Self::SMALL {
+            self.flush(out);
+            return out.push_back(Piece::Mem(bytes));
+        }
+        match self.one.take() {
+            Some(first) => {
+                self.many.extend_from_slice(&first);
+                self.many.extend_from_slice(&bytes);
+            }
+            None if self.many.is_empty() => self.one = Some(bytes),
+            None => self.many.extend_from_slice(&bytes),
+        }
+    }
+
+    fn flush(&mut self, out: &mut VecDeque<Piece>) {
+        out.extend(self.one.take().map(Piece::Mem));
+        if !self.many.is_empty() {
+            out.push_back(Piece::Mem(self.many.split().freeze()));
         }
     }
 }
