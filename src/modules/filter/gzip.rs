@@ -337,8 +337,9 @@ impl Rules {
                 || (on(Proxied::Private) && says("private"));
         }
         // nginx looks at an upstream's own date only: that of a file does not count here.
-        !(on(Proxied::NoLastModified) && head.field("Last-Modified").is_some())
-            && !(on(Proxied::NoEtag) && head.field("ETag").is_some())
+        let dated = on(Proxied::NoLastModified) && head.field("Last-Modified").is_some();
+        let tagged = on(Proxied::NoEtag) && head.field("ETag").is_some();
+        !dated && !tagged
     }
 
     fn disabled(&self, request: &Request, agent: &[u8]) -> bool {

@@ -5,8 +5,8 @@
 //! reads parameters. nginx: `ngx_http_ssi_filter_module`.
 
 mod page;
-mod parse;
-mod text;
+pub mod parse; // public to the fuzz target
+pub mod text;
 
 use std::cell::RefCell;
 use std::rc::Rc;

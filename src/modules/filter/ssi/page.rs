@@ -114,9 +114,10 @@ impl Shared {
 
     fn value(&self, name: &str) -> Option<Bytes> {
         if let [digit @ b'0'..=b'9'] = name.as_bytes()
-            && let Some(group) = self.groups.borrow().get(usize::from(digit - b'0')) {
-                return Some(group.clone());
-            }
+            && let Some(group) = self.groups.borrow().get(usize::from(digit - b'0'))
+        {
+            return Some(group.clone());
+        }
         self.variables.borrow().iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
     }
 
@@ -662,9 +663,10 @@ async fn stored(child: Rc<Request>, name: String) -> Result<Body, Broken> {
     let status = response.head.status;
     let value = subrequest::in_memory(&child, response).await?;
     if status < 300
-        && let Err(fault) = Shared::of(&child).set(&name, value) {
-            log(&child, fault);
-        }
+        && let Err(fault) = Shared::of(&child).set(&name, value)
+    {
+        log(&child, fault);
+    }
     Ok(Body::Empty)
 }
 
