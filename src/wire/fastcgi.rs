@@ -236,6 +236,11 @@ impl RecordReader {
         self.len = self.len.saturating_add(u16::try_from(len).unwrap_or(u16::MAX));
     }
 
+    /// The record of the last span goes on.
+    pub fn is_within(&self) -> bool {
+        self.part == Part::Content && self.len > 0
+    }
+
     /// True as soon as END_REQUEST has begun: an end of the connection is no error from here on.
     pub fn is_ending(&self) -> bool {
         self.kind == END_REQUEST && matches!(self.part, Part::Content | Part::Padding | Part::Done)
@@ -404,7 +409,7 @@ mod tests {
     fn the_end_is_seen_before_it_is_whole() {
         let mut reader = RecordReader::new();
         assert_eq!(reader.next(b"\x01\x03\0\x01\0\x08\0\0\0", 0), Ok(Record::More));
-        assert!(reader.is_ending());
+        assert!(reader.is_ending() && reader.is_within());
         assert_eq!(reader.next(b"\0\0\0\0\0\0\0", 0), Ok(Record::End(7)));
         assert_eq!(reader.next(b"x", 0), Ok(Record::End(0)));
     }

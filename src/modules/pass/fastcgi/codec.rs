@@ -27,7 +27,8 @@ pub struct Records {
     reader: RecordReader,
     /// How far the input of an unfinished head was looked at.
     seen: usize,
-    /// What the program wrote so far, out of its records: the lines of the head.
+    /// What the program wrote so far, out of its records: the lines of the head; behind the head, a message whose record
+    /// is still on its way.
     text: BytesMut,
     parser: FieldParser,
     fields: Vec<field::Field>,
@@ -235,8 +236,13 @@ impl Codec for Records {
                     self.data(request, data, out);
                 }
                 Record::Stderr(span) => {
-                    self.stderr(request, span.of(input), action::BODY);
+                    self.text.extend_from_slice(span.of(input));
                     input.advance(span.end as usize);
+                    // One line for a record that comes in pieces, as far as a buffer goes.
+                    if !self.reader.is_within() || self.text.len() >= self.fastcgi.settings.buffer_size {
+                        let message = self.text.split();
+                        self.stderr(request, &message, action::BODY);
+                    }
                 }
                 Record::StdoutEnd(at) => {
                     input.advance(at as usize);
