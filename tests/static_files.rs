@@ -90,3 +90,50 @@ fn a_file_that_shrinks_under_way_cuts_the_answer() {
     assert!(got.len() < 40_000_000);
     server.fetch("/missing").expect_status(404);
 }
+
+#[test]
+fn however_a_file_is_read_it_is_whole() {
+    // Sizes around what goes with the head, what is one block, and what is sent in several turns.
+    let sizes = [0, 1, 511, 512, 513, 32767, 32768, 32769, 100_000, 3_000_001];
+    let bytes = |size: usize| (0..size).map(|n| (n * 7 + n / 251) as u8).collect::<Vec<_>>();
+    for settings in [
+        "",
+        "sendfile on;",
+        "sendfile on; sendfile_max_chunk 64k;",
+        "sendfile on; aio threads;",
+        "aio threads; output_buffers 1 5000;",
+        "directio 512; directio_alignment 4k;",
+        "sendfile on; aio threads; directio 32k; output_buffers 2 8k;",
+        "sendfile on; open_file_cache max=100;",
+        "read_ahead 1m; open_file_cache max=2; open_file_cache_min_uses 2;",
+    ] {
+        let server = Setup::new().start(&format!("server {{ listen %%ADDR_0%%; root html; {settings} }}"));
+        for size in sizes {
+            write_file(&server.path(&format!("html/{size}")), &bytes(size));
+        }
+        for size in sizes {
+            // Three times: opened, used again, kept.
+            for _ in 0..3 {
+                let answer = server.fetch(&format!("/{size}"));
+                answer.expect_status(200);
+                assert!(answer.body == bytes(size), "{size} bytes with {settings:?}, {} came", answer.body.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_of_a_small_file_is_of_one_piece() {
+    let conf = "open_file_cache max=100; open_file_cache_valid 1s; server { listen %%ADDR_0%%; root html; }";
+    let server = Setup::new().file("html/a", "0123456789").start(conf);
+    for _ in 0..3 {
+        server.fetch("/a").expect_body("0123456789");
+    }
+    // Overwritten in place: size, date and bytes change together, when the file is looked at again.
+    fs::write(server.path("html/a"), "new").expect("it is there");
+    eventually("the file is looked at again", || {
+        let answer = server.fetch("/a");
+        assert!(answer.body == b"0123456789" || answer.body == b"new", "{:?}", answer.body);
+        answer.body == b"new"
+    });
+}

@@ -368,7 +368,12 @@ impl Sender<'_> {
                     count += 1;
                     room -= len as u64;
                 }
-                self.connection.io.poll_writev(cx, &slices[..count]).map(|sent| ("writev", sent))
+                let file_follows = matches!(output.queue.get(count), Some(Piece::File(_)));
+                if file_follows && quota == u64::MAX && !self.request.plan().core.aio {
+                    self.connection.io.poll_send_more(cx, &slices[..count]).map(|sent| ("sendmsg", sent))
+                } else {
+                    self.connection.io.poll_writev(cx, &slices[..count]).map(|sent| ("writev", sent))
+                }
             }
         };
         match written {
