@@ -3,16 +3,17 @@
 //! Every reader answers with nginx's sentence when a word is not what it should be.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{At, Fault};
 use super::lex::{Node, Statement, Word};
 use super::template::Template;
 use super::vars::Names;
-use crate::base::threads::Pools;
+use crate::base::threads::{Pool, Pools};
 use crate::base::{text, units};
 use crate::log::error::{Entry, Reader};
 use crate::log::{Sinks, syslog};
@@ -28,6 +29,8 @@ pub struct Context {
     pub sinks: Sinks,
     /// Threads for work that may block.
     pub pools: Pools,
+    /// Where each pool was first asked for.
+    pool_places: RefCell<HashMap<String, At>>,
     /// This machine's name, in lower case.
     pub hostname: String,
     /// Directories for temporary files, to be made before the worker starts.
@@ -45,6 +48,7 @@ impl Context {
             names: Names::default(),
             sinks: Sinks::default(),
             pools: Pools::default(),
+            pool_places: RefCell::default(),
             hostname: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase(),
             directories: RefCell::default(),
             prefix: prefix.into(),
@@ -58,6 +62,16 @@ impl Context {
     /// Uses the log files of this process.
     pub fn with_sinks(self, sinks: &Sinks) -> Self {
         Self { sinks: sinks.clone(), ..self }
+    }
+
+    /// nginx's fault when a pool was asked for that nothing defines.
+    pub fn undefined_pool(&self) -> Option<Fault> {
+        let name = self.pools.undefined()?;
+        let fault = Fault::new(format!("unknown thread pool \"{name}\""));
+        Some(match self.pool_places.borrow().get(&name) {
+            Some(at) => fault.or_at(at),
+            None => fault,
+        })
     }
 
     /// Asks for a directory to exist before anything is served.
@@ -264,6 +278,13 @@ impl<'a> Words<'a> {
         let word = self.arg(n);
         let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
         found.map(|(_, value)| *value).ok_or_else(|| self.invalid_value(n))
+    }
+
+    /// The thread pool that argument `n` asks for; whether there is one shows at the end.
+    pub fn pool(&self, n: usize, name: &str) -> Arc<Pool> {
+        let at = self.args().get(n).map_or(self.at(), |word| &word.at);
+        self.cx.pool_places.borrow_mut().entry(name.to_owned()).or_insert_with(|| at.clone());
+        self.cx.pools.named(name)
     }
 
     /// One `error_log` directive.

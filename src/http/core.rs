@@ -601,9 +601,9 @@ impl Conf {
         self.aio.set(match words.one() {
             "off" => Aio::Off,
             // Kernel AIO reads files past the page cache; ours has the same effect on a thread.
-            "on" | "threads" => Aio::Threads(words.cx.pools.named("default")),
+            "on" | "threads" => Aio::Threads(words.pool(0, "default")),
             other => match other.strip_prefix("threads=") {
-                Some(pool) if !pool.is_empty() && !pool.contains('$') => Aio::Threads(words.cx.pools.named(pool)),
+                Some(pool) if !pool.is_empty() && !pool.contains('$') => Aio::Threads(words.pool(0, pool)),
                 _ => return Err(words.fault(0, "invalid value")),
             },
         })

@@ -494,8 +494,8 @@ impl Opener {
         let mut open = OpenFile::from(File::from(file));
         if self.directio.is_some_and(|from| stat.size >= from) && stat.kind == Kind::File {
             // Some file systems have no such thing: then the page cache serves as well.
-            let direct = rustix::fs::fcntl_getfl(&open)
-                .and_then(|flags| rustix::fs::fcntl_setfl(&open, flags | OFlags::DIRECT));
+            let direct =
+                rustix::fs::fcntl_getfl(&open).and_then(|flags| rustix::fs::fcntl_setfl(&open, flags | OFlags::DIRECT));
             if direct.is_ok() {
                 open.block = Some(self.block);
             }

@@ -209,12 +209,14 @@ fn find(request: &Rc<Request>) -> Result<(), Refusal> {
     enter(request, request.location_id());
     let too_large = |length: u64| core.client_max_body_size != 0 && length > core.client_max_body_size;
     if let Some(length) = request.head.content_length.filter(|&length| too_large(length))
-        && !request.is_subrequest() && !request.body.is_discarded() {
-            let message = format_args!("client intended to send too large body: {length} bytes");
-            request.log(Level::Error, message);
-            request.body.reject();
-            return Err(Refusal::Status(413));
-        }
+        && !request.is_subrequest()
+        && !request.body.is_discarded()
+    {
+        let message = format_args!("client intended to send too large body: {length} bytes");
+        request.log(Level::Error, message);
+        request.body.reject();
+        return Err(Refusal::Status(413));
+    }
     if slash {
         let path = uri::escape(Escape::Uri, &location.name);
         let args = request.args();

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::body::Body;
-use crate::wire::byte::same_name;
 use crate::conf::pattern::Unmatched;
+use crate::wire::byte::same_name;
 
 /// A field of a head, name and value as they go on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -94,8 +94,8 @@ impl Draft {
         let mut main = Main::default();
         let read = Self::read_files(options, source, &mut main, &cx).and_then(|()| {
             syntax_is_ok();
-            match cx.pools.undefined() {
-                Some(name) => Err(Fault::new(format!("unknown thread pool \"{name}\""))),
+            match cx.undefined_pool() {
+                Some(fault) => Err(fault),
                 None => main.finish(),
             }
         });

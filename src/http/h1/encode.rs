@@ -103,11 +103,13 @@ fn write(request: &Request, head: &Head, framing: Framing, out: &mut BytesMut) {
         out.put_slice(b"\r\n");
     }
     if let (Some(length), false) = (head.content_length, own.content_length)
-        && framing != Framing::Chunked && (head.status != 204 || head.foreign) {
-            out.put_slice(b"Content-Length: ");
-            out.put_slice(itoa(length, &mut [0; 20]));
-            out.put_slice(b"\r\n");
-        }
+        && framing != Framing::Chunked
+        && (head.status != 204 || head.foreign)
+    {
+        out.put_slice(b"Content-Length: ");
+        out.put_slice(itoa(length, &mut [0; 20]));
+        out.put_slice(b"\r\n");
+    }
     if let (Some(second), false) = (head.last_modified, own.last_modified) {
         // nginx: the page of an error is not as old as what it is about.
         if matches!(head.status, 200 | 206 | 304) {

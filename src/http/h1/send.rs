@@ -107,11 +107,12 @@ pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Frami
         sender.queue(Piece::Mem(last_chunk(&trailers)));
         request.trailers.replace(trailers);
     } else if let Framing::Length(_) = framing
-        && left != 0 {
-            // nginx closes; what was promised did not come.
-            sender.flush(&mut body).await?;
-            return Err(Unsent::Body);
-        }
+        && left != 0
+    {
+        // nginx closes; what was promised did not come.
+        sender.flush(&mut body).await?;
+        return Err(Unsent::Body);
+    }
     sender.end(hold).await
 }
 

@@ -116,9 +116,10 @@ impl Name {
     fn eval(&self, request: &Request, path: &[u8]) -> Bytes {
         let mut name = self.text.eval(request);
         if let (Some(Alias::Prefix(len)), true) = (request.plan().core.root.alias, self.variable)
-            && path.get(..len).is_some_and(|replaced| name.starts_with(replaced)) {
-                name = name.slice(len..);
-            }
+            && path.get(..len).is_some_and(|replaced| name.starts_with(replaced))
+        {
+            name = name.slice(len..);
+        }
         name
     }
 }
