@@ -49,8 +49,8 @@ pub async fn attempt(request: &Rc<Request>) -> Result<Response, Unanswered> {
     let mut outcome = serve(request).await;
     loop {
         outcome = match outcome {
-            Ok(response) => match respond::complete(request, response) {
-                Ok(response) => return Ok(response),
+            Ok(mut response) => match respond::filter(request, &mut response) {
+                Ok(()) => return Ok(response),
                 Err(refusal) => Err(refusal),
             },
             Err(Refusal::Close | Refusal::Status(444)) => return Err(Unanswered::Hangup),
@@ -65,10 +65,12 @@ async fn finish(request: &Rc<Request>, first: Result<Response, Refusal>) -> Resu
     let mut outcome = first;
     loop {
         outcome = match outcome {
-            Ok(response) => match Upload::drop_ready(request).and_then(|()| respond::complete(request, response)) {
-                Ok(response) => return Ok(response),
-                Err(refusal) => Err(refusal),
-            },
+            Ok(mut response) => {
+                match Upload::drop_ready(request).and_then(|()| respond::filter(request, &mut response)) {
+                    Ok(()) => return Ok(response),
+                    Err(refusal) => Err(refusal),
+                }
+            }
             Err(Refusal::Close | Refusal::Status(444)) => return Err(Hangup),
             // nginx: who sends nothing, or is gone, is not answered.
             Err(Refusal::Status(status @ (408 | 499))) => {

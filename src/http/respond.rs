@@ -78,24 +78,30 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
 
 /// The filters' turn, and the status that an error page keeps. A filter may refuse: then the answer is another.
 pub fn complete(request: &Rc<Request>, mut response: Response) -> Result<Response, Refusal> {
-    request.pay(&mut response.head);
+    filter(request, &mut response)?;
+    Ok(response)
+}
+
+/// As [`complete`], where the response stands.
+pub fn filter(request: &Rc<Request>, response: &mut Response) -> Result<(), Refusal> {
+    let Response { head, body } = response;
+    request.pay(head);
     let status = request.error_status.get();
     if status != 0 {
-        response.head.status = status;
-        response.head.status_line = None;
+        head.status = status;
+        head.status_line = None;
     }
-    let Response { mut head, mut body } = response;
     for filter in &request.plan().filters {
         if request.is_subrequest() && !filter.stage().concerns_parts() {
             continue;
         }
-        filter.check(request, &mut head, &body)?;
+        filter.check(request, head, body)?;
         if request.http().head_is_asked_for {
-            request.show(&head);
+            request.show(head);
         }
-        body = filter.apply(request, &mut head, body);
+        *body = filter.apply(request, head, std::mem::take(body));
     }
-    Ok(Response { head, body })
+    Ok(())
 }
 
 /// The built-in page of a status; a status without a page gets an empty body.

@@ -215,11 +215,11 @@ pub fn split_args(target: &[u8]) -> (&[u8], Option<&[u8]>) {
 /// Where the extension of a path begins that did not come from a client (nginx: `ngx_http_set_exten`): behind the last
 /// `.` of the last segment, unless that begins with it.
 pub fn extension(path: &[u8]) -> Option<usize> {
-    let slash = memchr::memrchr(b'/', path).map_or(0, |slash| slash + 1);
-    let last = path.get(slash..)?;
-    match memchr::memrchr(b'.', last)? {
-        0 => None,
-        dot => Some(slash + dot + 1),
+    // Extensions are short: looking at byte after byte from the end is over before a vector is loaded.
+    let dot = path.iter().rposition(|byte| matches!(byte, b'.' | b'/')).filter(|&at| path[at] == b'.')?;
+    match dot.checked_sub(1).map(|before| path[before]) {
+        None | Some(b'/') => None,
+        Some(_) => Some(dot + 1),
     }
 }
 
