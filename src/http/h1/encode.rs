@@ -27,7 +27,7 @@ pub enum Framing {
 
 /// Decides the framing. An answer that only the connection's end can delimit costs the connection.
 pub fn framing(request: &Request, head: &Head, trailers: bool) -> Framing {
-    if request.is_head() || matches!(head.status, 204 | 304) || head.status < 200 && !head.foreign {
+    if request.is_head() || matches!(head.status, 101 | 204 | 304) || head.status < 200 && !head.foreign {
         return Framing::None;
     }
     if head.status < 200 {
