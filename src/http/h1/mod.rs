@@ -168,9 +168,14 @@ async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
                 Some(status) => phase::refuse(request, status).await,
             }
         });
-        match std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
-            Poll::Ready(response) => response,
-            Poll::Pending => {
+        let at_once = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending if connection.output.borrow().is_empty() => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+        });
+        match at_once.await {
+            Some(response) => response,
+            None => {
                 // It takes a while: the answers to earlier requests do not wait for it.
                 let _ = send::flush(request).await;
                 answer.await

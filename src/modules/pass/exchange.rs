@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::relay::Relay;
+use super::relay::{Relay, Start};
 use super::reply::{Reply, Rewritten};
 use super::settings::{Next, Settings, Store};
 use super::tunnel::Tunnel;
@@ -289,6 +289,7 @@ impl<C: Codec> Exchange<C> {
         {
             let mut attempts = self.at.request.attempts.borrow_mut();
             let after_redirect = std::mem::take(&mut self.after_redirect);
+            attempts.reserve_exact(1); // there is hardly ever a second
             attempts.push(Attempt { peer, after_redirect, ..Attempt::default() });
             self.at.n = attempts.len() - 1;
         }
@@ -621,19 +622,49 @@ impl<C: Codec> Exchange<C> {
             self.leave();
             return Ok(Response { head, body: Body::Empty });
         }
-        let mut relay = Relay::new(self.at, self.settings, self.codec, self.input, self.body_sent, buffering, &reply);
-        if relay.is_broken() {
-            // nginx: the head has not left when its body turns out to be nonsense
-            request.status.set(reply.status);
-            return Err(Refusal::Close);
+        let came = self.input.len() as u64;
+        self.at.note(|attempt| attempt.response_length += came);
+        let mut queue = VecDeque::new();
+        let flow = self.codec.body(&request, &mut self.input, &mut queue);
+        match flow {
+            Flow::End if !stores && !self.codec.has_trailers() => {
+                // The usual answer is small, and all of it is here.
+                self.part();
+                let body = match queue.len() {
+                    0 => Body::Empty,
+                    1 => queue.pop_front().map_or(Body::Empty, Body::One),
+                    _ => Body::pieces(queue.into()),
+                };
+                return Ok(Response { head, body });
+            }
+            Flow::Broken if queue.is_empty() => {
+                // nginx: the head has not left when its body turns out to be nonsense
+                request.status.set(reply.status);
+                return Err(Refusal::Close);
+            }
+            Flow::More | Flow::End | Flow::Cut | Flow::Broken => {}
         }
-        let body = if stores { Body::stream(relay) } else { relay.whole().unwrap_or_else(|| Body::stream(relay)) };
-        Ok(Response { head, body })
+        let relay = Relay::new(
+            Start { at: self.at, settings: self.settings, input: self.input, queue, flow, body_sent: self.body_sent },
+            self.codec,
+            buffering,
+            &reply,
+        );
+        Ok(Response { head, body: Body::stream(relay) })
     }
 
     /// The body is not wanted. A connection on which none follows can be kept.
     fn leave(&mut self) {
-        if self.codec.expected() == 0 && self.codec.is_reusable() && self.body_sent && self.input.is_empty() {
+        if self.codec.expected() == 0 {
+            return self.part();
+        }
+        self.at.link = None;
+        self.at.finish(None);
+    }
+
+    /// The answer has ended. The connection is kept if it can be.
+    fn part(&mut self) {
+        if self.codec.is_reusable() && self.body_sent && self.input.is_empty() {
             self.at.keep(self.tag());
         }
         self.at.link = None;

@@ -19,7 +19,7 @@ use super::store::Keeper;
 use crate::base::clock;
 use crate::base::text::errno;
 use crate::base::units;
-use crate::http::body::{Body, Broken, FilePiece, Next, Piece, Source};
+use crate::http::body::{Broken, FilePiece, Next, Piece, Source};
 use crate::http::open_file::OpenFile;
 use crate::http::response::{Field, Replied};
 use crate::log::Level;
@@ -61,18 +61,24 @@ struct Temp {
 }
 
 /// The most that is read at once.
-const READ: usize = 64 * 1024;
+const READ: usize = 256 * 1024;
+
+/// What is there when the body's relay begins.
+pub struct Start {
+    pub at: At,
+    pub settings: Arc<Settings>,
+    /// What was read and not yet understood.
+    pub input: BytesMut,
+    /// What of the body came with the head, and whether that is all.
+    pub queue: VecDeque<Piece>,
+    pub flow: Flow,
+    /// The whole request was sent.
+    pub body_sent: bool,
+}
 
 impl<C: Codec> Relay<C> {
-    pub fn new(
-        at: At,
-        settings: Arc<Settings>,
-        codec: C,
-        input: BytesMut,
-        body_sent: bool,
-        buffering: bool,
-        reply: &Reply,
-    ) -> Self {
+    pub fn new(start: Start, codec: C, buffering: bool, reply: &Reply) -> Self {
+        let Start { at, settings, input, queue, flow, body_sent } = start;
         let pace = settings.limit_rate.as_ref().filter(|_| buffering).and_then(|template| {
             let text = template.eval(at.request.as_ref());
             let rate = units::size(std::str::from_utf8(&text).ok()?).filter(|rate| *rate > 0)?;
@@ -85,7 +91,7 @@ impl<C: Codec> Relay<C> {
             codec,
             replied: reply.replied.clone(),
             input,
-            queue: VecDeque::new(),
+            queue,
             memory: 0,
             temp: None,
             state: State::Reading,
@@ -94,30 +100,8 @@ impl<C: Codec> Relay<C> {
             pace,
             store,
         });
-        let came = inner.input.len() as u64;
-        inner.at.note(|attempt| attempt.response_length += came);
-        inner.digest();
+        inner.took(0, flow);
         Self(Some(inner))
-    }
-
-    /// What came with the head cannot be understood.
-    pub fn is_broken(&self) -> bool {
-        self.0.as_ref().is_some_and(|inner| inner.state == State::Broken && inner.queue.is_empty())
-    }
-
-    /// The body, if all of it came with the head.
-    pub fn whole(&mut self) -> Option<Body> {
-        let inner = self.0.as_mut()?;
-        if inner.state != State::Ended || inner.codec.has_trailers() {
-            return None;
-        }
-        let mut pieces: Vec<Piece> = inner.queue.drain(..).filter(|piece| !piece.is_empty()).collect();
-        self.0 = None;
-        Some(match pieces.len() {
-            0 => Body::Empty,
-            1 => Body::One(pieces.remove(0)),
-            _ => Body::pieces(pieces),
-        })
     }
 }
 
@@ -268,6 +252,11 @@ impl<C: Codec> Inner<C> {
     fn digest(&mut self) {
         let before = self.queue.len();
         let flow = self.codec.body(&self.at.request, &mut self.input, &mut self.queue);
+        self.took(before, flow);
+    }
+
+    /// Counts the pieces from `before` on, and goes where the body goes.
+    fn took(&mut self, before: usize, flow: Flow) {
         for n in before..self.queue.len() {
             self.memory += usize::try_from(self.queue[n].len()).unwrap_or(usize::MAX);
             if let (Some(store), Piece::Mem(bytes)) = (&mut self.store, &self.queue[n]) {

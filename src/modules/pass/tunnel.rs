@@ -5,7 +5,6 @@
 //! tunnels share, and only what a socket does not take is kept.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -134,7 +133,7 @@ impl Way {
     /// Moves what there is, once.
     fn turn(&mut self, cx: &mut Context<'_>, from: &Io, to: &Io) -> Turn {
         if !self.rest.is_empty() {
-            return match write(to, cx, &self.rest) {
+            return match to.poll_write(cx, &self.rest) {
                 Poll::Pending => Turn::Blocked,
                 Poll::Ready(Err(_)) => Turn::Failed,
                 Poll::Ready(Ok(wrote)) => {
@@ -159,7 +158,7 @@ impl Way {
                     Turn::Over
                 }
                 Poll::Ready(Ok(read)) => {
-                    let wrote = match write(to, cx, buffer) {
+                    let wrote = match to.poll_write(cx, buffer) {
                         Poll::Pending => 0,
                         Poll::Ready(Ok(wrote)) => wrote,
                         Poll::Ready(Err(_)) => return Turn::Failed,
@@ -172,8 +171,4 @@ impl Way {
             }
         })
     }
-}
-
-fn write(to: &Io, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-    to.poll_writev(cx, &[IoSlice::new(bytes)])
 }

@@ -2,6 +2,7 @@
 //!
 //! nginx: `ngx_http_proxy_process_status_line`, `…_process_header`, `…_copy_filter`, `…_chunked_filter`.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -37,6 +38,11 @@ pub struct Http1 {
     keepalive: bool,
     upgraded: bool,
     trailers: Vec<Field>,
+}
+
+thread_local! {
+    /// Where the fields of a head stand while it is read: one list for all heads of the thread.
+    static SPANS: Cell<Vec<field::Field>> = const { Cell::new(Vec::new()) };
 }
 
 /// How far the head is read.
@@ -271,7 +277,7 @@ impl Codec for Http1 {
                             return Looked::Invalid;
                         }
                         let parser = FieldParser::new(line.end as usize);
-                        self.parsing = Parsing::Fields { line, parser, fields: Vec::with_capacity(16) };
+                        self.parsing = Parsing::Fields { line, parser, fields: SPANS.take() };
                     }
                     Err(_) => return self.headless(request, settings),
                 },
@@ -279,9 +285,12 @@ impl Codec for Http1 {
                     Ok(None) => return Looked::More,
                     Ok(Some(Line::Field(field))) => fields.push(field),
                     Ok(Some(Line::End(end))) => {
-                        let (line, fields) = (*line, std::mem::take(fields));
+                        let (line, mut fields) = (*line, std::mem::take(fields));
                         self.parsing = Parsing::StatusLine;
-                        return self.finish(request, settings, input, end as usize, line, &fields);
+                        let looked = self.finish(request, settings, input, end as usize, line, &fields);
+                        fields.clear();
+                        SPANS.set(fields);
+                        return looked;
                     }
                     Err(broken) => {
                         let message = format_args!(
