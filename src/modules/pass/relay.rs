@@ -43,6 +43,8 @@ struct Inner<C> {
     /// The whole request was sent, so the connection can be kept.
     body_sent: bool,
     buffering: bool,
+    /// A 101 that nobody asked for: nothing behind it is shown until the upstream has closed, as nginx's buffers have it.
+    hold: bool,
     pace: Option<Pace>,
     store: Option<Keeper>,
 }
@@ -97,6 +99,7 @@ impl<C: Codec> Relay<C> {
             state: State::Reading,
             body_sent,
             buffering,
+            hold: buffering && reply.status == 101,
             pace,
             store,
         });
@@ -109,6 +112,13 @@ impl<C: Codec> Source for Relay<C> {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         let Some(inner) = &mut self.0 else { return Poll::Ready(Ok(None)) };
         loop {
+            if inner.hold && inner.state == State::Reading && inner.memory < inner.settings.buffers.total() {
+                ready!(inner.poll_input(cx));
+                continue;
+            }
+            if inner.hold && inner.state == State::Broken {
+                return Poll::Ready(Err(Broken));
+            }
             if let Some(piece) = inner.queue.pop_front() {
                 if let Piece::Mem(bytes) = &piece {
                     inner.memory = inner.memory.saturating_sub(bytes.len());
