@@ -19,5 +19,6 @@ mod resolver;
 mod seed;
 mod ssi;
 mod static_files;
+mod stub_status;
 mod upstream;
 mod websocket;

@@ -236,3 +236,145 @@ impl Table {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::base::regex::Failed;
+    use crate::conf::lex;
+    use crate::conf::module::Modules;
+    use crate::conf::pattern::Matched;
+    use crate::conf::vars::{self, Definitions, Value, Values, VarId};
+    use crate::conf::words::Context;
+
+    /// Neither http nor stream: a plan with nothing in it, whose sessions have one variable, `$x`.
+    #[derive(Default)]
+    struct Bare;
+
+    #[derive(Default)]
+    struct Shared(Definitions<Session>);
+
+    impl Plan for Bare {
+        type Main = Shared;
+        type Server = ();
+    }
+
+    impl Defines for Shared {
+        type Asker = Session;
+
+        fn definitions(&mut self) -> &mut Definitions<Session> {
+            &mut self.0
+        }
+    }
+
+    struct Session {
+        table: vars::Table<Session>,
+        x: RefCell<Bytes>,
+        matched: RefCell<Matched>,
+        named: RefCell<HashMap<usize, Value>>,
+    }
+
+    impl Values for Session {
+        fn value(&self, id: VarId) -> Value {
+            let named = self.named.borrow().get(&id.index()).cloned();
+            named.unwrap_or_else(|| (self.table.row(id).get)(self))
+        }
+
+        fn capture(&self, n: usize) -> Value {
+            self.matched.borrow().get(n)
+        }
+    }
+
+    impl Matching for Session {
+        fn set_value(&self, id: VarId, value: Value) {
+            self.named.borrow_mut().insert(id.index(), value);
+        }
+
+        fn set_captures(&self, matched: Matched) {
+            self.matched.replace(matched);
+        }
+
+        fn log_failed(&self, failed: &Failed) {
+            panic!("{failed}");
+        }
+    }
+
+    /// Loads `text`, which defines `$y`, and answers what `$y` is for each `$x`.
+    fn load(text: &str) -> Result<impl Fn(&str) -> String + use<>, Fault> {
+        let nodes = lex::file(text.as_bytes(), &"x.conf".into(), 0);
+        let cx = Context::new("/", "/");
+        let at = At { file: "x.conf".into(), line: 1, row: 1, column: 0, length: 0 };
+        let y = cx.names.id("y");
+        let table = Modules::<Bare>::default().with::<Map<Bare>>().load(&nodes, &at, &cx, |linker, level| {
+            let mut shared = Shared::default();
+            linker.main(&level, &mut shared)?;
+            shared.0.define("x", Row::each(|session: &Session| Some(session.x.borrow().clone())))?;
+            vars::Table::new(&cx.names, shared.0)
+        })?;
+        let session = Session { table, x: RefCell::default(), matched: RefCell::default(), named: RefCell::default() };
+        Ok(move |x: &str| {
+            session.x.replace(Bytes::copy_from_slice(x.as_bytes()));
+            String::from_utf8_lossy(&session.value(y).expect("a map always has a value")).into_owned()
+        })
+    }
+
+    #[test]
+    fn the_text_then_wildcards_then_patterns_then_the_default() {
+        let map = r#"map $x $y {
+            hostnames;
+            ~^www\.(?<rest>.*)$ pattern-$rest-$1;
+            ~*^any upper;
+            *.example.org wildcard;
+            www.example.org exact;
+            mail.* tail;
+            "" nothing;
+            \~x tilde;
+            default "else $x";
+        }"#;
+        let y = load(map).expect("a good map");
+        for (x, expected) in [
+            ("www.example.org", "exact"),
+            ("WWW.Example.ORG.", "exact"),
+            ("a.example.org", "wildcard"),
+            ("mail.net", "tail"),
+            ("www.net", "pattern-net-net"),
+            ("WWW.net", "else WWW.net"),
+            ("ANYTHING", "upper"),
+            ("", "nothing"),
+            ("~x", "tilde"),
+            ("other", "else other"),
+        ] {
+            assert_eq!(y(x), expected, "{x}");
+        }
+        assert_eq!(load("map $x $y { a b; }").expect("a good map")("c"), "");
+    }
+
+    #[test]
+    fn a_hundred_thousand_lines() {
+        let lines: String = (0..100_000).map(|n| format!("key-{n} value-{};\n", n % 7)).collect();
+        let y = load(&format!("map $x $y {{ {lines} }}")).expect("a good map");
+        for n in [0, 1, 99_999] {
+            assert_eq!(y(&format!("Key-{n}")), format!("value-{}", n % 7));
+        }
+        assert_eq!(y("key-100000"), "");
+    }
+
+    #[test]
+    fn faults_in_nginx_s_words() {
+        for (lines, expected) in [
+            ("a;", "invalid number of the map parameters"),
+            ("default a; default b;", "duplicate default map parameter"),
+            ("a 1; A 2;", "conflicting parameter \"a\""),
+            ("hostnames; *.a.* 1;", "invalid hostname or wildcard \"*.a.*\""),
+            ("a { }", "unexpected \"{\""),
+            ("a $;", "invalid variable name"),
+        ] {
+            let fault = load(&format!("map $x $y {{ {lines} }}")).err().expect(lines);
+            assert_eq!(fault.message, expected, "{lines}");
+        }
+        let late = load("map $x $y { } map_hash_max_size 1;").err().expect("too late");
+        assert_eq!(late.message, "\"map_hash_max_size\" directive is duplicate");
+    }
+}
