@@ -690,7 +690,9 @@ impl Cache {
                 Some(known) if *known.path == *path => {
                     (known.cache, known.second, known.entry) = (self.number, now, Arc::downgrade(&entry));
                 }
-                _ => {
+                // Whoever was first in this second stays: with many files in turn, each would only drive out another.
+                Some(known) if known.second == now => {}
+                Some(_) | None => {
                     let entry = Arc::downgrade(&entry);
                     *recent = Some(Recent { cache: self.number, second: now, path: path.into(), entry });
                 }
