@@ -1,4 +1,4 @@
 //! What a request becomes before anybody answers it.
 
-#[allow(clippy::module_inception, reason = "the module is called as its directive is")]
+#[expect(clippy::module_inception, reason = "the module is called as its directive is")]
 pub mod rewrite; // rewrite, return, if, set, break
