@@ -368,4 +368,91 @@ mod tests {
         let Some(Event::Command(command)) = parser.next(page.as_bytes(), &mut 0) else { panic!("a command") };
         assert_eq!(command.params.len(), PARAMS + 1);
     }
+
+    /// Random pages of the pieces that matter, cut at random: the same events, and whatever parameters say is read.
+    #[test]
+    fn random_pages_cut_at_random() {
+        use super::super::text::{self, Variables, Zone};
+
+        struct Names;
+        impl Variables for Names {
+            fn value(&self, name: &str) -> Option<bytes::Bytes> {
+                (name.len() % 2 == 0).then(|| bytes::Bytes::copy_from_slice(name.as_bytes()))
+            }
+
+            fn matched(&self, _: Vec<bytes::Bytes>, _: Vec<(String, bytes::Bytes)>) {}
+        }
+
+        const PARTS: [&str; 30] = [
+            "<",
+            "!",
+            "-",
+            "--",
+            "#",
+            "<!--#",
+            "-->",
+            " ",
+            "\n",
+            "=",
+            "\"",
+            "'",
+            "\\",
+            "a",
+            "if",
+            "expr",
+            "include",
+            "$",
+            "${",
+            "}",
+            "$ab",
+            "/",
+            "(",
+            ")",
+            "*",
+            "!=",
+            "%Z",
+            "%",
+            "<!--#set var=\"a\" value='",
+            "\u{e9}",
+        ];
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 33) as usize % below
+        };
+        let mut commands = 0;
+        for _ in 0..20_000 {
+            let page: String = (0..next(40)).map(|_| PARTS[next(PARTS.len())]).collect();
+            let page = page.as_bytes();
+            let at = next(page.len() + 1);
+            let read = |pieces: &[&[u8]]| {
+                let (mut parser, mut text, mut events) = (Parser::new(16), Vec::new(), Vec::new());
+                for piece in pieces {
+                    let mut at = 0;
+                    while let Some(event) = parser.next(piece, &mut at) {
+                        match event {
+                            Event::Text(range) => text.extend_from_slice(&piece[range]),
+                            Event::Held(held) => text.extend_from_slice(held),
+                            other => events.push((std::mem::take(&mut text), other)),
+                        }
+                    }
+                }
+                (events, text)
+            };
+            let whole = read(&[page]);
+            assert_eq!(whole, read(&[&page[..at], &page[at..]]), "{page:?} at {at}");
+            for (_, event) in &whole.0 {
+                let Event::Command(command) = event else { continue };
+                commands += 1;
+                for param in &command.params {
+                    let _ = text::evaluate(&param.value, &Names);
+                    let _ = text::is_true(&param.value, &Names);
+                    let _ = text::date(&param.value, Zone::Local);
+                }
+            }
+        }
+        assert!(commands > 500, "only {commands} commands");
+    }
 }
