@@ -6,6 +6,7 @@ mod command_line;
 mod conf;
 mod differential;
 mod fastcgi;
+mod fastcgi_records;
 mod floors;
 mod gzip;
 mod http_core;
