@@ -10,13 +10,12 @@ use lexopt::{Arg, Parser};
 use nix::sys::signal::Signal;
 
 use super::{features, generation};
-use crate::base::release::NGINX_VERSION;
+use crate::base::release::{self, NGINX_VERSION};
 use crate::base::text;
 use crate::conf::source::Source;
 
 const PREFIX: &str = "/usr/share/weir";
 const CONF_FILE: &str = "/etc/weir/weir.conf";
-const ERROR_LOG: &str = "/var/log/weir/error.log";
 /// Where the pid goes when the configuration does not say.
 pub const PID: &str = "/run/weir.pid";
 
@@ -99,7 +98,7 @@ impl Options {
         match self.error_log.as_deref() {
             Some(file) if file == Path::new("") || file == Path::new("stderr") => None,
             Some(file) => Some(self.prefix().join(file)),
-            None => Some(PathBuf::from(ERROR_LOG)),
+            None => Some(release::log_file("error.log", self.prefix())),
         }
     }
 
@@ -194,11 +193,12 @@ Options:
   -q            : suppress non-error messages during configuration testing
   -s signal     : send signal to a master process: stop, quit, reopen, reload
   -p prefix     : set prefix path (default: {PREFIX}/)
-  -e filename   : set error log file (default: {ERROR_LOG})
+  -e filename   : set error log file (default: {})
   -c filename   : set configuration file (default: {CONF_FILE})
   -g directives : set global directives out of configuration file
 
-"
+",
+        release::log_file("error.log", Path::new(PREFIX)).display()
     )
 }
 

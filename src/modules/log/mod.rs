@@ -7,13 +7,12 @@ mod files; // logs whose path has variables
 mod format; // from log_format to a line
 
 use std::cell::{Cell, OnceCell};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::files::Files;
 use self::format::Format;
-use crate::base::{text, units};
+use crate::base::{release, text, units};
 use crate::conf::error::{At, Fault};
 use crate::conf::module::{Arity, Directive, EVERYWHERE, HTTP, IF_LOCATION, LIMIT_EXCEPT, Level, Module, Section};
 use crate::conf::setting::Setting;
@@ -23,9 +22,6 @@ use crate::http::plan::{self, Plan};
 use crate::http::request::Request;
 use crate::log::syslog::{self, Peer};
 use crate::log::{Hold, Sink, batch};
-
-/// Where requests are logged unless somebody says otherwise.
-const ACCESS_LOG: &str = "/var/log/weir/access.log";
 
 /// The format of that name, which needs no `log_format`.
 const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
@@ -55,7 +51,8 @@ impl Module for Log {
         let conf = level.location::<Self>();
         let formats = level.main::<Self>();
         let Some(said) = conf.logs.as_ref() else {
-            let target = Target::File(level.cx.sinks.file(Path::new(ACCESS_LOG)));
+            let path = release::log_file("access.log", &level.cx.prefix);
+            let target = Target::File(level.cx.sinks.file(&path));
             plan.logs.push(Box::new(AccessLog { target, format: formats.combined(level)?, filter: None }));
             return Ok(());
         };
@@ -160,7 +157,8 @@ enum Place {
 
 impl Conf {
     /// Syntax: `access_log path [format [buffer=size] [gzip[=level]] [flush=time] [if=condition]];`,
-    /// `access_log off;`  Default: `/var/log/weir/access.log combined`
+    /// `access_log off;`  Default: `/var/log/weir/access.log combined`, or `logs/access.log` of the
+    /// prefix where no package made that directory
     fn access_log(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         let said = self.logs.list();
         if words.one() == "off" {

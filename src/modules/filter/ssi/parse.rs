@@ -377,7 +377,7 @@ mod tests {
         struct Names;
         impl Variables for Names {
             fn value(&self, name: &str) -> Option<bytes::Bytes> {
-                (name.len() % 2 == 0).then(|| bytes::Bytes::copy_from_slice(name.as_bytes()))
+                name.len().is_multiple_of(2).then(|| bytes::Bytes::copy_from_slice(name.as_bytes()))
             }
 
             fn matched(&self, _: Vec<bytes::Bytes>, _: Vec<(String, bytes::Bytes)>) {}
