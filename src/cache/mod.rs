@@ -1,0 +1,7 @@
+//! Is there a copy, may it be served, may one be kept: nginx's disk cache.
+//!
+//! Keys, fields, bytes and times come in, never a request. What lies on the disk has nginx's names and nginx's format
+//! (version 5, 64-bit Linux), so that either server serves what the other has kept.
+
+pub mod key; // md5 of the key, variants, names below the cache's directory
+pub mod meta; // the header of a cache file
