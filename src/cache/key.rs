@@ -70,14 +70,10 @@ impl Key {
         let mut key = [0; Self::LEN];
         for (byte, digits) in key.iter_mut().zip(name.chunks_exact(2)) {
             let [high, low] = digits else { return None };
-            *byte = digit(*high)? << 4 | digit(*low)?;
+            *byte = byte::hex(*high)? << 4 | byte::hex(*low)?;
         }
         Some(Self(key))
     }
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// What commas and spaces divide.
