@@ -18,6 +18,7 @@ mod proxy;
 mod proxy_protocol;
 mod resolver;
 mod seed;
+mod slice;
 mod ssi;
 mod static_files;
 mod stub_status;

@@ -135,6 +135,8 @@ pub struct Plan {
     /// The handler serves a tree: `/path` is answered with a redirect to the location `/path/`.
     pub auto_redirect: bool,
     pub script: ScriptPath,
+    /// Bytes of a slice (`slice`); 0: bodies are asked for whole.
+    pub slice: u64,
     pub filters: Vec<Box<dyn Filter>>,
     pub logs: Vec<Box<dyn Log>>,
 }

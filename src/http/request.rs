@@ -112,6 +112,8 @@ pub struct Request {
 
     /// The connection may serve another request after this one.
     pub keepalive: Cell<bool>,
+    /// This request is for one slice of a body (`slice`), which begins at this byte.
+    pub slice: Cell<Option<u64>>,
     pub limit_rate: Cell<Option<u64>>,
     pub limit_rate_after: Cell<Option<u64>>,
 
@@ -175,6 +177,7 @@ impl Request {
             captures: RefCell::default(),
             extensions: RefCell::default(),
             keepalive,
+            slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
             answered: RefCell::default(),
@@ -226,6 +229,7 @@ impl Request {
             captures: RefCell::default(),
             extensions: RefCell::default(),
             keepalive: Cell::new(false),
+            slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
             answered: RefCell::default(),
@@ -241,6 +245,24 @@ impl Request {
             replied: RefCell::default(),
             attempts: RefCell::default(),
         }
+    }
+
+    /// The same request once more, for its own sake: its answer is for nobody, it is in no log, and what it does is not
+    /// seen in this one's variables of upstreams.
+    pub fn again(self: &Rc<Self>) -> Self {
+        let again = Self::child(self, self.path(), self.args());
+        again.method.replace(self.method());
+        again.location.set(self.location.get());
+        again.internal.set(self.internal.get());
+        again.location_valid.set(self.location_valid.get());
+        again.add_path_to_alias.set(self.add_path_to_alias.get());
+        again.target_valid.set(self.target_valid.get());
+        again.slice.set(self.slice.get());
+        again.captures.replace(self.captures.borrow().clone());
+        if let Some(body) = self.body.stored() {
+            again.body.store(body);
+        }
+        again
     }
 
     pub fn http(&self) -> &Http {
@@ -437,6 +459,7 @@ impl Request {
 
     /// An internal redirect begins anew: modules forget what they kept of the location before.
     pub fn forget_extensions(&self) {
+        self.slice.set(None);
         self.extensions.borrow_mut().clear();
     }
 
