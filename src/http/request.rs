@@ -15,6 +15,7 @@ use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head, Replied};
 use super::upload::Upload;
 use crate::base::regex::Failed;
+use crate::cache;
 use crate::conf::pattern::{Matched, Matching};
 use crate::conf::vars::{Keep, Named, Value, Values, VarId};
 use crate::log::Level;
@@ -138,6 +139,8 @@ pub struct Request {
     pub replied: RefCell<Option<Rc<Replied>>>,
     /// Every upstream peer that was tried, for `$upstream_*`.
     pub attempts: RefCell<Vec<Attempt>>,
+    /// What came of asking the cache; it stays over internal redirects.
+    pub cache: RefCell<cache::Seen>,
 }
 
 /// nginx's `NGX_HTTP_MAX_URI_CHANGES` is 10; the one that reaches zero is refused.
@@ -189,6 +192,7 @@ impl Request {
             upstream_url: RefCell::default(),
             replied: RefCell::default(),
             attempts: RefCell::default(),
+            cache: RefCell::default(),
             parent: None,
             head: Rc::new(head),
             connection,
@@ -240,7 +244,25 @@ impl Request {
             upstream_url: RefCell::default(),
             replied: RefCell::default(),
             attempts: RefCell::default(),
+            cache: RefCell::default(),
         }
+    }
+
+    /// The same request once more, for its own sake: its answer is for nobody, it is in no log, and what it does is not
+    /// seen in this one's variables of upstreams.
+    pub fn again(self: &Rc<Self>) -> Self {
+        let again = Self::child(self, self.path(), self.args());
+        again.method.replace(self.method());
+        again.location.set(self.location.get());
+        again.internal.set(self.internal.get());
+        again.location_valid.set(self.location_valid.get());
+        again.add_path_to_alias.set(self.add_path_to_alias.get());
+        again.target_valid.set(self.target_valid.get());
+        again.captures.replace(self.captures.borrow().clone());
+        if let Some(body) = self.body.stored() {
+            again.body.store(body);
+        }
+        again
     }
 
     pub fn http(&self) -> &Http {
