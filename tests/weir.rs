@@ -15,6 +15,7 @@ mod log;
 mod memory;
 mod process;
 mod proxy;
+mod proxy_cache;
 mod proxy_protocol;
 mod resolver;
 mod seed;

@@ -69,9 +69,10 @@ impl Builder<'_> {
             conf.push(child);
         }
         let listens = listens(&conf)?;
-        let vars = Table::new(&level.cx.names, main.vars)?;
+        let vars = Table::new(&level.cx.names, std::mem::take(&mut main.vars))?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
-        Ok(Http { head_is_asked_for, servers, locations: self.locations, listens, vars, post_read: main.post_read })
+        let Main { post_read, caches, .. } = main;
+        Ok(Http { head_is_asked_for, servers, locations: self.locations, listens, vars, post_read, caches })
     }
 
     fn server(&mut self, level: &Level<'_>) -> Result<Server, Fault> {

@@ -40,6 +40,12 @@ use crate::net::io::Io;
 
 /// Serves the connections of an `http` block.
 impl Serve for plan::Http {
+    fn begin(&self) {
+        for zone in &self.caches {
+            zone.begin();
+        }
+    }
+
     fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>> {
         let Accepted { stream, peer, slot } = accepted;
         let connection = Rc::new(connection::Connection::new(self, listener, Io::new(stream), slot, peer));

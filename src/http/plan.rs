@@ -17,6 +17,7 @@ use super::request::Request;
 use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
 use crate::base::regex::Pattern;
+use crate::cache::Zone;
 use crate::conf;
 use crate::conf::vars::{Defines, Definitions, Table};
 use bytes::Bytes;
@@ -161,6 +162,8 @@ pub struct Main {
     pub vars: Definitions<Request>,
     /// Asked once for each new client request, before its server is known to matter: realip.
     pub post_read: Vec<Box<dyn Gate>>,
+    /// Every cache on disk.
+    pub caches: Vec<Arc<Zone>>,
 }
 
 impl Defines for Main {
@@ -216,6 +219,7 @@ pub struct Http {
     /// Some variable is about the response's head: filters must let it be seen while they make it.
     pub head_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
+    pub caches: Vec<Arc<Zone>>,
 }
 
 impl Http {

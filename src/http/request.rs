@@ -15,6 +15,7 @@ use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head, Replied};
 use super::upload::Upload;
 use crate::base::regex::Failed;
+use crate::cache;
 use crate::conf::pattern::{Matched, Matching};
 use crate::conf::vars::{Keep, Named, Value, Values, VarId};
 use crate::log::Level;
@@ -140,6 +141,8 @@ pub struct Request {
     pub replied: RefCell<Option<Rc<Replied>>>,
     /// Every upstream peer that was tried, for `$upstream_*`.
     pub attempts: RefCell<Vec<Attempt>>,
+    /// What came of asking the cache; it stays over internal redirects.
+    pub cache: RefCell<cache::Seen>,
 }
 
 /// nginx's `NGX_HTTP_MAX_URI_CHANGES` is 10; the one that reaches zero is refused.
@@ -192,6 +195,7 @@ impl Request {
             upstream_url: RefCell::default(),
             replied: RefCell::default(),
             attempts: RefCell::default(),
+            cache: RefCell::default(),
             parent: None,
             head: Rc::new(head),
             connection,
@@ -244,6 +248,7 @@ impl Request {
             upstream_url: RefCell::default(),
             replied: RefCell::default(),
             attempts: RefCell::default(),
+            cache: RefCell::default(),
         }
     }
 

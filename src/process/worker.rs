@@ -204,6 +204,7 @@ impl Worker {
         // A process without threads can only be the one without a master, where nginx does not count.
         let crew = Crew::start(settings.worker_processes.max(1), &settings.worker_cpu_affinity);
         let crew = crew.unwrap_or_else(|error| fatal("pthread_create()", error));
+        generation.begin();
         crew.serve(&generation);
         let Start { options, sinks, title, .. } = start;
         let (draining, ending) = (Vec::new(), Ending::Not);
@@ -317,6 +318,7 @@ impl Worker {
         master::redirect(&generation);
         let old = std::mem::replace(&mut self.generation, generation);
         self.drain(&old);
+        self.generation.begin();
         self.crew.serve(&self.generation);
     }
 

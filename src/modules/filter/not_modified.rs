@@ -48,7 +48,7 @@ impl Filter for Conditions {
     }
 
     fn check(&self, request: &Request, head: &mut Head, _: &Body) -> Result<(), Refusal> {
-        if head.status != 200 || head.foreign || request.is_subrequest() {
+        if head.status != 200 || head.unconditional || request.is_subrequest() {
             return Ok(());
         }
         match Asked::of(request).judge(head, request.plan().core.if_modified_since) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::cache::keep::Copy;
 use super::exchange::{At, Codec, Flow, action};
 use super::reply::Reply;
 use super::settings::Settings;
@@ -46,7 +47,9 @@ struct Inner<C> {
     /// A 101 that nobody asked for: nothing behind it is shown until the upstream has closed, as nginx's buffers have it.
     hold: bool,
     pace: Option<Pace>,
-    store: Option<Keeper>,
+    copy: Option<Copy>,
+    /// A client that goes away takes the upstream's connection with it.
+    minds_client: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,14 +82,15 @@ pub struct Start {
 }
 
 impl<C: Codec> Relay<C> {
-    pub fn new(start: Start, codec: C, buffering: bool, reply: &Reply) -> Self {
+    pub fn new(start: Start, codec: C, buffering: bool, reply: &Reply, copy: Option<Copy>) -> Self {
         let Start { at, settings, input, queue, flow, body_sent } = start;
         let pace = settings.limit_rate.as_ref().filter(|_| buffering).and_then(|template| {
             let text = template.eval(at.request.as_ref());
             let rate = units::size(std::str::from_utf8(&text).ok()?).filter(|rate| *rate > 0)?;
             Some(Pace { rate, read: 0, started: clock::seconds(), timer: Timer::default(), rest: None })
         });
-        let store = Keeper::new(&at.request, &settings, reply);
+        let copy = copy.or_else(|| Keeper::new(&at.request, &settings, reply).map(Copy::File));
+        let minds_client = settings.minds_client() && copy.is_none();
         let mut inner = Box::new(Inner {
             at,
             settings,
@@ -101,7 +105,8 @@ impl<C: Codec> Relay<C> {
             buffering,
             hold: buffering && reply.status == 101,
             pace,
-            store,
+            copy,
+            minds_client,
         });
         inner.took(0, flow);
         Self(Some(inner))
@@ -163,7 +168,7 @@ impl<C: Codec> Source for Relay<C> {
 impl<C: Codec> Drop for Relay<C> {
     fn drop(&mut self) {
         // nginx: what is being stored is read to its end, though nobody takes it any more.
-        if let Some(mut inner) = self.0.take_if(|inner| inner.state == State::Reading && inner.store.is_some()) {
+        if let Some(mut inner) = self.0.take_if(|inner| inner.state == State::Reading && inner.copy.is_some()) {
             tokio::task::spawn_local(async move {
                 std::future::poll_fn(|cx| {
                     while inner.state == State::Reading {
@@ -198,7 +203,7 @@ impl<C: Codec> Inner<C> {
         }
         let read = match link.io.poll_read_at_most(cx, &mut self.input, limit) {
             Poll::Pending => {
-                if self.settings.minds_client() && self.at.request.connection.io.poll_gone(cx).is_ready() {
+                if self.minds_client && self.at.request.connection.io.poll_gone(cx).is_ready() {
                     let message =
                         format_args!("client prematurely closed connection, so upstream connection is closed too");
                     self.at.log(Level::Info, message, action::BODY);
@@ -254,6 +259,7 @@ impl<C: Codec> Inner<C> {
 
     fn fail(&mut self) {
         self.state = State::Broken;
+        self.copy = None;
         self.at.link = None;
         self.at.finish(None);
     }
@@ -269,8 +275,8 @@ impl<C: Codec> Inner<C> {
     fn took(&mut self, before: usize, flow: Flow) {
         for n in before..self.queue.len() {
             self.memory += usize::try_from(self.queue[n].len()).unwrap_or(usize::MAX);
-            if let (Some(store), Piece::Mem(bytes)) = (&mut self.store, &self.queue[n]) {
-                store.write(&self.at.request, bytes);
+            if let (Some(copy), Piece::Mem(bytes)) = (&mut self.copy, &self.queue[n]) {
+                copy.write(&self.at.request, bytes);
             }
         }
         if !self.buffering && self.queue.len() > before {
@@ -293,8 +299,8 @@ impl<C: Codec> Inner<C> {
         }
         self.at.link = None;
         self.at.finish(None);
-        if let Some(store) = self.store.take() {
-            store.finish(&self.at.request, &self.settings);
+        if let Some(copy) = self.copy.take() {
+            copy.finish(&self.at.request, &self.settings);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::upstream::group::Group;
 /// See the module's head.
 #[derive(Debug)]
 pub enum Target {
-    Fixed { group: Arc<Group>, host: Bytes, port: Bytes, uri: Uri },
+    Fixed { group: Arc<Group>, host: Bytes, port: Bytes, uri: Uri, key: Bytes },
     Variable { template: Template, groups: Groups },
 }
 
@@ -35,10 +35,18 @@ pub enum Uri {
 
 /// The target of one request.
 pub struct Meant {
-    pub group: Arc<Group>,
+    peers: Peers,
     pub host: Bytes,
     pub port: Bytes,
     pub uri: Uri,
+    /// What the default of `proxy_cache_key` begins with: `http://host`, `http://unix:/path:`.
+    pub key: Bytes,
+}
+
+enum Peers {
+    Known(Arc<Group>),
+    /// To be resolved.
+    Named(Box<Url>),
 }
 
 /// Reads a URL without variables; the error is nginx's sentence.
@@ -73,14 +81,17 @@ impl Target {
         let group = groups.make(&url, &pass.at)?;
         let (host, port) = names(&url);
         let uri = Uri::Replace { uri: text::bytes(&url.uri).into(), location: text::bytes(location).len() };
-        Ok(Self::Fixed { group, host, port, uri })
+        let key = key(&url, &host);
+        Ok(Self::Fixed { group, host, port, uri, key })
     }
 
-    /// The target of a request; names that variables make are resolved now.
-    pub async fn find(&self, request: &Request, minds_client: bool) -> Result<Meant, Refusal> {
+    /// The target of a request.
+    pub fn find(&self, request: &Request) -> Result<Meant, Refusal> {
         let (template, groups) = match self {
-            Self::Fixed { group, host, port, uri } => {
-                return Ok(Meant { group: group.clone(), host: host.clone(), port: port.clone(), uri: uri.clone() });
+            Self::Fixed { group, host, port, uri, key } => {
+                let peers = Peers::Known(group.clone());
+                let (host, port) = (host.clone(), port.clone());
+                return Ok(Meant { peers, host, port, uri: uri.clone(), key: key.clone() });
             }
             Self::Variable { template, groups } => (template, groups),
         };
@@ -100,11 +111,29 @@ impl Target {
             false => url.uri.clone(),
         };
         let (host, port) = names(&url);
-        let group = match groups.find(&url) {
-            Some(group) => group,
-            None => resolve::group(request, &url, minds_client).await?,
+        let key = key(&url, &host);
+        let peers = match groups.find(&url) {
+            Some(group) => Peers::Known(group),
+            None => Peers::Named(Box::new(url)),
         };
-        Ok(Meant { group, host, port, uri: Uri::Whole(text::bytes(&uri).into()) })
+        Ok(Meant { peers, host, port, uri: Uri::Whole(text::bytes(&uri).into()), key })
+    }
+}
+
+impl Meant {
+    /// Who is there; names that variables made are resolved now.
+    pub async fn group(&self, request: &Request, minds_client: bool) -> Result<Arc<Group>, Refusal> {
+        match &self.peers {
+            Peers::Known(group) => Ok(group.clone()),
+            Peers::Named(url) => resolve::group(request, url, minds_client).await,
+        }
+    }
+}
+
+fn key(url: &Url, host: &Bytes) -> Bytes {
+    match &url.host {
+        Host::Unix(_) => [b"http://", &text::bytes(&url.host_text)[..], b":"].concat().into(),
+        _ => [b"http://", &host[..]].concat().into(),
     }
 }
 
