@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::kit::{Server, Setup, Step, Upstream};
+use crate::kit::{Server, Setup, Step, Upstream, eventually};
 
 /// A server that fetches slices of two bytes.
 fn slices(upstream: SocketAddr, more: &str) -> Server {
@@ -85,4 +85,44 @@ fn filters_see_the_whole_and_not_the_slices() {
     });
     let server = slices(upstream.address, "ssi on;");
     server.fetch("/a?a=value").expect_status(200).expect_body("value.");
+}
+
+/// nginx asks for the whole.
+#[test]
+fn a_slice_that_is_fetched_anew_beside_its_copy_is_the_same_slice() {
+    let upstream = Upstream::start();
+    let server = Setup::new().set("UPSTREAM", upstream.address()).start(
+        "proxy_cache_path %%PREFIX%%/cache keys_zone=z:1m;
+        server {
+            listen %%ADDR_0%%;
+            location / {
+                slice 2;
+                proxy_pass http://%%UPSTREAM%%;
+                proxy_set_header Range $slice_range;
+                proxy_cache z;
+                proxy_cache_key $uri$slice_range;
+                proxy_cache_background_update on;
+                add_header X-Cache $upstream_cache_status;
+            }
+        }",
+    );
+    // stale from the start, and of use while it is fetched
+    let stale = "X-Accel-Expires: @1\r\nCache-Control: stale-while-revalidate=9999999999\r\n";
+    let ask = || {
+        let mut client = server.client();
+        client.send("GET /a HTTP/1.1\r\nHost: a\r\nRange: bytes=2-3\r\n\r\n");
+        client
+    };
+    let mut client = ask();
+    upstream.expect("GET /a").expect_field("Range", "bytes=2-3").reply(part("2-3/4", stale, "23")).close();
+    client.response().expect_body("23");
+    let mut client = ask();
+    let mut beside = upstream.expect("GET /a");
+    beside.expect_field("Range", "bytes=2-3");
+    client.response().expect_field("X-Cache", "STALE").expect_body("23");
+    beside.reply(part("2-3/4", "Cache-Control: max-age=1000\r\n", "45")).close();
+    eventually("the new slice is there", || {
+        let response = ask().response();
+        response.field("X-Cache") == Some("HIT") && response.text_body() == "45"
+    });
 }

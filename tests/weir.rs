@@ -16,6 +16,8 @@ mod memory;
 mod process;
 mod proxy;
 mod proxy_cache;
+mod proxy_cache_purge;
+mod proxy_cache_rfc9111;
 mod proxy_protocol;
 mod resolver;
 mod seed;

@@ -11,7 +11,11 @@ use crate::base::hash::QuickMap;
 
 /// See the module's head.
 #[derive(Debug, Default)]
-pub struct Fill(Mutex<State>);
+pub struct Fill {
+    state: Mutex<State>,
+    /// The number of the last purge before it was asked for.
+    pub since: u32,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -34,8 +38,13 @@ pub enum Progress {
 }
 
 impl Fill {
+    /// A fill that is asked for now, when the last purge has this number.
+    pub fn since(number: u32) -> Self {
+        Self { since: number, ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, progress: Progress) {
@@ -86,6 +95,11 @@ impl Waiter {
         state.next += 1;
         drop(state);
         Self { fill, id }
+    }
+
+    /// See [`Fill::since`].
+    pub fn since(&self) -> u32 {
+        self.fill.since
     }
 
     /// Ready when there is more than `len` bytes, or the end was reached.

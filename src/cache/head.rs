@@ -28,7 +28,11 @@ pub fn updated<'a>(head: &[u8], newer: impl Iterator<Item = Pair<'a>> + Clone) -
     let newer: Vec<Pair<'a>> = newer
         .filter(|(name, _)| !name.is_empty() && rfc9111::is_stored(name, &connection) && rfc9111::is_updated(name))
         .collect();
-    let stays = |line: &Field<'_>| !newer.iter().any(|(name, _)| byte::same_name(name, line.name));
+    // how old it was and when it was made has been said of the answer before
+    let stays = |line: &Field<'_>| {
+        let told = newer.iter().any(|(name, _)| byte::same_name(name, line.name));
+        !told && !byte::same_name(line.name, b"Age") && !byte::same_name(line.name, b"Date")
+    };
     rebuilt(head, stays, &newer)
 }
 
@@ -113,7 +117,7 @@ mod tests {
             (b"Content-Encoding", b"br"),
             (b"Date", b"today"),
         ];
-        let head = b"HTTP/1.1 200 OK\r\nX-A: old\r\nContent-Length: 5\r\nX-B: stays\r\nX-A: older\r\n\r\n";
+        let head = b"HTTP/1.1 200 OK\r\nX-A: old\r\nAge: 5\r\nContent-Length: 5\r\nX-B: stays\r\nX-A: older\r\n\r\n";
         let expected =
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-B: stays\r\nx-a: new\r\nX-A: newer\r\nDate: today\r\n\r\n";
         assert_eq!(text(updated(head, newer.into_iter())), expected);

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fill::Fill;
 use super::key::Key;
+use super::purge::Purges;
 
 /// See the module's head.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Index {
     inner: Mutex<Inner>,
     /// Numbers the turns, so that one whose lock has aged does not end another's.
     turns: AtomicU64,
+    /// What of the entries must not be served any more.
+    pub purges: Purges,
 }
 
 /// No entry.
@@ -87,6 +90,8 @@ struct Node {
     fill: Option<Arc<Fill>>,
     holders: u32,
     uses: u32,
+    /// The number of the last purge before its file was asked for.
+    since: u32,
     /// A status that stands for a file.
     error: u16,
     exists: bool,
@@ -225,11 +230,13 @@ impl Index {
         self.lock().evict(why, now)
     }
 
-    /// Gives up the file of a key, which the caller deletes: it was purged. `false`: there is none.
+    /// Gives up the file of a key, which the caller deletes: it was purged. `false`: there is none. What the entry
+    /// remembers of failures is forgotten in any case.
     pub fn purge(&self, key: Key) -> bool {
         let mut inner = self.lock();
         let Some(&place) = inner.places.get(&key) else { return false };
         let node = &mut inner.nodes[place as usize];
+        node.error_until = 0;
         let existed = std::mem::take(&mut node.exists);
         let (size, in_use) = (std::mem::take(&mut node.size), node.holders > 0);
         inner.size -= size;
@@ -237,6 +244,14 @@ impl Index {
             inner.remove(place);
         }
         existed
+    }
+
+    /// The number of the last purge before the file of a key was asked for; `None` when there is no such file.
+    pub fn since(&self, key: Key) -> Option<u32> {
+        let inner = self.lock();
+        let place = *inner.places.get(&key)?;
+        let node = &inner.nodes[place as usize];
+        node.exists.then_some(node.since)
     }
 
     /// The loader has found a file. `false`: there is no room for it.
@@ -350,6 +365,7 @@ impl Inner {
             fill: None,
             holders: 0,
             uses: 0,
+            since: 0,
             error: 0,
             exists: false,
             seen: true,
@@ -438,6 +454,15 @@ impl Held {
         });
     }
 
+    /// Whether the file that was found, which is kept under `text`, was purged.
+    pub fn is_purged(&self, main: Key, text: &[u8]) -> bool {
+        if self.index.purges.is_idle() {
+            return false;
+        }
+        let since = self.with(|inner, place| inner.nodes[place].since);
+        self.index.purges.has(main, text, since)
+    }
+
     /// The file that was found while the index was cold, and its bytes on disk.
     pub fn is_there(&self, size: u64) {
         self.with(|inner, place| {
@@ -454,12 +479,13 @@ impl Held {
     /// error is who has it, and until when.
     pub fn turn(self, now: u64, age: u64) -> Result<Turn, (Self, Arc<Fill>, u64)> {
         let number = self.index.turns.fetch_add(1, Ordering::Relaxed) + 1;
+        let since = self.index.purges.last();
         let fill = self.with(|inner, place| {
             let node = &mut inner.nodes[place];
             if node.is_fetched() && node.turn_until > now {
                 return Err((node.fill.clone().unwrap_or_default(), node.turn_until));
             }
-            let fill = Arc::<Fill>::default();
+            let fill = Arc::new(Fill::since(since));
             (node.turn, node.turn_until, node.fill) = (number, now.saturating_add(age), Some(fill.clone()));
             Ok(fill)
         });
@@ -472,12 +498,13 @@ impl Held {
     /// The right to fetch anew what is stale. The error: somebody does so.
     pub fn renewal(self) -> Result<Turn, Self> {
         let number = self.index.turns.fetch_add(1, Ordering::Relaxed) + 1;
+        let since = self.index.purges.last();
         let fill = self.with(|inner, place| {
             let node = &mut inner.nodes[place];
             if node.is_fetched() {
                 return None;
             }
-            let fill = Arc::<Fill>::default();
+            let fill = Arc::new(Fill::since(since));
             (node.turn, node.fill) = (number, Some(fill.clone()));
             Some(fill)
         });
@@ -489,7 +516,8 @@ impl Held {
 
     /// May be fetched like anybody else's, at the same time as others do.
     pub fn share(self) -> Turn {
-        Turn { held: self, number: 0, fill: Arc::default() }
+        let fill = Arc::new(Fill::since(self.index.purges.last()));
+        Turn { held: self, number: 0, fill }
     }
 }
 
@@ -525,6 +553,7 @@ impl Turn {
             node.error = 0;
             node.exists = true;
             node.seen = true;
+            node.since = self.fill.since;
             inner.size += size;
             inner.size -= std::mem::replace(&mut node.size, size);
         });

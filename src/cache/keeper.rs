@@ -1,20 +1,23 @@
-//! Who keeps a cache's directory: the loader reads it once at the start, the manager keeps it within its bounds.
+//! Who keeps a cache's directory: the loader reads it once at the start, the manager keeps it within its bounds, the purger
+//! looks for what was purged.
 //!
 //! In: a store. Out: entries for its files, and files deleted: what was not used for `inactive`, and the longest unused
-//! where `max_size`, `min_free` or the keys' memory ask for it. Each is a thread, for its work is waiting for the disk; both
-//! work as their pace says (`loader_files` and so on), and end with the store.
+//! where `max_size`, `min_free` or the keys' memory ask for it. Each is a thread, for its work is waiting for the disk; all
+//! work as their pace says (`loader_files` and so on), and end with the store. The purger is there when it has work.
 
 use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::index::{Evict, Evicted, Record};
+use super::index::{Evict, Evicted, Index, Record};
 use super::key::Key;
 use super::meta;
 use super::store::{Pace, Store, free_space, say};
+use super::stored;
 use crate::base::clock;
 use crate::base::text::errno;
 use crate::log::Level;
@@ -49,16 +52,26 @@ impl Bell {
 /// nginx: an idle manager looks again after so long.
 const REST: Duration = Duration::from_secs(10);
 
-/// Begins both.
+/// Begins loader and manager.
 pub fn start(store: &Arc<Store>) {
-    let begin = |name: &str, work: fn(Weak<Store>)| {
-        let store = Arc::downgrade(store);
-        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(store)) {
-            say(Level::Alert, format_args!("pthread_create() failed {}", errno(&error)));
-        }
-    };
-    begin("weir/loader", load);
-    begin("weir/manager", manage);
+    begin(store, "weir/loader", load);
+    begin(store, "weir/manager", manage);
+}
+
+/// Sends the purger, if it is not at work.
+pub fn purge(store: &Arc<Store>) {
+    if !store.purging.swap(true, Ordering::SeqCst) && !begin(store, "weir/purger", look_for_purged) {
+        store.purging.store(false, Ordering::SeqCst);
+    }
+}
+
+fn begin(store: &Arc<Store>, name: &str, work: fn(Weak<Store>)) -> bool {
+    let store = Arc::downgrade(store);
+    let begun = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(store));
+    if let Err(error) = &begun {
+        say(Level::Alert, format_args!("pthread_create() failed {}", errno(error)));
+    }
+    begun.is_ok()
 }
 
 /// The manager's life.
@@ -76,6 +89,8 @@ fn manage(store: Weak<Store>) {
 /// Deletes what must go, as far as the pace allows; how long to wait then.
 fn round(store: &Store) -> Duration {
     let limits = store.limits.load_full();
+    // what was on its way when it was purged has arrived by then
+    store.index.purges.expire(now().saturating_sub(limits.inactive.max(3600)));
     let pace = limits.manager;
     let mut work = Work::begin(pace);
     let mut why = Evict::Inactive;
@@ -139,6 +154,58 @@ impl Work {
     fn is_done(&self) -> bool {
         self.files >= self.pace.files.max(1) || self.since.elapsed() >= self.pace.threshold
     }
+}
+
+/// The purger's life: it goes through all files until nothing is left that somebody purged.
+fn look_for_purged(store: Weak<Store>) {
+    loop {
+        let Some(strong) = store.upgrade() else { return };
+        let index = strong.index.clone();
+        let rest = strong.limits.load().purger.sleep;
+        drop(strong);
+        if index.is_cold() {
+            // the loader tells what there is
+            std::thread::sleep(rest.max(Duration::from_millis(1)));
+            continue;
+        }
+        let number = index.purges.last();
+        if look_once(&store, &index).is_err() {
+            return;
+        }
+        index.purges.walked(number);
+        let Some(strong) = store.upgrade() else { return };
+        if !index.purges.is_awaited() {
+            strong.purging.store(false, Ordering::SeqCst);
+            // somebody may have purged meanwhile, and found the purger at work
+            if !index.purges.is_awaited() || strong.purging.swap(true, Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}
+
+fn look_once(store: &Weak<Store>, index: &Arc<Index>) -> Result<(), Gone> {
+    let mut work: Option<Work> = None;
+    for Record { key, .. } in index.records() {
+        let strong = store.upgrade().ok_or(Gone)?;
+        let pace = strong.limits.load().purger;
+        let path = strong.file(key);
+        if let Some((_, text)) = stored::kept_under(&path)
+            && let Some(since) = index.since(key)
+            && index.purges.has(Key::of(&text), &text, since)
+            && index.purge(key)
+        {
+            strong.delete(key);
+        }
+        drop(strong);
+        let at_work = work.get_or_insert_with(|| Work::begin(pace));
+        at_work.done_one();
+        if at_work.is_done() {
+            std::thread::sleep(pace.sleep);
+            work = None;
+        }
+    }
+    Ok(())
 }
 
 /// The loader's life.

@@ -61,6 +61,11 @@ impl Purges {
         self.last.load(Ordering::SeqCst)
     }
 
+    /// There is no mark at all.
+    pub fn is_idle(&self) -> bool {
+        self.marks.load(Ordering::SeqCst) == 0
+    }
+
     /// Purges what is stored at `now`. `walk`: the purger is to look for the files.
     pub fn add(&self, what: What<'_>, walk: bool, now: i64) {
         let mut inner = self.lock();
@@ -85,7 +90,7 @@ impl Purges {
 
     /// Whether an answer was purged that is stored under `text`, whose key is `key`, and has this number.
     pub fn has(&self, key: Key, text: &[u8], number: u32) -> bool {
-        if self.marks.load(Ordering::SeqCst) == 0 {
+        if self.is_idle() {
             return false;
         }
         let inner = self.lock();
@@ -106,7 +111,7 @@ impl Purges {
 
     /// Files that were not asked for since `second` are gone by themselves.
     pub fn expire(&self, second: i64) {
-        if self.marks.load(Ordering::SeqCst) > 0 {
+        if !self.is_idle() {
             self.keep(|mark| mark.since >= second);
         }
     }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use arc_swap::ArcSwap;
 use super::index::{Found, Full, Held, Index};
 use super::keeper::{self, Bell};
 use super::key::{Key, Levels};
+use super::purge::What;
+use super::stored;
 use crate::base::text::errno;
 use crate::log::{self, Level};
 
@@ -37,6 +40,9 @@ pub struct Limits {
     pub min_free: u64,
     pub manager: Pace,
     pub loader: Pace,
+    /// `purger=on`
+    pub purges: bool,
+    pub purger: Pace,
 }
 
 /// So many files at a time, for at most so long, and then a rest.
@@ -56,7 +62,9 @@ impl Default for Pace {
 impl Default for Limits {
     fn default() -> Self {
         let (manager, loader) = (Pace::default(), Pace::default());
-        Self { keys: 0, inactive: 600, max_size: i64::MAX as u64, min_free: 0, manager, loader }
+        let purger = Pace { files: 10, threshold: Duration::from_millis(50), ..Pace::default() };
+        let (inactive, max_size) = (600, i64::MAX as u64);
+        Self { keys: 0, inactive, max_size, min_free: 0, manager, loader, purges: false, purger }
     }
 }
 
@@ -81,6 +89,8 @@ pub struct Store {
     /// Files take whole blocks of so many bytes.
     block: OnceLock<u64>,
     running: OnceLock<()>,
+    /// The purger is at work.
+    pub purging: AtomicBool,
 }
 
 /// The stores of this process.
@@ -118,6 +128,7 @@ impl Zone {
                     bell: Arc::default(),
                     block: OnceLock::new(),
                     running: OnceLock::new(),
+                    purging: AtomicBool::new(false),
                 });
                 store.index.set_limits(limits.capacity(), limits.inactive);
                 stores.push(Arc::downgrade(&store));
@@ -160,6 +171,27 @@ impl Store {
         {
             say(Level::Crit, format_args!("unlink() \"{}\" failed {}", path.display(), errno(&error)));
         }
+    }
+
+    /// Purges the entry of a key with all its variants, or every key that begins so. `false`: the key has no entry.
+    pub fn purge(self: &Arc<Self>, what: What<'_>, now: i64) -> bool {
+        let limits = self.limits.load();
+        let (found, walk) = match what {
+            What::Prefix(_) => (true, limits.purges),
+            What::Key(key) => {
+                let path = self.file(key);
+                // variants have names of their own
+                let varies = stored::varies(&path);
+                let known = self.index.purge(key);
+                let found = (known || self.index.is_cold()) && std::fs::remove_file(&path).is_ok();
+                (found, found && varies)
+            }
+        };
+        self.index.purges.add(what, walk, now);
+        if walk {
+            keeper::purge(self);
+        }
+        found
     }
 
     /// What a file takes on the disk.

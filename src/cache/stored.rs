@@ -94,3 +94,26 @@ impl Stored {
         file.write_all_at(&header, 0).map_err(|error| ("pwrite()", error))
     }
 }
+
+/// Whether the answer in a file is one of several variants. `false` also where there is none.
+pub fn varies(path: &Path) -> bool {
+    kept_under(path).is_some_and(|(meta, _)| !meta.vary.is_empty())
+}
+
+/// The header of a file and what its key was made of. `None`: there is no such file, or it is of no use.
+pub fn kept_under(path: &Path) -> Option<(Meta, Bytes)> {
+    let file = File::open(path).ok()?;
+    let mut bytes = Vec::new();
+    // the second is as long as a header can be
+    for limit in [4096, 1 << 16] {
+        bytes.resize(limit, 0);
+        let got = file.read_at(&mut bytes, 0).ok()?;
+        bytes.truncate(got);
+        match Meta::decode_any(&Bytes::copy_from_slice(&bytes)) {
+            Ok(found) => return Some(found),
+            Err(Unusable::LongHeader) if got == limit => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}

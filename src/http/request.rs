@@ -270,6 +270,35 @@ impl Request {
         again
     }
 
+    /// A GET of another target in the same location, with this request's fields: for what variables say of it, not to be
+    /// answered.
+    pub fn about(self: &Rc<Self>, target: Bytes, path: Bytes, args: Bytes) -> Self {
+        let head = &self.head;
+        let get = Bytes::from_static(b"GET");
+        let about = RequestHead {
+            line: [b"GET ", target.as_ref(), b" ", head.protocol.as_ref()].concat().into(),
+            method: get.clone(),
+            target,
+            protocol: head.protocol.clone(),
+            version: head.version,
+            fields: head.fields.clone(),
+            host: head.host.clone(),
+            host_port: head.host_port,
+            content_length: None,
+            chunked: false,
+            escaped: head.escaped,
+            size: head.size,
+        };
+        let mut request = Self::child(self, path, args);
+        request.head = Rc::new(about);
+        request.slots = Rc::default();
+        request.method.replace(get);
+        request.location.set(self.location.get());
+        request.location_valid.set(self.location_valid.get());
+        request.target_valid.set(self.target_valid.get());
+        request
+    }
+
     pub fn http(&self) -> &Http {
         &self.connection.http
     }

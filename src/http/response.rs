@@ -57,6 +57,8 @@ pub struct Head {
     pub foreign: bool,
     /// Whether it is what the client has already was its maker's to judge.
     pub unconditional: bool,
+    /// This is or will be a stored answer: a tag in the request's conditions decides alone, without the date beside it.
+    pub tag_decides: bool,
     /// Fields of ours that stay away.
     pub no_server: bool,
     pub no_date: bool,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::settings::{Ignore, Settings};
+use crate::cache::rfc9111;
 use crate::http::request::Request;
 use crate::http::response::{Field, Head, Jump, Refusal, Replied};
 use crate::log::{Level, Raw};
@@ -307,6 +308,11 @@ impl Reply {
             }
             head.fields.push(field.clone());
         }
+        if settings.drops_connection_fields {
+            let connection = self.replied.fields.iter().filter(|field| field.is("Connection"));
+            let connection: Vec<u8> = connection.flat_map(|field| [&field.value[..], b","].concat()).collect();
+            head.fields.retain(|field| rfc9111::is_stored(&field.name, &connection));
+        }
         // nginx: what is passed and yet missing stays missing
         head.no_server = settings.are_servers && !own.0 && !settings.hide.has(b"Server");
         head.no_date = settings.are_servers && !own.1 && !settings.hide.has(b"Date");
@@ -314,6 +320,7 @@ impl Reply {
         head.allow_ranges = allows_ranges;
         head.foreign = true;
         head.unconditional = role == Role::Passed;
+        head.tag_decides = role != Role::Passed;
         head.single_range = allows_ranges && role != Role::Cached;
         head.headless = self.headless;
         head.override_charset.clone_from(&self.charset);

@@ -574,6 +574,7 @@ impl Conf {
             store_access: self.store_access.or(0o600),
             pass_trailers: false,
             are_servers: false,
+            drops_connection_fields: false,
             scheme: "",
         })
     }
@@ -704,6 +705,8 @@ pub struct Settings {
     pub pass_trailers: bool,
     /// Upstreams are HTTP servers: where such a one is silent on `Server` and `Date`, and those pass, so are we.
     pub are_servers: bool,
+    /// Fields that an upstream's `Connection` names stay here (`*_cache_rfc9111 on`).
+    pub drops_connection_fields: bool,
     /// `http://`: how the error log begins the upstream's address.
     pub scheme: &'static str,
 }

@@ -5,6 +5,7 @@
 
 pub mod keep; // an answer on its way into the cache
 pub mod serve; // look up, serve or fetch
+pub mod strict; // what `*_cache_rfc9111 on` changes
 pub mod vars; // $upstream_cache_*
 pub mod waiting; // a body that is still being fetched
 
@@ -41,6 +42,7 @@ impl<F: Family> Module for Cache<F> {
         Directive::location("_cache_min_uses", EVERYWHERE, Arity::Exactly(1), Conf::cache_min_uses),
         Directive::location("_cache_max_range_offset", EVERYWHERE, Arity::Exactly(1), Conf::cache_max_range_offset),
         Directive::location("_cache_bypass", EVERYWHERE, Arity::AtLeast(1), Conf::cache_bypass),
+        Directive::location("_cache_purge", EVERYWHERE, Arity::AtLeast(1), Conf::cache_purge),
         Directive::location("_no_cache", EVERYWHERE, Arity::AtLeast(1), Conf::no_cache),
         Directive::location("_cache_lock", EVERYWHERE, Arity::Flag, Conf::cache_lock),
         Directive::location("_cache_lock_age", EVERYWHERE, Arity::Exactly(1), Conf::cache_lock_age),
@@ -48,6 +50,7 @@ impl<F: Family> Module for Cache<F> {
         Directive::location("_cache_use_stale", EVERYWHERE, Arity::AtLeast(1), Conf::cache_use_stale::<F>),
         Directive::location("_cache_background_update", EVERYWHERE, Arity::Flag, Conf::cache_background_update),
         Directive::location("_cache_revalidate", EVERYWHERE, Arity::Flag, Conf::cache_revalidate),
+        Directive::location("_cache_rfc9111", EVERYWHERE, Arity::Flag, Conf::cache_rfc9111),
     ];
     type Plan = HttpPlan;
     type Main = Paths;
@@ -81,7 +84,8 @@ pub struct Paths {
 impl Paths {
     /// Syntax: `proxy_cache_path path [levels=levels] [use_temp_path=on|off] keys_zone=name:size [inactive=time]
     /// [max_size=size] [min_free=size] [manager_files=number] [manager_sleep=time] [manager_threshold=time]
-    /// [loader_files=number] [loader_sleep=time] [loader_threshold=time];`  Context: http
+    /// [loader_files=number] [loader_sleep=time] [loader_threshold=time] [purger=on|off] [purger_files=number]
+    /// [purger_sleep=time] [purger_threshold=time];`  Context: http
     fn cache_path(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         let mut limits = Limits::default();
         let mut levels = Levels::default();
@@ -90,6 +94,14 @@ impl Paths {
         for (n, word) in words.texts().enumerate().skip(1) {
             let (parameter, value) = word.split_once('=').unwrap_or((word, ""));
             let invalid = || words.fault(n, format!("invalid {parameter} value \"{word}\""));
+            let on_or_off = || match value {
+                "on" => Ok(true),
+                "off" => Ok(false),
+                _ => {
+                    let message = format!("invalid {parameter} value \"{word}\", it must be \"on\" or \"off\"");
+                    Err(words.fault(n, message))
+                }
+            };
             let time = |value| units::milliseconds(value).map(Duration::from_millis).ok_or_else(invalid);
             match parameter {
                 _ if !word.contains('=') => return Err(words.invalid_parameter(n)),
@@ -97,17 +109,7 @@ impl Paths {
                     levels =
                         Levels::parse(value).ok_or_else(|| words.fault(n, format!("invalid \"levels\" \"{word}\"")))?;
                 }
-                "use_temp_path" => {
-                    use_temp_path = match value {
-                        "on" => true,
-                        "off" => false,
-                        _ => {
-                            let message =
-                                format!("invalid use_temp_path value \"{word}\", it must be \"on\" or \"off\"");
-                            return Err(words.fault(n, message));
-                        }
-                    };
-                }
+                "use_temp_path" => use_temp_path = on_or_off()?,
                 "keys_zone" => {
                     let bad = || words.fault(n, format!("invalid keys zone size \"{word}\""));
                     let (zone, size) = value.split_once(':').ok_or_else(bad)?;
@@ -129,6 +131,10 @@ impl Paths {
                 "manager_files" => limits.manager.files = units::number(value).ok_or_else(invalid)?,
                 "manager_sleep" => limits.manager.sleep = time(value)?,
                 "manager_threshold" => limits.manager.threshold = time(value)?,
+                "purger" => limits.purges = on_or_off()?,
+                "purger_files" => limits.purger.files = units::number(value).ok_or_else(invalid)?,
+                "purger_sleep" => limits.purger.sleep = time(value)?,
+                "purger_threshold" => limits.purger.threshold = time(value)?,
                 _ => return Err(words.invalid_parameter(n)),
             }
         }
@@ -180,6 +186,7 @@ pub struct Conf {
     cache_min_uses: Setting<u64>,
     cache_max_range_offset: Setting<u64>,
     cache_bypass: Setting<Vec<Template>>,
+    cache_purge: Setting<Vec<Template>>,
     no_cache: Setting<Vec<Template>>,
     cache_lock: Setting<bool>,
     cache_lock_age: Setting<Duration>,
@@ -187,6 +194,7 @@ pub struct Conf {
     cache_use_stale: Setting<Next>,
     cache_background_update: Setting<bool>,
     cache_revalidate: Setting<bool>,
+    cache_rfc9111: Setting<bool>,
 }
 
 /// The methods that `*_cache_methods` may name.
@@ -260,6 +268,11 @@ impl Conf {
         conditions(&mut self.cache_bypass, words)
     }
 
+    /// Syntax: `proxy_cache_purge string ...;`
+    fn cache_purge(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        conditions(&mut self.cache_purge, words)
+    }
+
     /// Syntax: `proxy_no_cache string ...;`
     fn no_cache(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         conditions(&mut self.no_cache, words)
@@ -293,9 +306,14 @@ impl Conf {
         self.cache_background_update.set(words.flag()?)
     }
 
-    /// Syntax: `proxy_cache_revalidate on | off;`  Default: `off`
+    /// Syntax: `proxy_cache_revalidate on | off;`  Default: `off`, and `on` with `proxy_cache_rfc9111 on`
     fn cache_revalidate(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         self.cache_revalidate.set(words.flag()?)
+    }
+
+    /// Syntax: `proxy_cache_rfc9111 on | off;`  Default: `off`
+    fn cache_rfc9111(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.cache_rfc9111.set(words.flag()?)
     }
 
     /// Which zones a level names.
@@ -337,6 +355,7 @@ impl Section for Conf {
             cache_min_uses,
             cache_max_range_offset,
             cache_bypass,
+            cache_purge,
             no_cache,
             cache_lock,
             cache_lock_age,
@@ -344,6 +363,7 @@ impl Section for Conf {
             cache_use_stale,
             cache_background_update,
             cache_revalidate,
+            cache_rfc9111,
         } = self;
         cache.inherit(&outer.cache);
         cache_key.inherit(&outer.cache_key);
@@ -352,6 +372,7 @@ impl Section for Conf {
         cache_min_uses.inherit(&outer.cache_min_uses);
         cache_max_range_offset.inherit(&outer.cache_max_range_offset);
         cache_bypass.inherit(&outer.cache_bypass);
+        cache_purge.inherit(&outer.cache_purge);
         no_cache.inherit(&outer.no_cache);
         cache_lock.inherit(&outer.cache_lock);
         cache_lock_age.inherit(&outer.cache_lock_age);
@@ -359,6 +380,7 @@ impl Section for Conf {
         cache_use_stale.inherit(&outer.cache_use_stale);
         cache_background_update.inherit(&outer.cache_background_update);
         cache_revalidate.inherit(&outer.cache_revalidate);
+        cache_rfc9111.inherit(&outer.cache_rfc9111);
         Ok(())
     }
 }
@@ -382,6 +404,7 @@ pub struct Plan {
     min_uses: u32,
     max_range_offset: Option<u64>,
     bypass: Vec<Template>,
+    purge: Vec<Template>,
     no_cache: Vec<Template>,
     /// Milliseconds.
     lock: Option<u64>,
@@ -416,8 +439,10 @@ pub fn plan<F: Family>(level: &Level<'_>, settings: &mut settings::Settings) -> 
         set_cookie: ignore.has(Ignore::SET_COOKIE),
         vary: ignore.has(Ignore::VARY),
     };
-    let revalidate = conf.cache_revalidate.or(false);
-    let rules = Rules { ignored, valid: conf.cache_valid.or_else(Vec::new), rfc9111: false, revalidate };
+    let rfc9111 = conf.cache_rfc9111.or(false);
+    settings.drops_connection_fields = rfc9111;
+    let revalidate = conf.cache_revalidate.or(rfc9111);
+    let rules = Rules { ignored, valid: conf.cache_valid.or_else(Vec::new), rfc9111, revalidate };
     let mut methods = vec!["GET", "HEAD"];
     methods.extend(conf.cache_methods.or_else(Vec::new));
     let age = conf.cache_lock_age.or(Duration::from_secs(5));
@@ -430,6 +455,7 @@ pub fn plan<F: Family>(level: &Level<'_>, settings: &mut settings::Settings) -> 
         min_uses: u32::try_from(conf.cache_min_uses.or(1)).unwrap_or(u32::MAX),
         max_range_offset: conf.cache_max_range_offset.said(),
         bypass: conf.cache_bypass.or_else(Vec::new),
+        purge: conf.cache_purge.or_else(Vec::new),
         no_cache: conf.no_cache.or_else(Vec::new),
         lock: conf.cache_lock.or(false).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         lock_timeout: conf.cache_lock_timeout.or(Duration::from_secs(5)),

@@ -13,6 +13,7 @@
 //! In: a request and an [`Origin`]. Out: a response. The rule: what goes wrong on the disk is a line in the log and an
 //! answer that is not kept; the client never sees it. nginx: `ngx_http_upstream_cache` and `ngx_http_file_cache_open`.
 
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,22 +22,27 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::keep::{self, Copy, Kept};
+use super::strict;
 use super::waiting::Waiting;
 use super::{Plan, Zones, any};
 use crate::base::clock;
 use crate::base::text::errno;
+use crate::cache::control::Control;
 use crate::cache::fill::{Fill, Progress, Waiter};
-use crate::cache::filling::Filling;
+use crate::cache::filling::{Filling, Refused};
+use crate::cache::head;
 use crate::cache::index::{Found, Full, Turn};
 use crate::cache::key::Key;
 use crate::cache::meta::{self, Meta, Unusable};
 use crate::cache::policy::{self, Rules, Verdict, Why};
+use crate::cache::purge::What;
+use crate::cache::rfc9111::Reuse;
 use crate::cache::stored::{Stored, Unread};
 use crate::cache::{Seen, Status, Zone};
 use crate::http::body::{Body, FilePiece, Piece};
 use crate::http::open_file::OpenFile;
 use crate::http::request::Request;
-use crate::http::response::{Field, Refusal, Response};
+use crate::http::response::{Field, Head, Refusal, Response};
 use crate::http::upload::Upload;
 use crate::log::{Level, Raw};
 use crate::modules::pass::exchange::{Asked, Codec, Failed, Keeping, Looked};
@@ -69,12 +75,40 @@ pub trait Origin: 'static {
 
 /// Answers a request: from the cache where there is one, else by asking.
 pub async fn answer<O: Origin>(origin: Arc<O>, request: &Rc<Request>) -> Result<Response, Refusal> {
-    if let Some(plan) = origin.cache()
+    let Some(plan) = origin.cache() else { return pass(&origin, request).await };
+    if !plan.purge.is_empty() && any(&plan.purge, request) {
+        return purge(&*origin, plan, request).await;
+    }
+    let method = request.method();
+    if plan.methods.iter().any(|known| known.as_bytes() == method)
         && let Some(entry) = entry(&*origin, plan, request).await?
     {
         return through_cache(&origin, plan, request, entry).await;
     }
-    pass(&origin, request).await
+    let response = pass(&origin, request).await?;
+    if plan.rules.rfc9111 {
+        for changed in strict::changed(request, &response.head) {
+            if let Some(entry) = entry(&*origin, plan, &changed).await? {
+                entry.zone.store.purge(What::Key(entry.main), now());
+            }
+        }
+    }
+    Ok(response)
+}
+
+/// `*_cache_purge`: 204 when something was purged, 404 when there was nothing. The entry of the key goes with all its
+/// variants; a key that ends in `*` means all that begin so.
+async fn purge<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Response, Refusal> {
+    let Some(entry) = entry(origin, plan, request).await? else { return Err(Refusal::Status(404)) };
+    request.body.discard();
+    let what = match entry.text.strip_suffix(b"*") {
+        Some(prefix) => What::Prefix(prefix),
+        None => What::Key(entry.main),
+    };
+    match entry.zone.store.purge(what, now()) {
+        true => Ok(Response { head: Head::new(204), body: Body::Empty }),
+        false => Err(Refusal::Status(404)),
+    }
 }
 
 /// Nothing is kept.
@@ -96,6 +130,8 @@ struct Entry {
     key: Key,
     /// It is fetched beside an answer that has left already.
     background: bool,
+    /// What the client asks of caches, where it has a say (`*_cache_rfc9111 on`).
+    wish: Option<Control>,
 }
 
 impl Entry {
@@ -141,10 +177,6 @@ fn pairs(fields: &[Field]) -> impl Iterator<Item = policy::Pair<'_>> + Clone {
 
 /// The entry of a request; `None` where none is to be looked for.
 async fn entry<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Option<Entry>, Refusal> {
-    let method = request.method();
-    if !plan.methods.iter().any(|known| known.as_bytes() == method) {
-        return Ok(None);
-    }
     let zone = match &plan.zones {
         Zones::One(zone) => zone.clone(),
         Zones::Named(template, zones) => {
@@ -181,7 +213,8 @@ async fn entry<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Res
     }
     let main = Key::of(&text);
     request.cache.replace(Seen { key: text.clone(), ..Seen::default() });
-    Ok(Some(Entry { zone, text, main, key: main, background: false }))
+    let wish = plan.rules.rfc9111.then(|| strict::wish(request));
+    Ok(Some(Entry { zone, text, main, key: main, background: false, wish }))
 }
 
 async fn through_cache<O: Origin>(
@@ -209,6 +242,9 @@ async fn through_cache<O: Origin>(
                 return fetch(origin, plan, request, &entry, turn, stale, status).await;
             }
             Way::Variant(key) => entry.key = key,
+            Way::Wait { .. } if entry.wish.is_some_and(|wish| wish.only_if_cached) => {
+                return Err(Refusal::Status(504));
+            }
             Way::Wait { fill, until } => match patience.wait(origin.settings(), request, fill, until).await? {
                 Waited::Again => {}
                 Waited::Growing(waiter, file, len) => match join(origin, request, &entry, waiter, file, len) {
@@ -246,6 +282,10 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     if on_disk {
         let path = entry.path();
         match Stored::open(&path, &entry.text, origin.settings().buffer_size) {
+            Ok(_) if held.is_purged(entry.main, &entry.text) => {
+                let _ = std::fs::remove_file(&path); // somebody else may have been quicker
+                held.is_gone();
+            }
             Ok(stored) => {
                 if let Some(variant) = other_variant(request, entry, &stored.meta) {
                     if !entry.is_variant() {
@@ -257,11 +297,20 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                 } else if let Some(copied) = understand(origin, request, stored, &path) {
                     held.is_there(store.size_on_disk(&copied.stored.metadata));
                     let now = now();
-                    if copied.stored.meta.is_fresh(now) {
-                        return Way::Serve(copied, Status::Hit);
+                    let is_fresh = copied.stored.meta.is_fresh(now);
+                    let (serve, pleases) = match &entry.wish {
+                        None => (is_fresh, true),
+                        Some(wish) => {
+                            let fields = &copied.reply.replied.fields;
+                            let (reuse, pleases) = strict::reuse(wish, fields, &copied.stored.meta, now);
+                            (reuse == Reuse::Serve, pleases)
+                        }
+                    };
+                    if serve {
+                        return Way::Serve(copied, if is_fresh { Status::Hit } else { Status::Stale });
                     }
                     let updating = plan.use_stale.has(Next::UPDATING) || copied.stored.meta.stale_while_updating(now);
-                    let usable = updating && !entry.background && may_be_stale(plan, &copied);
+                    let usable = updating && pleases && !entry.background && may_be_stale(plan, &copied);
                     return match held.renewal() {
                         Ok(turn) if usable && plan.background_update => Way::Refresh(copied, turn),
                         Ok(turn) => Way::Fetch { turn: Some(turn), stale: Some(copied), status: Status::Expired },
@@ -391,7 +440,10 @@ fn respond<O: Origin>(
     request.replied.replace(Some(reply.replied.clone()));
     request.body.discard();
     reply.obey(request, origin.settings())?;
-    let head = reply.head(origin.settings(), Role::Cached, |what, value| codec.rewrite(request, what, value));
+    let mut head = reply.head(origin.settings(), Role::Cached, |what, value| codec.rewrite(request, what, value));
+    if origin.cache().is_some_and(|plan| plan.rules.rfc9111) {
+        strict::dress(&mut head, &reply.replied.fields, meta, now());
+    }
     let body = match request.is_head() {
         true => Body::Empty,
         false => body().map_err(|error| {
@@ -474,6 +526,9 @@ fn join<O: Origin>(
     file: Arc<std::fs::File>,
     len: u64,
 ) -> Joined {
+    if entry.zone.store.index.purges.has(entry.main, &entry.text, waiter.since()) {
+        return Joined::Not;
+    }
     let Ok(stored) = Stored::read(file, Some(len), &entry.text, origin.settings().buffer_size) else {
         return Joined::Not;
     };
@@ -494,7 +549,7 @@ fn join<O: Origin>(
 /// Fetches a stale entry anew while its copy is served.
 fn refresh<O: Origin>(origin: &Arc<O>, request: &Rc<Request>, entry: &Entry, copied: &Copied<O::Codec>, turn: Turn) {
     let again = Rc::new(request.again());
-    let entry = Entry { background: true, ..entry.clone() };
+    let entry = Entry { background: true, wish: None, ..entry.clone() };
     let origin = origin.clone();
     let path = entry.path();
     let stale = understand(&origin, &again, copied.stored.clone(), &path);
@@ -526,7 +581,11 @@ async fn fetch<O: Origin>(
             etag: old.map(|meta| meta.etag.clone()).unwrap_or_default(),
         };
     }
-    let may_keep = (turn.is_some() || status == Status::Bypass) && !is_too_far(plan, request);
+    let wish = entry.wish.unwrap_or_default();
+    if wish.only_if_cached {
+        return Err(Refusal::Status(504));
+    }
+    let may_keep = (turn.is_some() || status == Status::Bypass) && !is_too_far(plan, request) && !wish.no_store;
     let keeping = may_keep.then(|| Keeping { room: meta::header_start(entry.text.len()).map_or(0, usize::from) });
     let asked = match origin.ask(request, keeping).await {
         Ok(asked) => asked,
@@ -549,6 +608,12 @@ async fn fetch<O: Origin>(
         Some(copied) if prefers_stale(plan, &asked, &copied) => {
             asked.leave();
             return serve(origin, request, copied, Status::Stale);
+        }
+        Some(copied) if asked.reply.status == 304 && plan.rules.rfc9111 && turn.is_some() => {
+            let fields = asked.reply.replied.clone();
+            asked.leave();
+            let fresh = replace(origin, plan, request, entry, turn, copied, &fields.fields).await;
+            return serve(origin, request, fresh, Status::Revalidated);
         }
         Some(copied) if asked.reply.status == 304 && plan.revalidate => {
             let fresh = renew(plan, request, entry, &copied, &asked.reply);
@@ -632,6 +697,61 @@ fn renew<C>(plan: &Plan, request: &Request, entry: &Entry, copied: &Copied<C>, r
     stored
 }
 
+/// 304, and its fields take the place of those that are kept (RFC 9111, 4.3.4): the file is made anew, with the body of the
+/// old one. What cannot be kept so stays as it was.
+async fn replace<O: Origin>(
+    origin: &Arc<O>,
+    plan: &Plan,
+    request: &Rc<Request>,
+    entry: &Entry,
+    turn: Option<Turn>,
+    copied: Copied<O::Codec>,
+    newer: &[Field],
+) -> Copied<O::Codec> {
+    let path = entry.path();
+    let head = head::updated(&copied.stored.head, pairs(newer));
+    let stored = Stored { head: head.into(), ..copied.stored.clone() };
+    let Some(mut fresh) = understand(origin, request, stored, &path) else { return copied };
+    let authorized = request.field("Authorization").is_some();
+    let verdict = plan.rules.judge(fresh.reply.status, pairs(&fresh.reply.replied.fields), authorized, now());
+    let (Verdict::Keep(keep), Some(turn)) = (verdict, turn) else { return fresh };
+    let meta = &mut fresh.stored.meta;
+    (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now());
+    let mut header = Vec::new();
+    if keep.vary != meta.vary || meta.encode(&mut header, &entry.text, fresh.stored.head.len()).is_err() {
+        return fresh;
+    }
+    header.extend_from_slice(&fresh.stored.head);
+    let temporary = entry.zone.use_temp_path.then_some(&origin.settings().temp_path);
+    let made = match Filling::begin(&entry.zone.store, entry.key, turn, temporary, header, true) {
+        Ok(filling) => filled(filling, &copied.stored).await,
+        Err(refused) => Err(refused),
+    };
+    if let Err(refused) = made {
+        keep::log(request, &refused);
+    }
+    fresh
+}
+
+/// Fills a file with the body of another.
+async fn filled(mut filling: Filling, from: &Stored) -> Result<(), Refused> {
+    const STEP: usize = 256 * 1024;
+    let (mut at, mut bytes) = (u64::from(from.meta.body_start), vec![0; STEP]);
+    loop {
+        let read = from.file.read_at(&mut bytes, at);
+        let refused = |error| Refused { call: "pread", path: filling.temporary().to_owned(), error };
+        let got = read.map_err(refused)?;
+        if got == 0 {
+            return filling.finish();
+        }
+        filling.write(bytes.get(..got).unwrap_or_default())?;
+        at += got as u64;
+        if at.is_multiple_of(1 << 20) {
+            tokio::task::yield_now().await; // a large body must not keep others waiting
+        }
+    }
+}
+
 /// Begins a cache file for an answer. `None`: it cannot be kept, as the log says.
 fn begin<C: Codec>(
     settings: &Settings,
@@ -673,9 +793,13 @@ fn begin<C: Codec>(
         Some(turn) => turn,
         None => store.look_up(key, plan.min_uses, now()).ok()?.0.share(),
     };
+    let kept = match plan.rules.rfc9111 {
+        true => head::without_connection(&asked.head).into(),
+        false => asked.head.clone(),
+    };
     let mut header = Vec::new();
-    meta.encode(&mut header, &entry.text, asked.head.len()).ok()?;
-    header.extend_from_slice(&asked.head);
+    meta.encode(&mut header, &entry.text, kept.len()).ok()?;
+    header.extend_from_slice(&kept);
     let temporary = entry.zone.use_temp_path.then_some(&settings.temp_path);
     match Filling::begin(store, key, turn, temporary, header, asked.ends_by_itself()) {
         Ok(filling) => {
