@@ -80,6 +80,15 @@ pub trait Codec: 'static {
     /// The upstream has closed: whether the body may end so.
     fn ends_with_connection(&self) -> bool;
 
+    /// How many bytes follow in the connection that are the body's and need no look, if they are all that follows; 0 where
+    /// each must be looked at.
+    fn plain(&self) -> u64 {
+        0
+    }
+
+    /// So many of them passed by.
+    fn passed(&mut self, _: u64) {}
+
     /// How many bytes are worth reading at once.
     fn expected(&self) -> u64;
 
@@ -306,7 +315,7 @@ impl<C: Codec> Exchange<C> {
         self.at.held = Some(held);
         let link = match kept {
             Some(link) => link,
-            None => self.connect().await?,
+            None => Box::pin(self.connect()).await?, // rare, where connections are kept
         };
         self.at.link = Some(link);
         let elapsed = self.at.elapsed();
@@ -708,7 +717,11 @@ fn poll_write(
                 slices[count] = IoSlice::new(bytes);
                 count += 1;
             }
-            ready!(io.poll_writev(cx, &slices[..count])).map_err(|error| ("writev", error))
+            let sent = match &slices[..count] {
+                [one] => io.poll_write(cx, one), // the cheaper call
+                several => io.poll_writev(cx, several),
+            };
+            ready!(sent).map_err(|error| ("writev", error))
         }
     };
     match wrote {
