@@ -21,5 +21,6 @@ mod seed;
 mod ssi;
 mod static_files;
 mod stub_status;
+mod upgrade;
 mod upstream;
 mod websocket;

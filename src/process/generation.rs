@@ -152,7 +152,9 @@ impl Draft {
         for options in self.wanted() {
             let missing = || Fault::new(format!("no socket was handed over for {}", options.address));
             let sockets = sockets.remove(&options.address.to_string()).ok_or_else(missing)?;
-            listeners.push(Listener { options: options.clone(), sockets: sockets.into_iter().map(Arc::new).collect() });
+            let sockets = sockets.into_iter().map(Arc::new).collect();
+            // Files are the master's business.
+            listeners.push(Listener { options: options.clone(), sockets, inherited: false });
         }
         Ok(self.join(handover.id, listeners, log))
     }
