@@ -13,6 +13,7 @@ pub mod crew;
 pub mod features;
 pub mod generation;
 pub mod inherit;
+pub mod logs;
 pub mod master;
 pub mod notify;
 pub mod os;
@@ -34,6 +35,7 @@ use inherit::Inherited;
 use master::Upgrade;
 use worker::Start;
 
+use crate::base::release;
 use crate::conf::error::Fault;
 use crate::conf::source::Source;
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
@@ -44,8 +46,12 @@ use crate::net::tcp_info;
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let environment = std::env::vars_os().collect();
+    release::started_as(arguments.first().map(OsString::as_os_str).unwrap_or_default());
     if arguments.get(1).is_some_and(|first| first == "serve") {
         return serve::main(&arguments, environment);
+    }
+    if arguments.get(1).is_some_and(|first| first == "logs") {
+        return logs::main(&arguments);
     }
     let options = match cli::parse(arguments.iter().skip(1).cloned()) {
         Ok(Invocation::Run(options)) => options,
