@@ -86,6 +86,15 @@ pub trait Codec: 'static {
     /// The upstream has closed: whether the body may end so.
     fn ends_with_connection(&self) -> bool;
 
+    /// How many bytes follow in the connection that are the body's and need no look, if they are all that follows; 0 where
+    /// each must be looked at.
+    fn plain(&self) -> u64 {
+        0
+    }
+
+    /// So many of them passed by.
+    fn passed(&mut self, _: u64) {}
+
     /// How many bytes are worth reading at once.
     fn expected(&self) -> u64;
 
@@ -402,7 +411,7 @@ impl<C: Codec> Exchange<C> {
         self.at.held = Some(held);
         let link = match kept {
             Some(link) => link,
-            None => self.connect().await?,
+            None => Box::pin(self.connect()).await?, // rare, where connections are kept
         };
         self.at.link = Some(link);
         let elapsed = self.at.elapsed();
@@ -723,13 +732,13 @@ impl<C: Codec> Exchange<C> {
             let Some(link) = self.at.link.take() else { return Err(Refusal::Status(502)) };
             request.keepalive.set(false);
             let tunnel = Tunnel::new(self.at, link, self.settings, self.input);
-            return Ok(Response { head, body: Body::Tunnel(Box::new(tunnel)) });
+            return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
         let buffering = reply.buffering.unwrap_or(self.settings.buffering);
         let stores = copy.is_some() || !matches!(self.settings.store, Store::Off);
         if request.is_head() && !stores {
             self.leave();
-            return Ok(Response { head, body: Body::Empty });
+            return Ok(Response::new(head, Body::Empty));
         }
         let came = self.input.len() as u64;
         self.at.note(|attempt| attempt.response_length += came);
@@ -744,7 +753,7 @@ impl<C: Codec> Exchange<C> {
                     1 => queue.pop_front().map_or(Body::Empty, Body::One),
                     _ => Body::pieces(queue.into()),
                 };
-                return Ok(Response { head, body });
+                return Ok(Response::new(head, body));
             }
             Flow::Broken if queue.is_empty() => {
                 // nginx: the head has not left when its body turns out to be nonsense
@@ -760,7 +769,7 @@ impl<C: Codec> Exchange<C> {
             &reply,
             copy,
         );
-        Ok(Response { head, body: Body::stream(relay) })
+        Ok(Response::new(head, Body::stream(relay)))
     }
 
     /// The body is not wanted. A connection on which none follows can be kept.
@@ -818,7 +827,11 @@ fn poll_write(
                 slices[count] = IoSlice::new(bytes);
                 count += 1;
             }
-            ready!(io.poll_writev(cx, &slices[..count])).map_err(|error| ("writev", error))
+            let sent = match &slices[..count] {
+                [one] => io.poll_write(cx, one), // the cheaper call
+                several => io.poll_writev(cx, several),
+            };
+            ready!(sent).map_err(|error| ("writev", error))
         }
     };
     match wrote {

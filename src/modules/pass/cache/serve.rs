@@ -106,7 +106,7 @@ async fn purge<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Res
         None => What::Key(entry.main),
     };
     match entry.zone.store.purge(what, now()) {
-        true => Ok(Response { head: Head::new(204), body: Body::Empty }),
+        true => Ok(Response::new(Head::new(204), Body::Empty)),
         false => Err(Refusal::Status(404)),
     }
 }
@@ -451,7 +451,7 @@ fn respond<O: Origin>(
             Refusal::Status(500)
         })?,
     };
-    Ok(Response { head, body })
+    Ok(Response::new(head, body))
 }
 
 /// How long a request waits for another.

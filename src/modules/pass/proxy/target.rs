@@ -125,7 +125,8 @@ impl Meant {
     pub async fn group(&self, request: &Request, minds_client: bool) -> Result<Arc<Group>, Refusal> {
         match &self.peers {
             Peers::Known(group) => Ok(group.clone()),
-            Peers::Named(url) => resolve::group(request, url, minds_client).await,
+            // rare, and large
+            Peers::Named(url) => Box::pin(resolve::group(request, url, minds_client)).await,
         }
     }
 }
