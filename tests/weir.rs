@@ -19,6 +19,7 @@ mod proxy_cache;
 mod proxy_protocol;
 mod resolver;
 mod seed;
+mod slice;
 mod ssi;
 mod static_files;
 mod stub_status;

@@ -4,6 +4,7 @@
 //! is polled, so that the one task of a connection can read from the upstream while the client's socket is full.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -102,6 +103,16 @@ pub trait Source {
     /// Called while the client's socket takes nothing: a chance to read ahead, within the source's own bounds.
     fn poll_ahead(&mut self, _: &mut Context<'_>) {}
 
+    /// Only this part of the whole is wanted. `true`: nothing else will come; `false`: the caller has to cut.
+    fn narrow(&mut self, _: &Range<u64>) -> bool {
+        false
+    }
+
+    /// `true`: what came so far shall wait for what comes next, and not go out if that is a break.
+    fn holds_back(&self) -> bool {
+        false
+    }
+
     /// Whether trailer fields will follow: then the body goes out in chunks.
     fn promises_trailers(&self) -> bool {
         false
@@ -198,6 +209,10 @@ impl Source for Body {
         if let Self::Stream(source) = self {
             source.poll_ahead(cx);
         }
+    }
+
+    fn holds_back(&self) -> bool {
+        matches!(self, Self::Stream(source) if source.holds_back())
     }
 
     fn promises_trailers(&self) -> bool {

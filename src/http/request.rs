@@ -113,6 +113,8 @@ pub struct Request {
 
     /// The connection may serve another request after this one.
     pub keepalive: Cell<bool>,
+    /// This request is for one slice of a body (`slice`), which begins at this byte.
+    pub slice: Cell<Option<u64>>,
     pub limit_rate: Cell<Option<u64>>,
     pub limit_rate_after: Cell<Option<u64>>,
 
@@ -178,6 +180,7 @@ impl Request {
             captures: RefCell::default(),
             extensions: RefCell::default(),
             keepalive,
+            slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
             answered: RefCell::default(),
@@ -230,6 +233,7 @@ impl Request {
             captures: RefCell::default(),
             extensions: RefCell::default(),
             keepalive: Cell::new(false),
+            slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
             answered: RefCell::default(),
@@ -258,6 +262,7 @@ impl Request {
         again.location_valid.set(self.location_valid.get());
         again.add_path_to_alias.set(self.add_path_to_alias.get());
         again.target_valid.set(self.target_valid.get());
+        again.slice.set(self.slice.get());
         again.captures.replace(self.captures.borrow().clone());
         if let Some(body) = self.body.stored() {
             again.body.store(body);
@@ -459,6 +464,7 @@ impl Request {
 
     /// An internal redirect begins anew: modules forget what they kept of the location before.
     pub fn forget_extensions(&self) {
+        self.slice.set(None);
         self.extensions.borrow_mut().clear();
     }
 

@@ -33,6 +33,7 @@ pub fn http() -> Modules<Plan> {
         .with::<content::stub_status::StubStatus>()
         .with::<content::gzip_static::GzipStatic>()
         .with::<content::static_file::Static>()
+        .with::<filter::slice::Slice>()
         .with::<filter::not_modified::NotModified>()
         .with::<filter::headers::Headers>()
         .with::<filter::gunzip::Gunzip>()

@@ -31,8 +31,8 @@ use crate::cache::index::{Found, Full, Turn};
 use crate::cache::key::Key;
 use crate::cache::meta::{self, Meta, Unusable};
 use crate::cache::policy::{self, Rules, Verdict, Why};
-use crate::cache::stored::{Stored, Unread};
-use crate::cache::{Seen, Status, Zone};
+use crate::cache::stored::{self, Stored, Unread};
+use crate::cache::{Seen, Status, Zone, hot};
 use crate::http::body::{Body, FilePiece, Piece};
 use crate::http::open_file::OpenFile;
 use crate::http::request::Request;
@@ -110,7 +110,7 @@ impl Entry {
 
 /// What of an answer that is there already.
 struct Copied<C> {
-    stored: Stored,
+    stored: Arc<Stored>,
     reply: Box<Reply>,
     codec: C,
 }
@@ -245,7 +245,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     };
     if on_disk {
         let path = entry.path();
-        match Stored::open(&path, &entry.text, origin.settings().buffer_size) {
+        match open(entry, &path, origin.settings().buffer_size) {
             Ok(stored) => {
                 if let Some(variant) = other_variant(request, entry, &stored.meta) {
                     if !entry.is_variant() {
@@ -255,7 +255,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                     request.log(Level::Crit, format_args!("cache file \"{shown}\" has incorrect vary hash"));
                     held.is_gone();
                 } else if let Some(copied) = understand(origin, request, stored, &path) {
-                    held.is_there(store.size_on_disk(&copied.stored.metadata));
+                    held.is_there(|| store.size_on_disk(copied.stored.extent()));
                     let now = now();
                     if copied.stored.meta.is_fresh(now) {
                         return Way::Serve(copied, Status::Hit);
@@ -297,6 +297,22 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     }
 }
 
+/// The file of an entry: from memory if it is there and still what the disk has.
+fn open(entry: &Entry, path: &std::path::Path, limit: usize) -> Result<Arc<Stored>, Unread> {
+    let number = entry.zone.store.number;
+    if let Some(stored) = hot::get(number, entry.key) {
+        if stored.text == entry.text && stored.is_current(path) {
+            return Ok(stored);
+        }
+        hot::forget(number, entry.key);
+    }
+    let stored = Arc::new(Stored::open(path, &entry.text, limit)?);
+    if stored.is_in_memory() {
+        hot::put(number, entry.key, &stored);
+    }
+    Ok(stored)
+}
+
 /// The variant that a request asks for, where a file has another.
 fn other_variant(request: &Request, entry: &Entry, meta: &Meta) -> Option<Key> {
     if meta.vary.is_empty() {
@@ -314,7 +330,7 @@ fn variant(request: &Request, entry: &Entry, vary: &[u8]) -> Key {
 fn understand<O: Origin>(
     origin: &Arc<O>,
     request: &Request,
-    stored: Stored,
+    stored: Arc<Stored>,
     path: &std::path::Path,
 ) -> Option<Copied<O::Codec>> {
     let settings = origin.settings();
@@ -363,12 +379,10 @@ fn serve<O: Origin>(
     let len = stored.body_len();
     let offset = u64::from(stored.meta.body_start);
     respond(origin, request, &reply, &codec, &stored.meta, status, || {
-        if len == 0 {
-            return Ok(Body::Empty);
-        }
-        let file = match Arc::try_unwrap(stored.file) {
-            Ok(file) => file,
-            Err(shared) => shared.try_clone()?,
+        let file = match &stored.body {
+            stored::Body::Memory(bytes) => return Ok(Body::memory(bytes.clone())),
+            stored::Body::File(_) if len == 0 => return Ok(Body::Empty),
+            stored::Body::File(file) => file.try_clone()?,
         };
         Ok(Body::One(Piece::File(FilePiece { file: Arc::new(OpenFile::from(file)), offset, len })))
     })
@@ -474,7 +488,7 @@ fn join<O: Origin>(
     file: Arc<std::fs::File>,
     len: u64,
 ) -> Joined {
-    let Ok(stored) = Stored::read(file, Some(len), &entry.text, origin.settings().buffer_size) else {
+    let Ok(stored) = Stored::growing(file.clone(), len, &entry.text, origin.settings().buffer_size) else {
         return Joined::Not;
     };
     if let Some(variant) = other_variant(request, entry, &stored.meta) {
@@ -486,7 +500,7 @@ fn join<O: Origin>(
     let Looked::Head(reply) = looked else { return Joined::Not };
     let place = u64::from(stored.meta.body_start);
     let response = respond(origin, request, &reply, &codec, &stored.meta, Status::Hit, || {
-        Ok(Body::stream(Waiting::new(waiter, &stored.file, place)?))
+        Ok(Body::stream(Waiting::new(waiter, &file, place)?))
     });
     Joined::Response(response)
 }
@@ -553,7 +567,7 @@ async fn fetch<O: Origin>(
         Some(copied) if asked.reply.status == 304 && plan.revalidate => {
             let fresh = renew(plan, request, entry, &copied, &asked.reply);
             asked.leave();
-            return serve(origin, request, Copied { stored: fresh, ..copied }, Status::Revalidated);
+            return serve(origin, request, Copied { stored: Arc::new(fresh), ..copied }, Status::Revalidated);
         }
         other => other,
     };
@@ -613,7 +627,7 @@ fn prefers_stale<C: Codec>(plan: &Plan, asked: &Asked<C>, copied: &Copied<C>) ->
 
 /// 304: the copy is good for some more time.
 fn renew<C>(plan: &Plan, request: &Request, entry: &Entry, copied: &Copied<C>, reply: &Reply) -> Stored {
-    let mut stored = copied.stored.clone();
+    let mut stored = Stored::clone(&copied.stored);
     let now = now();
     let said = Rules { valid: Vec::new(), ..plan.rules.clone() };
     let judged = |fields: &[Field], rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
@@ -626,7 +640,7 @@ fn renew<C>(plan: &Plan, request: &Request, entry: &Entry, copied: &Copied<C>, r
     let meta = &mut stored.meta;
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now);
     let path = entry.path();
-    if let Err((call, error)) = stored.renew(&path, &entry.text, &stored.meta) {
+    if let Err((call, error)) = stored.renew(&path, &stored.meta) {
         request.log(Level::Crit, format_args!("{call} \"{}\" failed {}", path.display(), errno(&error)));
     }
     stored
