@@ -308,6 +308,129 @@ fn the_index_survives_a_reload_and_the_files_a_restart() {
 }
 
 #[test]
+fn what_is_kept_in_memory_is_what_the_disk_has() {
+    for memory in ["64m", "0"] {
+        let (upstream, _) = counting("Cache-Control: max-age=60\r\n");
+        let conf = format!(
+            "proxy_cache_path cache keys_zone=one:1m; proxy_cache_memory {memory};
+             server {{
+                 listen %%ADDR_0%%; add_header X-Cache $upstream_cache_status;
+                 location / {{ proxy_pass http://%%UPSTREAM%%; proxy_cache one; proxy_cache_key $uri; }}
+             }}"
+        );
+        let server = Setup::new().set("UPSTREAM", upstream.address.to_string()).start(&conf);
+        expect(&server, "/a", "MISS", "answer 1");
+        for _ in 0..3 {
+            expect(&server, "/a", "HIT", "answer 1");
+        }
+        let path = files(&server.path("cache")).pop().expect("a file");
+        let changed = fs::read(&path).expect("its bytes").replace(b"answer 1", b"ANSWER 1");
+        fs::write(path.with_extension("new"), &changed).expect("written");
+        fs::rename(path.with_extension("new"), &path).expect("renamed");
+        expect(&server, "/a", "HIT", "ANSWER 1");
+        expect(&server, "/a", "HIT", "ANSWER 1");
+        // From 1970: whoever wrote this wants it fetched anew.
+        let file = fs::File::options().write(true).open(&path).expect("the file");
+        file.write_all_at(&1_i64.to_le_bytes(), 8).expect("written");
+        expect(&server, "/a", "EXPIRED", "answer 2");
+        expect(&server, "/a", "HIT", "answer 2");
+        fs::remove_file(&path).expect("deleted");
+        expect(&server, "/a", "MISS", "answer 3");
+    }
+}
+
+/// Replaces bytes within bytes.
+trait Replace {
+    fn replace(self, from: &[u8], to: &[u8]) -> Vec<u8>;
+}
+
+impl Replace for Vec<u8> {
+    fn replace(mut self, from: &[u8], to: &[u8]) -> Vec<u8> {
+        let at = crate::kit::client::find(&self, from).expect("it is in there");
+        self.splice(at..at + from.len(), to.iter().copied());
+        self
+    }
+}
+
+#[test]
+fn the_index_is_written_at_the_end_and_read_at_the_start() {
+    let (upstream, _) = counting("Cache-Control: max-age=600\r\n");
+    let address = upstream.address.to_string();
+    let mut server = start(&address, "", "");
+    expect(&server, "/a", "MISS", "answer 1");
+    expect(&server, "/b", "MISS", "answer 2");
+    server.stop();
+    let cache = server.path("cache");
+    let snapshot = fs::read(cache.join("index.weir")).expect("an index");
+    // Two entries, one of which has lost its file; and the same once more with a bit that flipped.
+    let mut broken = snapshot.clone();
+    broken[30] ^= 4;
+    for index in [snapshot, broken] {
+        let setup = Setup::new();
+        let target = setup.prefix().join("cache");
+        copy(&cache, &target);
+        fs::write(target.join("index.weir"), index).expect("written");
+        let gone = files(&target).into_iter().find(|path| path.ends_with("0639767f3e9eaad729b54037a7e2abf5"));
+        fs::remove_file(gone.expect("the file of /a")).expect("deleted");
+        let next = start_with(setup, &address, "", "");
+        next.wait_for_log("http file cache:");
+        assert!(!target.join("index.weir").exists(), "it counts once");
+        expect(&next, "/b", "HIT", "answer 2");
+        get(&next, "/a", "").expect_field("X-Cache", "MISS");
+        expect(&next, "/b", "HIT", "answer 2");
+    }
+}
+
+#[test]
+fn killed_while_it_fills_it_serves_no_wrong_byte() {
+    // Every body is its path again and again, in chunks of an odd size.
+    let body = |path: &str| path.repeat(40_000 / path.len() + 1);
+    let upstream = Upstream::start().serve(move |asked: &Asked| {
+        let whole = answer("Cache-Control: max-age=600\r\n", &body(asked.target()));
+        whole.chunks(7777).map(|part| Step::Bytes(part.to_vec())).collect()
+    });
+    let server = start_with(Setup::new().allow_alerts(), &upstream.address.to_string(), "use_temp_path=off", "");
+    for round in 0..10 {
+        let before = server.workers();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut client = server.client();
+                    for n in 0..50 {
+                        client.get(&format!("/{round}/{thread}/{n}"));
+                        // It may be killed under us.
+                        if client.try_response(crate::kit::DEADLINE).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            eventually("something is kept", || files(&server.path("cache")).len() > round * 5);
+            for worker in &before {
+                let _ = kill(*worker, Signal::SIGKILL); // it runs until then
+            }
+        });
+        eventually("another worker", || {
+            let now = server.workers();
+            !now.is_empty() && now.iter().all(|pid| !before.contains(pid))
+        });
+    }
+    let mut hits = 0;
+    for round in 0..10 {
+        for thread in 0..4 {
+            for n in 0..50 {
+                let path = format!("/{round}/{thread}/{n}");
+                let response = get(&server, &path, "");
+                response.expect_status(200).expect_body(body(&path));
+                hits += usize::from(response.field("X-Cache") == Some("HIT"));
+            }
+        }
+    }
+    assert!(hits > 0, "some were kept");
+}
+
+#[test]
 fn max_size_holds_under_load() {
     let body = "b".repeat(30_000);
     let upstream =

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -112,7 +112,8 @@ impl Filling {
         self.flush()?;
         let path = self.store.file(self.key);
         temp::put(&self.temp, &path, 0o600).map_err(|(call, error)| Refused { call, path: path.clone(), error })?;
-        let size = self.file.metadata().map_or(0, |metadata| self.store.size_on_disk(&metadata));
+        let extent = self.file.metadata().map_or((self.len, 0), |metadata| (metadata.len(), metadata.blocks()));
+        let size = self.store.size_on_disk(extent);
         if let Some(turn) = self.turn.take() {
             turn.fill.whole(&self.file, self.len);
             turn.made(size);

@@ -210,7 +210,8 @@ impl Index {
                 Found::Entry { on_disk: cold, keep: min_uses <= 1 }
             }
         };
-        Ok((Held { index: self.clone(), place, forget: min_uses <= 1 }, found, evicted))
+        let existed = node.exists;
+        Ok((Held { index: self.clone(), place, forget: min_uses <= 1, existed }, found, evicted))
     }
 
     /// The bytes of all files and how many entries there are.
@@ -438,6 +439,8 @@ pub struct Held {
     place: u32,
     /// The entry goes with its last holder when it came to nothing. nginx: not where uses are counted.
     forget: bool,
+    /// The index knew of its file.
+    existed: bool,
 }
 
 impl Held {
@@ -464,7 +467,11 @@ impl Held {
     }
 
     /// The file that was found while the index was cold, and its bytes on disk.
-    pub fn is_there(&self, size: u64) {
+    pub fn is_there(&self, size: impl FnOnce() -> u64) {
+        if self.existed {
+            return;
+        }
+        let size = size();
         self.with(|inner, place| {
             let node = &mut inner.nodes[place];
             if !node.exists {

@@ -8,6 +8,7 @@
 use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::index::{Evict, Evicted, Index, Record};
 use super::key::Key;
 use super::meta;
+use super::snapshot;
 use super::store::{Pace, Store, free_space, say};
 use super::stored;
 use crate::base::clock;
@@ -213,6 +215,7 @@ fn load(store: Weak<Store>) {
     let Some(strong) = store.upgrade() else { return };
     let (path, levels) = (strong.path.clone(), strong.levels.depth());
     let mut work = Work::begin(strong.limits.load().loader);
+    snapshot::restore(&strong);
     drop(strong);
     if walk(&store, &path, levels, &mut work).is_err() {
         return;
@@ -270,6 +273,9 @@ fn add(store: &Store, entry: &DirEntry) -> bool {
     let name = name.as_bytes();
     // nginx: what is being filled has a dot and ten digits behind its name
     if name.len() > 11 && name[name.len() - 11] == b'.' {
+        return !is_abandoned(entry);
+    }
+    if name == snapshot::NAME.as_bytes() {
         return true;
     }
     let Some(key) = Key::from_name(name) else { return false };
@@ -283,5 +289,12 @@ fn add(store: &Store, entry: &DirEntry) -> bool {
         return false;
     }
     let expire = now().saturating_add(store.limits.load().inactive);
-    store.index.load(Record { key, size: store.size_on_disk(&metadata), expire, uses: 1 })
+    store.index.load(Record { key, size: store.size_on_disk((metadata.len(), metadata.blocks())), expire, uses: 1 })
+}
+
+/// Nobody has written to it for so long that whoever began it must have been killed.
+fn is_abandoned(entry: &DirEntry) -> bool {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > HOUR))
 }

@@ -14,6 +14,7 @@ pub mod control; // the directives of Cache-Control and CDN-Cache-Control
 pub mod fill; // a file being filled, for those who wait
 pub mod filling; // a file being made, for who makes it
 pub mod head; // changes to a head that is kept
+pub mod hot; // small files in memory
 pub mod index; // what is known of the entries
 pub mod keeper; // the loader and the manager
 pub mod key; // md5 of the key, variants, names below the cache's directory
@@ -21,6 +22,7 @@ pub mod meta; // the header of a cache file
 pub mod policy; // may an answer be kept, and for how long
 pub mod purge; // what must not be served any more
 pub mod rfc9111; // the decisions of `proxy_cache_rfc9111 on`
+pub mod snapshot; // the index between two runs
 pub mod store; // a directory with its index
 pub mod stored; // a file that was found
 

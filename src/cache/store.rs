@@ -6,7 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::index::{Found, Full, Held, Index};
 use super::keeper::{self, Bell};
 use super::key::{Key, Levels};
 use super::purge::What;
+use super::snapshot;
 use super::stored;
 use crate::base::text::errno;
 use crate::log::{self, Level};
@@ -79,6 +80,8 @@ impl Limits {
 /// See the module's head.
 #[derive(Debug)]
 pub struct Store {
+    /// Its number in this process, for the tier in memory.
+    pub number: u64,
     name: String,
     pub path: PathBuf,
     pub levels: Levels,
@@ -93,12 +96,18 @@ pub struct Store {
     pub purging: AtomicBool,
 }
 
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// The stores of this process.
 static STORES: Mutex<Vec<Weak<Store>>> = Mutex::new(Vec::new());
 
-/// Every store that a generation of this process names.
-pub fn all() -> Vec<Arc<Store>> {
-    STORES.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+/// The process ends: what the indexes know is written down.
+pub fn save_all() {
+    let stores: Vec<_> =
+        STORES.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
+    for store in stores.iter().filter(|store| store.running.get().is_some()) {
+        snapshot::save(store);
+    }
 }
 
 impl Zone {
@@ -120,6 +129,7 @@ impl Zone {
             Some(store) => store,
             None => {
                 let store = Arc::new(Store {
+                    number: NUMBER.fetch_add(1, Ordering::Relaxed),
                     name: name.to_owned(),
                     path,
                     levels,
@@ -194,17 +204,20 @@ impl Store {
         found
     }
 
-    /// What a file takes on the disk.
-    pub fn size_on_disk(&self, metadata: &std::fs::Metadata) -> u64 {
-        use std::os::unix::fs::MetadataExt;
+    /// What a file of so many bytes, and blocks of 512 bytes, takes on the disk.
+    pub fn size_on_disk(&self, (len, blocks): (u64, u64)) -> u64 {
         let block = *self.block.get_or_init(|| block_size(&self.path).unwrap_or(512).max(512));
         // A file that was just written may have no blocks yet.
-        metadata.len().max(metadata.blocks().saturating_mul(512)).div_ceil(block).saturating_mul(block)
+        len.max(blocks.saturating_mul(512)).div_ceil(block).saturating_mul(block)
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
+        // A worker that ends gracefully lets go of its configuration first.
+        if self.running.get().is_some() {
+            snapshot::save(self);
+        }
         self.bell.ring(); // its manager finds it gone
     }
 }

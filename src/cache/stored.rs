@@ -1,9 +1,9 @@
 //! A cache file that was found: read, and believed as far as it agrees with itself.
 //!
-//! In: a path, and the key that the file should be of. Out: its header, the upstream's head, and where the body is; or
-//! why it is of no use. nginx: `ngx_http_file_cache_read`.
+//! In: a path, and the key that the file should be of. Out: its header, the upstream's head, and its body, which a small
+//! file has in memory; or why it is of no use. nginx: `ngx_http_file_cache_read`.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -17,15 +17,41 @@ use super::meta::{self, Meta, Unusable};
 #[derive(Clone, Debug)]
 pub struct Stored {
     pub meta: Meta,
+    /// The key's text.
+    pub text: Bytes,
     /// The upstream's head, in its protocol.
     pub head: Bytes,
-    pub file: Arc<File>,
+    pub body: Body,
     /// Bytes of the whole file.
     pub len: u64,
-    /// Device and inode: another file may have taken its name since.
-    pub id: (u64, u64),
-    /// What it takes on the disk.
-    pub metadata: std::fs::Metadata,
+    stamp: Stamp,
+    /// Blocks of 512 bytes on the disk.
+    blocks: u64,
+}
+
+#[derive(Clone, Debug)]
+pub enum Body {
+    Memory(Bytes),
+    /// From `body_start` on.
+    File(Arc<File>),
+}
+
+/// What tells one state of a file from another: device, inode, size, and when it was written to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    id: (u64, u64),
+    len: u64,
+    written: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            id: (metadata.dev(), metadata.ino()),
+            len: metadata.len(),
+            written: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
 }
 
 /// Why there is none.
@@ -37,9 +63,12 @@ pub enum Unread {
     Failed(&'static str, io::Error),
 }
 
+/// A file of this size is read at once, and its body is at hand in memory.
+pub const SMALL: usize = 32 * 1024;
+
 impl Stored {
-    /// Opens the file of a key. `limit` bytes are read at most, which is what head and header may take.
-    pub fn open(path: &Path, key: &[u8], limit: usize) -> Result<Self, Unread> {
+    /// Opens the file of a key. `limit` bytes are read at least, which is what header and head may take.
+    pub fn open(path: &Path, key: &Bytes, limit: usize) -> Result<Self, Unread> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
@@ -47,12 +76,21 @@ impl Stored {
             }
             Err(error) => return Err(Unread::Failed("open()", error)),
         };
-        Self::read(Arc::new(file), None, key, limit)
+        let metadata = file.metadata().map_err(|error| Unread::Failed("fstat()", error))?;
+        let len = metadata.len();
+        let limit = if len <= SMALL as u64 { SMALL } else { limit };
+        Self::read(Arc::new(file), &metadata, len, key, limit)
     }
 
     /// Reads an open file, of which `len` bytes are written so far.
-    pub fn read(file: Arc<File>, len: Option<u64>, key: &[u8], limit: usize) -> Result<Self, Unread> {
+    pub fn growing(file: Arc<File>, len: u64, key: &Bytes, limit: usize) -> Result<Self, Unread> {
         let metadata = file.metadata().map_err(|error| Unread::Failed("fstat()", error))?;
+        let mut stored = Self::read(file.clone(), &metadata, len, key, limit)?;
+        stored.body = Body::File(file);
+        Ok(stored)
+    }
+
+    fn read(file: Arc<File>, metadata: &Metadata, len: u64, key: &Bytes, limit: usize) -> Result<Self, Unread> {
         if !metadata.is_file() {
             return Err(Unread::Unusable(Unusable::Broken));
         }
@@ -65,9 +103,12 @@ impl Stored {
         if bytes.len() < range.end {
             return Err(Unread::Unusable(Unusable::Broken));
         }
-        let head = bytes.slice(range);
-        let id = (metadata.dev(), metadata.ino());
-        Ok(Self { meta, head, len: len.unwrap_or(metadata.len()), file, id, metadata })
+        let body = match bytes.len() as u64 == len {
+            true => Body::Memory(bytes.slice(range.end..)),
+            false => Body::File(file),
+        };
+        let (head, stamp, blocks) = (bytes.slice(range), Stamp::of(metadata), metadata.blocks());
+        Ok(Self { meta, text: key.clone(), head, body, len, stamp, blocks })
     }
 
     /// Bytes of the body.
@@ -75,19 +116,38 @@ impl Stored {
         self.len.saturating_sub(u64::from(self.meta.body_start))
     }
 
+    /// What of it is in memory.
+    pub fn bytes_in_memory(&self) -> usize {
+        usize::try_from(self.len).unwrap_or(usize::MAX)
+    }
+
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.body, Body::Memory(_))
+    }
+
+    /// The file of that name is still the one that was read.
+    pub fn is_current(&self, path: &Path) -> bool {
+        path.symlink_metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
+    }
+
+    /// Size and blocks of 512 bytes, for counting what it takes on the disk.
+    pub fn extent(&self) -> (u64, u64) {
+        (self.len, self.blocks)
+    }
+
     /// The upstream says that the body is still good: writes a new header, unless another file has the name by now.
-    pub fn renew(&self, path: &Path, key: &[u8], meta: &Meta) -> Result<(), (&'static str, io::Error)> {
+    pub fn renew(&self, path: &Path, meta: &Meta) -> Result<(), (&'static str, io::Error)> {
         let file = match File::options().read(true).write(true).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(("open()", error)),
         };
         let now = file.metadata().map_err(|error| ("fstat()", error))?;
-        if (now.dev(), now.ino()) != self.id || now.len() != self.len {
+        if (now.dev(), now.ino()) != self.stamp.id || now.len() != self.len {
             return Ok(());
         }
         let mut header = Vec::new();
-        if meta.encode(&mut header, key, self.head.len()).is_err() {
+        if meta.encode(&mut header, &self.text, self.head.len()).is_err() {
             return Ok(());
         }
         header.truncate(meta::FIXED);

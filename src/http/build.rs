@@ -71,8 +71,18 @@ impl Builder<'_> {
         let listens = listens(&conf)?;
         let vars = Table::new(&level.cx.names, std::mem::take(&mut main.vars))?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
-        let Main { post_read, caches, .. } = main;
-        Ok(Http { head_is_asked_for, servers, locations: self.locations, listens, vars, post_read, caches })
+        let Main { post_read, caches, cache_memory, .. } = main;
+        let cache_memory = cache_memory.unwrap_or(64 * 1024 * 1024);
+        Ok(Http {
+            head_is_asked_for,
+            servers,
+            locations: self.locations,
+            listens,
+            vars,
+            post_read,
+            caches,
+            cache_memory,
+        })
     }
 
     fn server(&mut self, level: &Level<'_>) -> Result<Server, Fault> {

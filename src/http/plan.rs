@@ -164,6 +164,8 @@ pub struct Main {
     pub post_read: Vec<Box<dyn Gate>>,
     /// Every cache on disk.
     pub caches: Vec<Arc<Zone>>,
+    /// How many bytes of small cache files are kept in memory, where that is said.
+    pub cache_memory: Option<u64>,
 }
 
 impl Defines for Main {
@@ -220,6 +222,7 @@ pub struct Http {
     pub head_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
     pub caches: Vec<Arc<Zone>>,
+    pub cache_memory: u64,
 }
 
 impl Http {

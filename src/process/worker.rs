@@ -416,6 +416,7 @@ impl Worker {
     /// Leaves, all threads being done or given up.
     fn exit(&mut self) -> ! {
         self.say(Level::Notice, "exiting");
+        crate::cache::store::save_all();
         self.say(Level::Notice, "exit");
         self.sinks.stop_writers(LAST_LINES);
         std::process::exit(0)

@@ -35,6 +35,7 @@ impl<F: Family> Module for Cache<F> {
     const PREFIX: &'static str = F::PREFIX;
     const DIRECTIVES: &'static [Directive<Self>] = &[
         Directive::main("_cache_path", HTTP, Arity::AtLeast(2), Paths::cache_path),
+        Directive::main("_cache_memory", HTTP, Arity::Exactly(1), Paths::cache_memory),
         Directive::location("_cache", EVERYWHERE, Arity::Exactly(1), Conf::cache),
         Directive::location("_cache_key", EVERYWHERE, Arity::Exactly(1), Conf::cache_key),
         Directive::location("_cache_valid", EVERYWHERE, Arity::AtLeast(1), Conf::cache_valid),
@@ -58,7 +59,10 @@ impl<F: Family> Module for Cache<F> {
     type Location = Conf;
 
     fn link_main(level: &Level<'_>, main: &mut Main) -> Result<(), Fault> {
-        for (zone, at) in &level.main::<Self>().zones {
+        let paths = level.main::<Self>();
+        // One bound counts for all protocols: the largest that is asked for.
+        main.cache_memory = main.cache_memory.max(paths.cache_memory.said());
+        for (zone, at) in &paths.zones {
             if main.caches.iter().any(|other| other.name == zone.name) {
                 let message =
                     format!("the shared memory zone \"{}\" is already declared for a different use", zone.name);
@@ -79,9 +83,15 @@ impl<F: Family> Module for Cache<F> {
 #[derive(Default)]
 pub struct Paths {
     zones: Vec<(Arc<Zone>, At)>,
+    cache_memory: Setting<u64>,
 }
 
 impl Paths {
+    /// Syntax: `proxy_cache_memory size;`  Default: `64m`  Context: http
+    fn cache_memory(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.cache_memory.set(words.offset(0)?)
+    }
+
     /// Syntax: `proxy_cache_path path [levels=levels] [use_temp_path=on|off] keys_zone=name:size [inactive=time]
     /// [max_size=size] [min_free=size] [manager_files=number] [manager_sleep=time] [manager_threshold=time]
     /// [loader_files=number] [loader_sleep=time] [loader_threshold=time] [purger=on|off] [purger_files=number]
@@ -159,7 +169,8 @@ const PAGE: usize = 4096;
 
 impl Section for Paths {
     fn inherit(&mut self, outer: &Self) -> Result<(), Fault> {
-        let Self { zones } = self;
+        let Self { zones, cache_memory } = self;
+        cache_memory.inherit(&outer.cache_memory);
         zones.extend(outer.zones.iter().cloned());
         Ok(())
     }

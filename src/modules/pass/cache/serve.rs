@@ -37,8 +37,8 @@ use crate::cache::meta::{self, Meta, Unusable};
 use crate::cache::policy::{self, Rules, Verdict, Why};
 use crate::cache::purge::What;
 use crate::cache::rfc9111::Reuse;
-use crate::cache::stored::{Stored, Unread};
-use crate::cache::{Seen, Status, Zone};
+use crate::cache::stored::{self, Stored, Unread};
+use crate::cache::{Seen, Status, Zone, hot};
 use crate::http::body::{Body, FilePiece, Piece};
 use crate::http::open_file::OpenFile;
 use crate::http::request::Request;
@@ -146,7 +146,7 @@ impl Entry {
 
 /// What of an answer that is there already.
 struct Copied<C> {
-    stored: Stored,
+    stored: Arc<Stored>,
     reply: Box<Reply>,
     codec: C,
 }
@@ -281,7 +281,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     };
     if on_disk {
         let path = entry.path();
-        match Stored::open(&path, &entry.text, origin.settings().buffer_size) {
+        match open(entry, &path, origin.settings().buffer_size) {
             Ok(_) if held.is_purged(entry.main, &entry.text) => {
                 let _ = std::fs::remove_file(&path); // somebody else may have been quicker
                 held.is_gone();
@@ -295,7 +295,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                     request.log(Level::Crit, format_args!("cache file \"{shown}\" has incorrect vary hash"));
                     held.is_gone();
                 } else if let Some(copied) = understand(origin, request, stored, &path) {
-                    held.is_there(store.size_on_disk(&copied.stored.metadata));
+                    held.is_there(|| store.size_on_disk(copied.stored.extent()));
                     let now = now();
                     let is_fresh = copied.stored.meta.is_fresh(now);
                     let (serve, pleases) = match &entry.wish {
@@ -346,6 +346,22 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     }
 }
 
+/// The file of an entry: from memory if it is there and still what the disk has.
+fn open(entry: &Entry, path: &std::path::Path, limit: usize) -> Result<Arc<Stored>, Unread> {
+    let number = entry.zone.store.number;
+    if let Some(stored) = hot::get(number, entry.key) {
+        if stored.text == entry.text && stored.is_current(path) {
+            return Ok(stored);
+        }
+        hot::forget(number, entry.key);
+    }
+    let stored = Arc::new(Stored::open(path, &entry.text, limit)?);
+    if stored.is_in_memory() {
+        hot::put(number, entry.key, &stored);
+    }
+    Ok(stored)
+}
+
 /// The variant that a request asks for, where a file has another.
 fn other_variant(request: &Request, entry: &Entry, meta: &Meta) -> Option<Key> {
     if meta.vary.is_empty() {
@@ -363,7 +379,7 @@ fn variant(request: &Request, entry: &Entry, vary: &[u8]) -> Key {
 fn understand<O: Origin>(
     origin: &Arc<O>,
     request: &Request,
-    stored: Stored,
+    stored: Arc<Stored>,
     path: &std::path::Path,
 ) -> Option<Copied<O::Codec>> {
     let settings = origin.settings();
@@ -412,12 +428,10 @@ fn serve<O: Origin>(
     let len = stored.body_len();
     let offset = u64::from(stored.meta.body_start);
     respond(origin, request, &reply, &codec, &stored.meta, status, || {
-        if len == 0 {
-            return Ok(Body::Empty);
-        }
-        let file = match Arc::try_unwrap(stored.file) {
-            Ok(file) => file,
-            Err(shared) => shared.try_clone()?,
+        let file = match &stored.body {
+            stored::Body::Memory(bytes) => return Ok(Body::memory(bytes.clone())),
+            stored::Body::File(_) if len == 0 => return Ok(Body::Empty),
+            stored::Body::File(file) => file.try_clone()?,
         };
         Ok(Body::One(Piece::File(FilePiece { file: Arc::new(OpenFile::from(file)), offset, len })))
     })
@@ -529,7 +543,7 @@ fn join<O: Origin>(
     if entry.zone.store.index.purges.has(entry.main, &entry.text, waiter.since()) {
         return Joined::Not;
     }
-    let Ok(stored) = Stored::read(file, Some(len), &entry.text, origin.settings().buffer_size) else {
+    let Ok(stored) = Stored::growing(file.clone(), len, &entry.text, origin.settings().buffer_size) else {
         return Joined::Not;
     };
     if let Some(variant) = other_variant(request, entry, &stored.meta) {
@@ -541,7 +555,7 @@ fn join<O: Origin>(
     let Looked::Head(reply) = looked else { return Joined::Not };
     let place = u64::from(stored.meta.body_start);
     let response = respond(origin, request, &reply, &codec, &stored.meta, Status::Hit, || {
-        Ok(Body::stream(Waiting::new(waiter, &stored.file, place)?))
+        Ok(Body::stream(Waiting::new(waiter, &file, place)?))
     });
     Joined::Response(response)
 }
@@ -618,7 +632,7 @@ async fn fetch<O: Origin>(
         Some(copied) if asked.reply.status == 304 && plan.revalidate => {
             let fresh = renew(plan, request, entry, &copied, &asked.reply);
             asked.leave();
-            return serve(origin, request, Copied { stored: fresh, ..copied }, Status::Revalidated);
+            return serve(origin, request, Copied { stored: Arc::new(fresh), ..copied }, Status::Revalidated);
         }
         other => other,
     };
@@ -678,7 +692,7 @@ fn prefers_stale<C: Codec>(plan: &Plan, asked: &Asked<C>, copied: &Copied<C>) ->
 
 /// 304: the copy is good for some more time.
 fn renew<C>(plan: &Plan, request: &Request, entry: &Entry, copied: &Copied<C>, reply: &Reply) -> Stored {
-    let mut stored = copied.stored.clone();
+    let mut stored = Stored::clone(&copied.stored);
     let now = now();
     let said = Rules { valid: Vec::new(), ..plan.rules.clone() };
     let judged = |fields: &[Field], rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
@@ -691,7 +705,7 @@ fn renew<C>(plan: &Plan, request: &Request, entry: &Entry, copied: &Copied<C>, r
     let meta = &mut stored.meta;
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now);
     let path = entry.path();
-    if let Err((call, error)) = stored.renew(&path, &entry.text, &stored.meta) {
+    if let Err((call, error)) = stored.renew(&path, &stored.meta) {
         request.log(Level::Crit, format_args!("{call} \"{}\" failed {}", path.display(), errno(&error)));
     }
     stored
@@ -709,19 +723,19 @@ async fn replace<O: Origin>(
     newer: &[Field],
 ) -> Copied<O::Codec> {
     let path = entry.path();
-    let head = head::updated(&copied.stored.head, pairs(newer));
-    let stored = Stored { head: head.into(), ..copied.stored.clone() };
-    let Some(mut fresh) = understand(origin, request, stored, &path) else { return copied };
+    let mut stored = Stored::clone(&copied.stored);
+    stored.head = head::updated(&stored.head, pairs(newer)).into();
+    let Some(mut fresh) = understand(origin, request, Arc::new(stored), &path) else { return copied };
     let authorized = request.field("Authorization").is_some();
     let verdict = plan.rules.judge(fresh.reply.status, pairs(&fresh.reply.replied.fields), authorized, now());
     let (Verdict::Keep(keep), Some(turn)) = (verdict, turn) else { return fresh };
-    let meta = &mut fresh.stored.meta;
+    let Stored { meta, head, .. } = Arc::make_mut(&mut fresh.stored);
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now());
     let mut header = Vec::new();
-    if keep.vary != meta.vary || meta.encode(&mut header, &entry.text, fresh.stored.head.len()).is_err() {
+    if keep.vary != meta.vary || meta.encode(&mut header, &entry.text, head.len()).is_err() {
         return fresh;
     }
-    header.extend_from_slice(&fresh.stored.head);
+    header.extend_from_slice(head);
     let temporary = entry.zone.use_temp_path.then_some(&origin.settings().temp_path);
     let made = match Filling::begin(&entry.zone.store, entry.key, turn, temporary, header, true) {
         Ok(filling) => filled(filling, &copied.stored).await,
@@ -736,9 +750,16 @@ async fn replace<O: Origin>(
 /// Fills a file with the body of another.
 async fn filled(mut filling: Filling, from: &Stored) -> Result<(), Refused> {
     const STEP: usize = 256 * 1024;
+    let file = match &from.body {
+        stored::Body::Memory(bytes) => {
+            filling.write(bytes)?;
+            return filling.finish();
+        }
+        stored::Body::File(file) => file,
+    };
     let (mut at, mut bytes) = (u64::from(from.meta.body_start), vec![0; STEP]);
     loop {
-        let read = from.file.read_at(&mut bytes, at);
+        let read = file.read_at(&mut bytes, at);
         let refused = |error| Refused { call: "pread", path: filling.temporary().to_owned(), error };
         let got = read.map_err(refused)?;
         if got == 0 {
