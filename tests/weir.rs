@@ -16,6 +16,7 @@ mod memory;
 mod process;
 mod proxy;
 mod proxy_protocol;
+mod proxy_ssl;
 mod resolver;
 mod seed;
 mod ssi;
