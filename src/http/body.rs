@@ -4,6 +4,7 @@
 //! is polled, so that the one task of a connection can read from the upstream while the client's socket is full.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 
 use super::open_file::OpenFile;
 use super::response::Field;
+use crate::net::io::Io;
 
 /// One part of a body.
 #[derive(Clone, Debug)]
@@ -113,6 +115,17 @@ pub trait Source {
         false
     }
 
+    /// Whether [`Source::poll_splice`] could move what comes next: then it is better not asked for as a piece.
+    fn may_splice(&self) -> bool {
+        false
+    }
+
+    /// Moves bytes from where they come straight into the client's socket, at most `limit`, unless somebody must see them.
+    /// Asked while nothing waits to be written.
+    fn poll_splice(&mut self, _: &mut Context<'_>, _: &Io, _limit: u64) -> Spliced {
+        Spliced::Not
+    }
+
     /// Whether trailer fields will follow: then the body goes out in chunks.
     fn promises_trailers(&self) -> bool {
         false
@@ -122,6 +135,21 @@ pub trait Source {
     fn trailers(&mut self) -> Vec<Field> {
         Vec::new()
     }
+}
+
+/// What came of [`Source::poll_splice`].
+#[derive(Debug)]
+pub enum Spliced {
+    /// Not possible, or not at the moment: ask for pieces.
+    Not,
+    /// So many bytes are with the client's socket.
+    Moved(u64),
+    /// Waits for the source.
+    Waits,
+    /// Waits for the client, whose socket takes nothing.
+    Full,
+    /// The client's socket has failed.
+    Failed(io::Error),
 }
 
 /// A response body.
@@ -213,6 +241,17 @@ impl Source for Body {
 
     fn holds_back(&self) -> bool {
         matches!(self, Self::Stream(source) if source.holds_back())
+    }
+
+    fn may_splice(&self) -> bool {
+        matches!(self, Self::Stream(source) if source.may_splice())
+    }
+
+    fn poll_splice(&mut self, cx: &mut Context<'_>, client: &Io, limit: u64) -> Spliced {
+        match self {
+            Self::Empty | Self::One(_) | Self::Tunnel(_) => Spliced::Not,
+            Self::Stream(source) => source.poll_splice(cx, client, limit),
+        }
     }
 
     fn promises_trailers(&self) -> bool {

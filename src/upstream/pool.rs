@@ -4,7 +4,6 @@
 //! task per pool watches the idle ones: it closes those that the peer closes or that have waited too long.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -12,6 +11,7 @@ use std::time::Instant;
 use super::group::Group;
 use crate::base::addr::Address;
 use crate::base::clock;
+use crate::base::hash::QuickMap;
 use crate::net::accept::Slot;
 use crate::net::io::Io;
 use crate::net::timer::Timer;
@@ -26,13 +26,15 @@ pub struct Link {
     pub started: Instant,
     /// It came out of the pool.
     pub cached: bool,
+    /// Those of one kind may stand in for each other: 0 without TLS, else by what the session was asked for.
+    pub kind: u64,
     /// Its place among the thread's connections.
     _slot: Slot,
 }
 
 impl Link {
     pub fn new(io: Io, slot: Slot) -> Self {
-        Self { io, timer: Timer::default(), requests: 1, started: clock::now(), cached: false, _slot: slot }
+        Self { io, timer: Timer::default(), requests: 1, started: clock::now(), cached: false, kind: 0, _slot: slot }
     }
 }
 
@@ -53,16 +55,18 @@ struct Pool {
 }
 
 thread_local! {
-    static POOLS: RefCell<HashMap<u64, Pool>> = RefCell::default();
+    static POOLS: RefCell<QuickMap<u64, Pool>> = RefCell::default();
 }
 
 /// Takes an idle connection to `address`.
-pub fn take(group: &Group, address: &Address, tag: usize) -> Option<Link> {
+pub fn take(group: &Group, address: &Address, tag: usize, kind: u64) -> Option<Link> {
     let keepalive = group.keepalive.as_ref()?;
     POOLS.with_borrow_mut(|pools| {
         let pool = pools.get_mut(&group.id)?;
         loop {
-            let fits = |idle: &Idle| (!keepalive.local || idle.tag == tag) && idle.address == *address;
+            let fits = |idle: &Idle| {
+                (!keepalive.local || idle.tag == tag) && idle.address == *address && idle.link.kind == kind
+            };
             let place = pool.idle.iter().rposition(fits)?;
             let mut idle = pool.idle.remove(place);
             // What has happened since the last turn of the loop is known without asking the kernel.

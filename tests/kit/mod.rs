@@ -10,6 +10,7 @@ pub mod php_fpm;
 pub mod ports;
 pub mod server;
 pub mod table;
+pub mod tls;
 pub mod upstream;
 pub mod websocket;
 
@@ -21,6 +22,7 @@ pub use both::Both;
 pub use client::{Client, Response};
 pub use php_fpm::PhpFpm;
 pub use server::{Server, Setup};
+pub use tls::{Authority, Pair, TlsClient};
 pub use upstream::{Asked, Step, Upstream};
 
 /// How long anything that should happen soon may take. Generous, because the tests share few cores; it is only
@@ -59,6 +61,8 @@ pub fn oracle() -> Option<PathBuf> {
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    // Programs from PyPI, by tests/setup.
+    places.push(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/readers/bin"));
     places.extend(["/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/bin"].map(PathBuf::from));
     for place in places {
         let Some(stem) = program.strip_suffix('*') else {

@@ -50,15 +50,15 @@ pub fn framing(request: &Request, head: &Head, trailers: bool) -> Framing {
     }
 }
 
-/// Writes the head. HTTP/0.9 has none.
-pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
-    if request.head.version < Version::HTTP_10 || head.headless {
-        return Bytes::new();
-    }
+/// Writes the head of the request's answer and lends it to `send`, which leaves nothing of it behind. HTTP/0.9 has none.
+pub fn with_head<T>(request: &Request, framing: Framing, send: impl FnOnce(&mut BytesMut) -> T) -> T {
     HEADS.with_borrow_mut(|heads| {
         heads.reserve(ROOM);
-        write(request, head, framing, heads);
-        heads.split().freeze()
+        if let Some(head) = request.answered().filter(|head| request.head.version >= Version::HTTP_10 && !head.headless)
+        {
+            write(request, &head, framing, heads);
+        }
+        send(heads)
     })
 }
 
@@ -211,7 +211,8 @@ fn is_made_absolute(request: &Request, target: &[u8]) -> bool {
 /// What makes a path a whole URL, with the host that the client asked for.
 fn put_authority(request: &Request, out: &mut BytesMut) {
     let core = &request.plan().core;
-    out.put_slice(b"http://");
+    let secure = request.connection.io.is_secure();
+    out.put_slice(if secure { b"https://" } else { b"http://" });
     let server = &request.server().name;
     match &request.head.host {
         _ if core.server_name_in_redirect => out.put_slice(server),
@@ -223,7 +224,7 @@ fn put_authority(request: &Request, out: &mut BytesMut) {
         },
     }
     let port = request.connection.local().map_or(0, |local| local.port());
-    if core.port_in_redirect && port != 80 && port != 0 {
+    if core.port_in_redirect && port != if secure { 443 } else { 80 } && port != 0 {
         out.put_slice(b":");
         out.put_slice(itoa(u64::from(port), &mut [0; 20]));
     }

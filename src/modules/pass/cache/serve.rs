@@ -413,7 +413,7 @@ fn respond<O: Origin>(
             Refusal::Status(500)
         })?,
     };
-    Ok(Response { head, body })
+    Ok(Response::new(head, body))
 }
 
 /// How long a request waits for another.
