@@ -23,6 +23,7 @@ pub mod respond; // from a refusal to a page
 pub mod response; // heads, fields, refusals
 pub mod server; // what a server block says of itself
 pub mod subrequest; // a part of an answer, asked for by another request
+pub mod tls; // TLS of a client's connection
 pub mod types; // lists of media types, as filters take them
 pub mod upload; // the body of a request
 pub mod vars; // the core module's variables

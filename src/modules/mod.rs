@@ -5,6 +5,7 @@ pub mod filter; // what changes an answer on its way out
 pub mod log;
 pub mod pass; // who answers from behind us
 pub mod rewrite; // what a request becomes first // access logs
+pub mod ssl; // TLS towards clients
 
 use crate::both::map::Map;
 use crate::conf::module::Modules;
@@ -18,6 +19,7 @@ pub fn http() -> Modules<Plan> {
     Modules::default()
         .with::<Core>()
         .with::<OpenFiles>()
+        .with::<ssl::Ssl>()
         .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()
         .with::<content::try_files::TryFiles>()
@@ -25,6 +27,7 @@ pub fn http() -> Modules<Plan> {
         .with::<pass::group::Upstream>()
         .with::<pass::settings::Pass<pass::proxy::Http>>()
         .with::<pass::cache::Cache<pass::proxy::Http>>()
+        .with::<pass::tls::PassTls<pass::proxy::Http>>()
         .with::<pass::proxy::ProxyModule>()
         .with::<pass::settings::Pass<pass::fastcgi::Programs>>()
         .with::<pass::cache::Cache<pass::fastcgi::Programs>>()

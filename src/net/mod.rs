@@ -8,3 +8,4 @@ pub mod pipe;
 pub mod resolver;
 pub mod tcp_info;
 pub mod timer;
+pub mod tls;

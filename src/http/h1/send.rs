@@ -266,6 +266,7 @@ impl Sender<'_> {
     /// Takes pieces off the body until there is enough for a write, or it has nothing at the moment. `false`: the end.
     async fn gather(&mut self, body: &mut Body, left: &mut u64) -> Result<bool, Unsent> {
         let mut gathered: Vec<Piece> = Vec::new();
+        let splices = !self.chunked && self.pace.rate == 0 && !self.connection.io.is_secure();
         let mut size = 0;
         let result = std::future::poll_fn(|cx| {
             loop {
@@ -294,7 +295,7 @@ impl Sender<'_> {
                 if !piece.is_empty() {
                     gathered.push(piece);
                 }
-                if size >= GATHER || body.may_splice() && !self.chunked && self.pace.rate == 0 {
+                if size >= GATHER || splices && body.may_splice() {
                     return Poll::Ready(Ok(true));
                 }
             }

@@ -207,7 +207,8 @@ impl<C: Codec> Inner<C> {
     fn may_splice(&self) -> bool {
         let idle = self.queue.is_empty() && self.input.is_empty() && self.temp.is_none();
         let free = self.copy.is_none() && self.pace.is_none() && !self.hold;
-        self.state == State::Reading && idle && free && self.codec.plain() >= SPLICE
+        let secure = self.at.link.as_ref().is_none_or(|link| link.io.is_secure());
+        self.state == State::Reading && idle && free && !secure && self.codec.plain() >= SPLICE
     }
 
     /// Moves bytes from the upstream to the client through a pipe: a body of known length that is not kept, not slowed
@@ -225,7 +226,7 @@ impl<C: Codec> Inner<C> {
                     Poll::Pending => Spliced::Full,
                 };
             }
-            if !self.may_splice() {
+            if client.is_secure() || !self.may_splice() {
                 return Spliced::Not;
             }
             let plain = self.codec.plain().min(limit);

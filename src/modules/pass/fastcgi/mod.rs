@@ -285,6 +285,7 @@ impl Origin for FastCgi {
         let codec = Records::new(self.clone());
         let choice = Choice::new(group);
         let (request, uri) = (request.clone(), Bytes::new());
-        exchange::ask(Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping }).await
+        let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
+        exchange::ask(job, None).await
     }
 }

@@ -21,6 +21,7 @@ use super::cache;
 use super::cache::serve::{self, Origin};
 use super::exchange::{self, Asked, Failed, Job, Keeping};
 use super::settings::{self, Family, Next, Settings};
+use super::tls::{self, Secure, Tls};
 use crate::conf::error::{At, Fault};
 use crate::conf::module::{Arity, Directive, EVERYWHERE, IF_LOCATION, LIMIT_EXCEPT, LOCATION, Level, Module, Section};
 use crate::conf::setting::Setting;
@@ -38,6 +39,10 @@ use crate::upstream::group::Choice;
 
 /// The common directives under `proxy`.
 pub struct Http;
+
+impl Secure for Http {
+    const TLS_NAME: &'static str = "http_proxy_ssl";
+}
 
 impl Family for Http {
     const PREFIX: &'static str = "proxy";
@@ -149,6 +154,7 @@ impl Module for ProxyModule {
             set_body: conf.proxy_set_body.said(),
             version,
             settings: Arc::new(settings),
+            tls: if target.may_be_secure() { Some(tls::tls::<Http>(level)?) } else { None },
             target,
             wants_memory: MEMORY.iter().any(|name| level.cx.names.mentions(name)),
         });
@@ -353,7 +359,7 @@ fn redirects(conf: &Conf, pass: &PassUrl, location: &str) -> Result<Rules, Fault
         if pass.template.constant().is_none() {
             return Ok(Vec::new());
         }
-        let has_uri = target::fixed(&pass.text).is_ok_and(|url| !url.uri.is_empty());
+        let has_uri = target::fixed(&pass.text).is_ok_and(|(url, _)| !url.uri.is_empty());
         let bytes = |text: &str| Template::literal(crate::base::text::bytes(text));
         let (from, to) = match has_uri {
             true => (bytes(&pass.text), bytes(location)),
@@ -423,6 +429,8 @@ pub struct Proxy {
     set_body: Option<Template>,
     version: HttpVersion,
     settings: Arc<Settings>,
+    /// Where the target may be `https`.
+    tls: Option<Arc<Tls>>,
     target: Target,
     /// Somebody may ask what is being sent.
     wants_memory: bool,
@@ -493,7 +501,7 @@ impl Origin for Proxy {
     async fn ask(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Asked<Http1>, Failed> {
         let meant = self.target.find(request)?;
         let group = meant.group(request, self.settings.minds_client()).await?;
-        let Meant { host, port, uri, .. } = meant;
+        let Meant { host, port, uri, secure, .. } = meant;
         let settings = self.settings.clone();
         let mut streamed = !settings.request_buffering
             && self.set_body.is_none()
@@ -554,8 +562,10 @@ impl Origin for Proxy {
         }
         let codec = Http1::new(self.clone(), request, &method, chunked);
         let choice = Choice::new(group);
+        let wanted = self.tls.as_ref().filter(|_| secure).map(|tls| tls.wanted(request, &host));
         let request = request.clone();
-        exchange::ask(Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping }).await
+        let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
+        exchange::ask(job, wanted).await
     }
 }
 
