@@ -34,6 +34,8 @@ pub struct ListenAddress {
     pub address: Address,
     pub names: Names,
     pub proxy_protocol: bool,
+    /// HTTP/2 is spoken whatever the servers say: `listen … http2`.
+    pub http2: bool,
 }
 
 impl Listen {
@@ -71,7 +73,15 @@ impl Builder<'_> {
         let listens = listens(&conf)?;
         let vars = Table::new(&level.cx.names, main.vars)?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
-        Ok(Http { head_is_asked_for, servers, locations: self.locations, listens, vars, post_read: main.post_read })
+        Ok(Http {
+            head_is_asked_for,
+            servers,
+            locations: self.locations,
+            listens,
+            vars,
+            post_read: main.post_read,
+            http2_recv_buffer_size: main.http2_recv_buffer_size,
+        })
     }
 
     fn server(&mut self, level: &Level<'_>) -> Result<Server, Fault> {
@@ -82,7 +92,7 @@ impl Builder<'_> {
         let name = level.server::<Core>().names.first().map(|name| name.text.clone()).unwrap_or_default();
         // nginx: `.example.com` calls itself `example.com`.
         let name = name.strip_prefix(b".").map_or(name.clone(), |rest| name.slice_ref(rest));
-        Ok(Server { name, settings: plan.settings, root, named })
+        Ok(Server { name, settings: plan.settings, http2: plan.http2, root, named })
     }
 
     fn location(
@@ -193,7 +203,13 @@ fn join(
             _ => None,
         };
         let names = Names::new(server);
-        let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol: listen.proxy_protocol };
+        let entry = ListenAddress {
+            local,
+            address: address.clone(),
+            names,
+            proxy_protocol: listen.proxy_protocol,
+            http2: listen.http2,
+        };
         addresses.push((listen.clone(), entry));
         return Ok(addresses.len() - 1);
     };
@@ -214,6 +230,7 @@ fn join(
         entry.names.default = server;
     }
     entry.proxy_protocol |= listen.proxy_protocol;
+    entry.http2 |= listen.http2;
     Ok(place)
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::body::Body;
 use super::build::Listen;
 use super::core::Settings;
+use super::h2;
 use super::location::Locations;
 use super::open_file::Opener;
 use super::request::Request;
@@ -137,6 +138,8 @@ pub struct Plan {
     pub script: ScriptPath,
     pub filters: Vec<Box<dyn Filter>>,
     pub logs: Vec<Box<dyn Log>>,
+    /// The most that one frame of HTTP/2 carries of a body.
+    pub http2_chunk_size: usize,
 }
 
 /// What of a path names a script, for `$fastcgi_script_name` and `$fastcgi_path_info`, which any module may ask for.
@@ -159,6 +162,8 @@ pub struct Main {
     pub vars: Definitions<Request>,
     /// Asked once for each new client request, before its server is known to matter: realip.
     pub post_read: Vec<Box<dyn Gate>>,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
 }
 
 impl Defines for Main {
@@ -173,6 +178,7 @@ impl Defines for Main {
 #[derive(Default)]
 pub struct ServerPlan {
     pub settings: ServerSettings,
+    pub http2: h2::Settings,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,6 +192,7 @@ pub struct Server {
     /// The first `server_name`.
     pub name: Bytes,
     pub settings: ServerSettings,
+    pub http2: h2::Settings,
     /// The server's own level: its rewrite rules, and what is answered where no location matches.
     pub root: LocationId,
     /// `location @name`.
@@ -214,6 +221,8 @@ pub struct Http {
     /// Some variable is about the response's head: filters must let it be seen while they make it.
     pub head_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
 }
 
 impl Http {

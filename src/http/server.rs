@@ -37,6 +37,7 @@ pub struct ListenConf {
     pub options: Options,
     pub default_server: bool,
     pub proxy_protocol: bool,
+    pub http2: bool,
     /// Parameters that only a socket of its own can have were given.
     pub bind: bool,
     /// Any socket parameter was given: two directives for one address may not both have some.
@@ -71,7 +72,7 @@ impl ServerSettings {
 }
 
 impl Conf {
-    /// Syntax: `listen address[:port] [default_server] [proxy_protocol] [setfib=number] [fastopen=number]
+    /// Syntax: `listen address[:port] [default_server] [http2] [proxy_protocol] [setfib=number] [fastopen=number]
     /// [backlog=number] [rcvbuf=size] [sndbuf=size] [deferred] [bind] [ipv6only=on|off] [reuseport]
     /// [so_keepalive=on|off|[keepidle]:[keepintvl]:[keepcnt]];`  Default: `*:80`, `*:8000` for an ordinary user
     pub fn listen(&mut self, words: &Words<'_>) -> Result<(), Fault> {
@@ -85,6 +86,7 @@ impl Conf {
             options: Options::new(first.clone()),
             default_server: false,
             proxy_protocol: false,
+            http2: false,
             bind: false,
             explicit: false,
             at: words.at().clone(),
@@ -208,6 +210,7 @@ impl ListenConf {
             options: Options::new(address),
             default_server: false,
             proxy_protocol: false,
+            http2: false,
             bind: false,
             explicit: false,
             at: at.clone(),
@@ -267,7 +270,10 @@ impl ListenConf {
                 return Err(words.fault(n, "the \"ssl\" parameter requires ngx_http_ssl_module"));
             }
             ("http2", None) => {
-                return Err(words.fault(n, "the \"http2\" parameter requires ngx_http_v2_module"));
+                let message = "the \"listen ... http2\" directive is deprecated, use the \"http2\" directive instead";
+                words.cx.warn(words.fault(n, message));
+                self.http2 = true;
+                return Ok(());
             }
             ("quic", None) => {
                 return Err(words.fault(n, "the \"quic\" parameter requires ngx_http_v3_module"));

@@ -9,6 +9,7 @@ pub mod rewrite; // what a request becomes first // access logs
 use crate::both::map::Map;
 use crate::conf::module::Modules;
 use crate::http::core::Core;
+use crate::http::h2::Http2;
 use crate::http::open_file::OpenFiles;
 use crate::http::plan::Plan;
 
@@ -18,6 +19,7 @@ pub fn http() -> Modules<Plan> {
     Modules::default()
         .with::<Core>()
         .with::<OpenFiles>()
+        .with::<Http2>()
         .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()
         .with::<content::try_files::TryFiles>()

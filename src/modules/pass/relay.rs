@@ -198,7 +198,7 @@ impl<C: Codec> Inner<C> {
         }
         let read = match link.io.poll_read_at_most(cx, &mut self.input, limit) {
             Poll::Pending => {
-                if self.settings.minds_client() && self.at.request.connection.io.poll_gone(cx).is_ready() {
+                if self.settings.minds_client() && self.at.request.poll_gone(cx).is_ready() {
                     let message =
                         format_args!("client prematurely closed connection, so upstream connection is closed too");
                     self.at.log(Level::Info, message, action::BODY);

@@ -66,6 +66,27 @@ pub struct Fields {
     pub pairs: Vec<Pair>,
 }
 
+/// A block that is being read.
+#[derive(Debug)]
+pub struct Block {
+    text: BytesMut,
+    pairs: Vec<Pair>,
+    limits: Limits,
+    /// Bytes that names and values may still come to.
+    left: usize,
+}
+
+impl Block {
+    pub fn new(limits: Limits) -> Self {
+        Self { text: BytesMut::with_capacity(512), pairs: Vec::with_capacity(16), limits, left: limits.total }
+    }
+
+    /// What was read.
+    pub fn finish(self) -> Fields {
+        Fields { text: self.text.freeze(), pairs: self.pairs }
+    }
+}
+
 impl Fields {
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.pairs.iter().map(|pair| (pair.name.of(&self.text), pair.value.of(&self.text)))
@@ -90,30 +111,47 @@ struct Entry {
 
 impl Decoder {
     /// Reads a whole block.
-    pub fn decode(&mut self, block: &[u8], limits: Limits) -> Result<Fields, Bad> {
-        let mut reading = Reading { rest: block, text: BytesMut::with_capacity(block.len() * 2 + 128), limits };
-        let mut pairs: Vec<Pair> = Vec::with_capacity(16);
-        let mut left = limits.total;
-        while let Some(&first) = reading.rest.first() {
-            let (pair, keep) = match first {
-                0x80.. => {
-                    let index = reading.integer(7)?;
-                    (self.indexed(index, &mut reading.text)?, false)
-                }
-                0x40..0x80 => (self.literal(6, &mut reading)?, true),
-                0x20..0x40 => {
-                    self.resize(reading.integer(5)?)?;
-                    continue;
-                }
-                0x00..0x20 => (self.literal(4, &mut reading)?, false),
-            };
-            left = left.checked_sub(pair.name.len() + pair.value.len()).ok_or(Bad::Large)?;
-            if keep {
-                self.add(pair.name.of(&reading.text), pair.value.of(&reading.text));
-            }
-            pairs.push(pair);
+    pub fn decode(&mut self, bytes: &[u8], limits: Limits) -> Result<Fields, Bad> {
+        let mut block = Block::new(limits);
+        match self.read(bytes, &mut block)? {
+            used if used == bytes.len() => Ok(block.finish()),
+            _ => Err(Bad::Cut),
         }
-        Ok(Fields { text: reading.text.freeze(), pairs })
+    }
+
+    /// Reads the fields that are whole, as far as `bytes` go. Says how many bytes that was; the rest is wanted again
+    /// with more behind it.
+    pub fn read(&mut self, bytes: &[u8], block: &mut Block) -> Result<usize, Bad> {
+        let mut reading = Reading { rest: bytes, text: &mut block.text, limits: block.limits };
+        loop {
+            let (rest, written) = (reading.rest, reading.text.len());
+            let Some(&first) = rest.first() else { return Ok(bytes.len()) };
+            let read = match first {
+                0x80.. => reading.integer(7).and_then(|index| self.indexed(index, reading.text)),
+                0x40..0x80 => self.literal(6, &mut reading),
+                0x20..0x40 => match reading.integer(5) {
+                    Ok(size) => {
+                        self.resize(size)?;
+                        continue;
+                    }
+                    Err(bad) => Err(bad),
+                },
+                0x00..0x20 => self.literal(4, &mut reading),
+            };
+            let pair = match read {
+                Ok(pair) => pair,
+                Err(Bad::Cut) => {
+                    reading.text.truncate(written);
+                    return Ok(bytes.len() - rest.len());
+                }
+                Err(bad) => return Err(bad),
+            };
+            block.left = block.left.checked_sub(pair.name.len() + pair.value.len()).ok_or(Bad::Large)?;
+            if matches!(first, 0x40..0x80) {
+                self.add(pair.name.of(reading.text), pair.value.of(reading.text));
+            }
+            block.pairs.push(pair);
+        }
     }
 
     fn literal(&self, prefix: u32, reading: &mut Reading<'_>) -> Result<Pair, Bad> {
@@ -125,7 +163,7 @@ impl Decoder {
                 }
                 name
             }
-            index => push(self.get(index)?.0, &mut reading.text),
+            index => push(self.get(index)?.0, reading.text),
         };
         Ok(Pair { name, value: reading.text()? })
     }
@@ -182,7 +220,7 @@ fn push(piece: &[u8], text: &mut BytesMut) -> Span {
 
 struct Reading<'a> {
     rest: &'a [u8],
-    text: BytesMut,
+    text: &'a mut BytesMut,
     limits: Limits,
 }
 
@@ -221,7 +259,7 @@ impl Reading<'_> {
         self.rest = rest;
         let start = self.text.len();
         match coded {
-            true => huffman::decode(piece, &mut self.text).map_err(|huffman::Invalid| Bad::Huffman)?,
+            true => huffman::decode(piece, self.text).map_err(|huffman::Invalid| Bad::Huffman)?,
             false => self.text.extend_from_slice(piece),
         }
         Ok(Span::new(start, self.text.len()))
@@ -279,6 +317,24 @@ mod tests {
     }
 
     #[test]
+    fn a_block_may_be_cut_anywhere() {
+        let block = [
+            0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff, 0x3f,
+            0xe1, 0x1f, 0x40, 1, b'a', 1, b'b', 0xbe,
+        ];
+        let whole = fields(&mut Decoder::default(), &block).expect("valid");
+        for cut in 0..block.len() {
+            let (mut decoder, mut reading) = (Decoder::default(), Block::new(LIMITS));
+            let used = decoder.read(&block[..cut], &mut reading).expect("valid so far");
+            assert!(used <= cut);
+            assert_eq!(decoder.read(&block[used..], &mut reading), Ok(block.len() - used));
+            let fields = reading.finish();
+            assert_eq!(fields.pairs.len(), 6, "{cut}");
+            assert_eq!(whole.split(' ').count(), 6);
+        }
+    }
+
+    #[test]
     fn what_is_refused() {
         for (block, bad) in [
             (&[0x80][..], Bad::Index),
@@ -289,7 +345,7 @@ mod tests {
             (&[0xff], Bad::Cut),
             (&[0x00, 0x02, b'a'], Bad::Cut),
             (&[0x00, 0x00, 0x01, b'a'], Bad::NoName),
-            (&[0x00, 0x01, b'a', 0x81, 0xff], Bad::Huffman),
+            (&[0x00, 0x01, b'a', 0x82, 0xff, 0xff], Bad::Huffman),
             (&[0x00, 0x01, b'a', 0x7f, 0x82, 0x3f], Bad::LargeField),
         ] {
             assert_eq!(fields(&mut Decoder::default(), block), Err(bad), "{block:x?}");

@@ -57,11 +57,6 @@ pub fn put_field(name: &[u8], value: &[u8], out: &mut BytesMut) {
     text(value, out);
 }
 
-/// Appends a text in the code, its length before it: for values that are sent so often that they are kept ready.
-pub fn put_huffman(value: &[u8], out: &mut BytesMut) {
-    text(value, out);
-}
-
 /// Tells the peer that we use no table, which it may ask to be told when it changes its size (RFC 7541, 4.2).
 pub fn put_table_size_zero(out: &mut BytesMut) {
     out.put_u8(0x20);

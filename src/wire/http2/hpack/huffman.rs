@@ -123,8 +123,8 @@ pub fn decode(bytes: &[u8], out: &mut BytesMut) -> Result<(), Invalid> {
                 out.extend_from_slice(&[symbol as u8]);
                 bits -= len;
             }
-            // RFC 7541, 5.2: padding is less than a byte, and all ones.
-            _ if bits < 8 && rest.len() == 0 && ahead >> (64 - bits) == (1 << bits) - 1 => return Ok(()),
+            // RFC 7541, 5.2: padding is less than a byte, and all ones. nginx bears a whole one.
+            _ if bits <= 8 && rest.len() == 0 && ahead >> (64 - bits) == (1 << bits) - 1 => return Ok(()),
             _ => return Err(Invalid),
         }
     }
@@ -183,8 +183,9 @@ mod tests {
         assert_eq!(decoded(b""), Ok(Vec::new()));
         assert_eq!(decoded(&[0x1f]), Ok(b"a".to_vec())); // 00011 and 111
         assert_eq!(decoded(&[0x18]), Err(Invalid)); // 00011 and 000
-        assert_eq!(decoded(&[0xff]), Err(Invalid)); // eight bits of padding
+        assert_eq!(decoded(&[0xff]), Ok(Vec::new())); // eight bits of padding
         assert_eq!(decoded(&[0x1f, 0xff]), Err(Invalid));
+        assert_eq!(decoded(&[0xff, 0xff]), Err(Invalid));
         assert_eq!(decoded(&[0xff; 4]), Err(Invalid)); // the end itself
     }
 }

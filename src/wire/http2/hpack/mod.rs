@@ -8,6 +8,6 @@ mod encode;
 mod huffman;
 mod table;
 
-pub use decode::{Bad, Decoder, Fields, Limits, Pair};
-pub use encode::{put_field, put_field_named, put_huffman, put_status, put_table_size_zero};
+pub use decode::{Bad, Block, Decoder, Fields, Limits, Pair};
+pub use encode::{put_field, put_field_named, put_status, put_table_size_zero};
 pub use table::Known;
