@@ -4,7 +4,7 @@
 //! statement it is made in, so none is held across an await.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -121,7 +121,7 @@ pub struct Request {
     pub limit_rate_after: Cell<Option<u64>>,
 
     /// The response head, for `$sent_http_*` and the log: as it was sent, or before that as filters last saw it.
-    answered: RefCell<Option<Rc<Head>>>,
+    answered: RefCell<Option<Box<Head>>>,
     /// `answered` was sent.
     pub written: Cell<bool>,
     /// The body went out in chunks.
@@ -348,19 +348,19 @@ impl Request {
     /// Lets variables see the head that is being made.
     pub fn show(&self, head: &Head) {
         self.status.set(head.status);
-        self.answered.replace(Some(Rc::new(head.clone())));
+        self.answered.replace(Some(Box::new(head.clone())));
     }
 
     /// The head is written: this is what variables see from now on.
-    pub fn sent(&self, head: Rc<Head>) {
+    pub fn sent(&self, head: Box<Head>) {
         self.status.set(head.status);
         self.answered.replace(Some(head));
         self.written.set(true);
     }
 
     /// The response head as far as it has come; `None` before there is one.
-    pub fn answered(&self) -> Option<Rc<Head>> {
-        self.answered.borrow().clone()
+    pub fn answered(&self) -> Option<Ref<'_, Head>> {
+        Ref::filter_map(self.answered.borrow(), Option::as_deref).ok()
     }
 
     /// `$status`: that of an error has precedence.

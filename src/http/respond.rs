@@ -59,10 +59,10 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
         }
         let (path, args) = uri::split_args(&target);
         let (path, args) = (target.slice_ref(path), target.slice_ref(args.unwrap_or_default()));
-        return Err(Refusal::Jump(Jump::Path { path, args: Some(args) }));
+        return Err(Refusal::Jump(Box::new(Jump::Path { path, args: Some(args) })));
     }
     if target.starts_with(b"@") {
-        return Err(Refusal::Jump(Jump::Named(target)));
+        return Err(Refusal::Jump(Box::new(Jump::Named(target))));
     }
     // A target elsewhere is a redirect.
     request.body.reject();
@@ -155,7 +155,7 @@ fn builtin(request: &Request, status: u16) -> Response {
     let mut head = Head::new(status);
     head.content_type = Some(Bytes::from_static(b"text/html"));
     head.content_length = Some(page.len() as u64);
-    Response { head, body: Body::memory(page) }
+    Response::new(head, Body::memory(page))
 }
 
 /// nginx's titles of the statuses that have a page.
@@ -232,5 +232,5 @@ fn refresh(request: &Request) -> Response {
     .concat();
     head.content_type = Some(Bytes::from_static(b"text/html"));
     head.content_length = Some(page.len() as u64);
-    Response { head, body: Body::memory(page) }
+    Response::new(head, Body::memory(page))
 }

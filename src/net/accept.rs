@@ -15,7 +15,7 @@
 //! of processors.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -31,6 +31,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 
 use crate::base::addr::Address;
+use crate::base::hash::QuickMap;
 use crate::log::{self, ErrorLog, Level};
 
 /// What runs connections: `http`, `stream`. One for each generation, shared by all threads.
@@ -328,7 +329,7 @@ pub struct Crowd {
     used: Cell<usize>,
     /// Connections that were sent away and are about to end: their places can be had at once.
     leaving: Cell<usize>,
-    live: RefCell<HashMap<u64, Live>>,
+    live: RefCell<QuickMap<u64, Live>>,
     /// Those that wait for a next request, longest first.
     idle: RefCell<BTreeMap<u64, Idle>>,
     next_key: Cell<u64>,

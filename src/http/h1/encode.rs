@@ -50,15 +50,15 @@ pub fn framing(request: &Request, head: &Head, trailers: bool) -> Framing {
     }
 }
 
-/// Writes the head. HTTP/0.9 has none.
-pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
-    if request.head.version < Version::HTTP_10 || head.headless {
-        return Bytes::new();
-    }
+/// Writes the head of the request's answer and lends it to `send`, which leaves nothing of it behind. HTTP/0.9 has none.
+pub fn with_head<T>(request: &Request, framing: Framing, send: impl FnOnce(&mut BytesMut) -> T) -> T {
     HEADS.with_borrow_mut(|heads| {
         heads.reserve(ROOM);
-        write(request, head, framing, heads);
-        heads.split().freeze()
+        if let Some(head) = request.answered().filter(|head| request.head.version >= Version::HTTP_10 && !head.headless)
+        {
+            write(request, &head, framing, heads);
+        }
+        send(heads)
     })
 }
 

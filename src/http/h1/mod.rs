@@ -19,7 +19,7 @@ use super::body::{Body, Source};
 use super::connection::Connection;
 use super::core::{Lingering, Settings};
 use super::h2;
-use super::phase;
+use super::phase::{self, Hangup};
 use super::proxy_protocol;
 use super::request::Request;
 use super::response::{Field, Response};
@@ -116,7 +116,8 @@ async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
     match after {
         After::Next => request.keepalive.set(false), // nginx: `$sent_http_connection` is `close` in every log
         After::Close => {}
-        After::Linger => linger(connection, &request.plan().core).await, // nginx: the request is not over before
+        // nginx: the request is not over before
+        After::Linger => Box::pin(linger(connection, &request.plan().core)).await,
     }
     request.write_logs();
     after == After::Next
@@ -199,35 +200,14 @@ fn borrow(size: usize) -> BytesMut {
 /// Answers one request and writes the answer.
 async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
     let connection = &request.connection;
-    let response = {
-        let mut answer = std::pin::pin!(async {
-            match refused {
-                None => phase::answer(request).await,
-                Some(status) => phase::refuse(request, status).await,
-            }
-        });
-        let at_once = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending if connection.output.borrow().is_empty() => Poll::Pending,
-            Poll::Pending => Poll::Ready(None),
-        });
-        match at_once.await {
-            Some(response) => response,
-            None => {
-                // It takes a while: the answers to earlier requests do not wait for it.
-                let _ = send::flush(request).await;
-                answer.await
-            }
-        }
-    };
-    let Ok(response) = response else {
+    let Ok(response) = respond(request, refused).await else {
         let _ = send::flush(request).await;
         request.status.set(match request.status.get() {
             0 => 444,
             status => status,
         });
         if matches!(request.status.get(), 408 | 499) {
-            phase::post_action(request).await;
+            Box::pin(phase::post_action(request)).await;
         }
         return After::Close;
     };
@@ -235,11 +215,34 @@ async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
     request.complete.set(sent.is_ok());
     if request.plan().core.post_action.is_some() {
         let _ = send::flush(request).await;
-        phase::post_action(request).await;
+        Box::pin(phase::post_action(request)).await;
     }
     let after = settle(request, sent.is_ok()).await;
     connection.idle_timeout.set(request.plan().core.keepalive_timeout.server);
     after
+}
+
+/// The answer to one request, however long it takes; the answers to earlier requests do not wait for it.
+async fn respond(request: &Rc<Request>, refused: Option<u16>) -> Result<Response, Hangup> {
+    let output = &request.connection.output;
+    let mut answer = std::pin::pin!(async {
+        match refused {
+            None => phase::answer(request).await,
+            Some(status) => Box::pin(phase::refuse(request, status)).await,
+        }
+    });
+    let at_once = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Ready(response) => Poll::Ready(Some(response)),
+        Poll::Pending if output.borrow().is_empty() => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    });
+    match at_once.await {
+        Some(response) => response,
+        None => {
+            let _ = send::flush(request).await;
+            answer.await
+        }
+    }
 }
 
 /// Whether the connection may go on after this request.
@@ -282,22 +285,20 @@ async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Un
     Upload::skip(request);
     // Limits may have been set for the location that answered.
     decide_keepalive(request);
-    let head = Rc::new(head);
     let framing = encode::framing(request, &head, body.promises_trailers());
-    request.sent(head.clone());
+    request.sent(head);
     request.chunked.set(framing == encode::Framing::Chunked);
-    let bytes = encode::encode(request, &head, framing);
     if framing == encode::Framing::None && !matches!(body, Body::Tunnel(_)) {
         body = Body::Empty;
     }
     let hold = request.keepalive.get() && request.body.is_done() && !request.connection.input.borrow().is_empty();
     if let Body::Tunnel(mut tunnel) = body {
         request.keepalive.set(false);
-        send::send(request, bytes, Body::Empty, encode::Framing::None, false).await?;
+        send::send(request, Body::Empty, encode::Framing::None, false).await?;
         std::future::poll_fn(|cx| tunnel.poll(cx)).await;
         return Ok(());
     }
-    send::send(request, bytes, body, framing, hold).await
+    send::send(request, body, framing, hold).await
 }
 
 /// Writes a 103.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
-use super::encode::Framing;
+use super::encode::{self, Framing};
 use crate::http::body::{Body, FilePiece, Piece, Source};
 use crate::http::connection::Connection;
 use crate::http::pace::{Pace, Quota};
@@ -46,6 +46,9 @@ pub struct Output {
 const GATHER: u64 = 64 * 1024;
 /// Files up to this size are read and go out with the head; above, sendfile is cheaper.
 const INLINE: u64 = crate::http::open_file::SMALL;
+/// Bodies up to this size are copied behind their head. Measured: send of 250 and 1,024 bytes in one slice takes 0.25 µs
+/// less than writev of two.
+const JOIN: usize = 4 * 1024;
 /// The most pieces in one writev.
 const SLICES: usize = 64;
 
@@ -60,8 +63,9 @@ impl Output {
     }
 }
 
-/// Sends a whole response. With `hold`, a small answer may stay in `output`: another will follow at once.
-pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Framing, hold: bool) -> Result<(), Unsent> {
+/// Sends a whole response, whose head the request knows already. With `hold`, a small answer may stay in `output`:
+/// another will follow at once.
+pub async fn send(request: &Request, mut body: Body, framing: Framing, hold: bool) -> Result<(), Unsent> {
     let mut sender = Sender {
         request,
         connection: &request.connection,
@@ -71,18 +75,11 @@ pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Frami
         earlier: request.connection.output.borrow().queued,
         ended: None,
     };
-    request.head_sent.set(head.len() as u64);
-    if !hold && sender.earlier == 0 && sender.pace.rate == 0 {
-        match sender.at_once(head, &mut body, framing).await? {
-            AtOnce::Sent => return Ok(()),
-            AtOnce::Queued => return sender.end(hold).await,
-            AtOnce::Other(head) => sender.queue(Piece::Mem(head)),
-        }
-    } else {
-        sender.queue(Piece::Mem(head));
-    }
-    if framing == Framing::None {
-        return sender.end(hold).await;
+    match std::future::poll_fn(|cx| Poll::Ready(sender.begin(cx, &mut body, framing, hold))).await? {
+        Begun::Sent => return Ok(()),
+        Begun::Queued => return sender.end(hold).await,
+        Begun::Head if framing == Framing::None => return sender.end(hold).await,
+        Begun::Head => {}
     }
     let mut left = match framing {
         Framing::Length(length) => length,
@@ -130,7 +127,8 @@ pub async fn flush(request: &Request) -> Result<(), Unsent> {
         earlier: u64::MAX,
         ended: None,
     };
-    sender.flush(&mut Body::Empty).await
+    // Rare, and so in a box: who may have to wait for it need not have the room.
+    Box::pin(sender.flush(&mut Body::Empty)).await
 }
 
 /// Adds to the queue and writes of it what the socket takes at this moment.
@@ -164,51 +162,54 @@ struct Sender<'a> {
     ended: Option<bool>,
 }
 
-/// What became of a head in [`Sender::at_once`].
-enum AtOnce {
+/// How far [`Sender::begin`] came.
+enum Begun {
+    /// All of the response is sent.
     Sent,
-    /// The socket took less than all: the rest is in the queue.
+    /// All of the response is in memory, and the socket took less than that: the rest is in the queue.
     Queued,
-    /// The body is not of the kind that goes with its head.
-    Other(Bytes),
+    /// The head is in the queue, and the body is still to come.
+    Head,
 }
 
 impl Sender<'_> {
-    /// The common answer: a head and at most one piece that is in memory. It leaves in one call, past the queue.
-    async fn at_once(&mut self, head: Bytes, body: &mut Body, framing: Framing) -> Result<AtOnce, Unsent> {
-        let rest = match (framing, &mut *body) {
-            (Framing::None, _) | (Framing::Length(0), Body::Empty) => Bytes::new(),
-            (Framing::Length(length), Body::One(Piece::Mem(bytes))) if bytes.len() as u64 == length => bytes.clone(),
-            (Framing::Length(length), Body::One(Piece::File(file))) if file.len == length && length <= INLINE => {
-                match file.read_ready(INLINE as usize) {
-                    Ok(Some(bytes)) if file.len == 0 => bytes,
-                    Ok(Some(bytes)) => {
-                        // The file has become shorter, or will be in a moment: the long way finds out.
-                        file.offset -= bytes.len() as u64;
-                        file.len += bytes.len() as u64;
-                        return Ok(AtOnce::Other(head));
-                    }
-                    Ok(None) | Err(_) => return Ok(AtOnce::Other(head)),
+    /// Writes the head. The common answer has at most one piece that is in memory: it leaves with its head in one call,
+    /// past the queue.
+    fn begin(&mut self, cx: &mut Context<'_>, body: &mut Body, framing: Framing, hold: bool) -> Result<Begun, Unsent> {
+        encode::with_head(self.request, framing, |head| {
+            self.request.head_sent.set(head.len() as u64);
+            let alone = !hold && self.earlier == 0 && self.pace.rate == 0;
+            let Some(rest) = alone.then(|| whole(body, framing)).flatten() else {
+                self.queue(Piece::Mem(head.split().freeze()));
+                return Ok(Begun::Head);
+            };
+            // A call with one slice is the cheaper one, by more than the copy of a small body.
+            let joined = rest.len() <= JOIN;
+            let wrote = if joined {
+                head.extend_from_slice(&rest);
+                self.connection.io.poll_write(cx, head)
+            } else {
+                self.connection.io.poll_writev(cx, &[IoSlice::new(head), IoSlice::new(&rest)])
+            };
+            let wrote = match wrote {
+                Poll::Ready(Ok(wrote)) => wrote,
+                Poll::Ready(Err(error)) => {
+                    head.clear();
+                    return Err(self.lost("writev", &error));
                 }
+                Poll::Pending => 0,
+            };
+            self.request.bytes_sent.set(self.request.bytes_sent.get() + wrote as u64);
+            let in_head = wrote.min(head.len());
+            if in_head < head.len() {
+                self.queue(Piece::Mem(head.split().freeze().slice(in_head..)));
             }
-            _ => return Ok(AtOnce::Other(head)),
-        };
-        let slices = [IoSlice::new(&head), IoSlice::new(&rest)];
-        let count = if rest.is_empty() { 1 } else { 2 };
-        let wrote = std::future::poll_fn(|cx| Poll::Ready(self.connection.io.poll_writev(cx, &slices[..count]))).await;
-        let wrote = match wrote {
-            Poll::Ready(Ok(wrote)) => wrote,
-            Poll::Ready(Err(error)) => return Err(self.lost("writev", &error)),
-            Poll::Pending => 0,
-        };
-        self.request.bytes_sent.set(self.request.bytes_sent.get() + wrote as u64);
-        if wrote == head.len() + rest.len() {
-            return Ok(AtOnce::Sent);
-        }
-        let in_head = wrote.min(head.len());
-        self.queue(Piece::Mem(head.slice(in_head..)));
-        self.queue(Piece::Mem(rest.slice((wrote - in_head).min(rest.len())..)));
-        Ok(AtOnce::Queued)
+            head.clear();
+            if !joined {
+                self.queue(Piece::Mem(rest.slice((wrote - in_head).min(rest.len())..)));
+            }
+            Ok(if self.output.borrow().is_empty() { Begun::Sent } else { Begun::Queued })
+        })
     }
 
     fn queue(&mut self, piece: Piece) {
@@ -290,13 +291,13 @@ impl Sender<'_> {
             let quota = match self.pace.quota(self.request) {
                 Quota::Bytes(bytes) => bytes,
                 Quota::Wait(delay) => {
-                    self.rest(delay, body).await?;
+                    Box::pin(self.rest(delay, body)).await?;
                     continue;
                 }
             };
             while let Some(cold) = self.fill()? {
                 let warm_only = cold.warm_only;
-                self.warm(cold).await?;
+                Box::pin(self.warm(cold)).await?;
                 if warm_only {
                     break; // once is enough: some file systems never say that they are ready
                 }
@@ -313,7 +314,7 @@ impl Sender<'_> {
             self.earlier = self.earlier.saturating_sub(wrote);
             self.request.bytes_sent.set(self.request.bytes_sent.get() + own);
             if let Some(delay) = self.pace.after(wrote) {
-                self.rest(delay, body).await?;
+                Box::pin(self.rest(delay, body)).await?;
             } else if wrote >= self.chunk() as u64 {
                 // A client that takes all there is must not keep the others waiting.
                 tokio::task::yield_now().await;
@@ -477,6 +478,25 @@ impl Sender<'_> {
         };
         self.request.log(level, format_args!("{call}() failed {}", crate::base::text::errno(error)));
         if call == "read" { Unsent::Body } else { Unsent::Client }
+    }
+}
+
+/// A body of the kind that goes with its head: in memory, and as long as the head says.
+fn whole(body: &mut Body, framing: Framing) -> Option<Bytes> {
+    match (framing, body) {
+        (Framing::None, _) | (Framing::Length(0), Body::Empty) => Some(Bytes::new()),
+        (Framing::Length(length), Body::One(Piece::Mem(bytes))) if bytes.len() as u64 == length => Some(bytes.clone()),
+        (Framing::Length(length), Body::One(Piece::File(file))) if file.len == length && length <= INLINE => {
+            let bytes = file.read_ready(INLINE as usize).ok()??;
+            if file.len > 0 {
+                // The file has become shorter, or will be in a moment: the long way finds out.
+                file.offset -= bytes.len() as u64;
+                file.len += bytes.len() as u64;
+                return None;
+            }
+            Some(bytes)
+        }
+        _ => None,
     }
 }
 

@@ -118,10 +118,9 @@ fn opened(head: &mut Head) {
     head.fields.retain(|field| !["Upgrade", "Connection", "Sec-WebSocket-Accept"].iter().any(|name| field.is(name)));
 }
 
-fn put_head(request: &Request, stream: &Stream, head: Head, last: bool) {
-    let head = Rc::new(head);
-    request.sent(head.clone());
+fn put_head(request: &Request, stream: &Stream, head: Box<Head>, last: bool) {
     let size = stream.send_block(last, |out| encode::head(request, &head, out));
+    request.sent(head);
     count(request, size, size);
 }
 

@@ -614,13 +614,13 @@ impl<C: Codec> Exchange<C> {
             let Some(link) = self.at.link.take() else { return Err(Refusal::Status(502)) };
             request.keepalive.set(false);
             let tunnel = Tunnel::new(self.at, link, self.settings, self.input);
-            return Ok(Response { head, body: Body::Tunnel(Box::new(tunnel)) });
+            return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
         let buffering = reply.buffering.unwrap_or(self.settings.buffering);
         let stores = !matches!(self.settings.store, Store::Off);
         if request.is_head() && !stores {
             self.leave();
-            return Ok(Response { head, body: Body::Empty });
+            return Ok(Response::new(head, Body::Empty));
         }
         let came = self.input.len() as u64;
         self.at.note(|attempt| attempt.response_length += came);
@@ -635,7 +635,7 @@ impl<C: Codec> Exchange<C> {
                     1 => queue.pop_front().map_or(Body::Empty, Body::One),
                     _ => Body::pieces(queue.into()),
                 };
-                return Ok(Response { head, body });
+                return Ok(Response::new(head, body));
             }
             Flow::Broken if queue.is_empty() => {
                 // nginx: the head has not left when its body turns out to be nonsense
@@ -650,7 +650,7 @@ impl<C: Codec> Exchange<C> {
             buffering,
             &reply,
         );
-        Ok(Response { head, body: Body::stream(relay) })
+        Ok(Response::new(head, Body::stream(relay)))
     }
 
     /// The body is not wanted. A connection on which none follows can be kept.
