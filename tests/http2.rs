@@ -2,10 +2,12 @@
 
 use std::process::Command;
 
+use rustls::ClientConfig;
+
 use crate::kit::http2::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, RST_STREAM, SETTINGS, WINDOW_UPDATE, base, block, frame,
 };
-use crate::kit::{Server, Setup, Upstream, need};
+use crate::kit::{Pair, Server, Setup, TlsClient, Upstream, need};
 
 const LOG: &str = "log_format two '$request|$status|$body_bytes_sent|$request_length|$http2|$server_protocol|\
                    $connection_requests|$request_completion'; access_log logs/two.log two; ";
@@ -187,6 +189,34 @@ fn a_reload_says_goodbye_and_lets_answers_finish() {
     asked.reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     busy.answer(1).expect_status("200").expect_body("ok");
     assert_eq!(busy.frame(), None);
+}
+
+#[test]
+fn by_tls_the_handshake_agrees_on_it() {
+    let pair = Pair::of_itself("localhost");
+    let setup = Setup::new().file("conf/a.crt", &pair.certificate).file("conf/a.key", &pair.key);
+    let server = setup.file("html/a.txt", "a file\n").start(
+        "ssl_certificate a.crt; ssl_certificate_key a.key; \
+         server { listen %%ADDR_0%% ssl; http2 on; server_name localhost; location / { root html; } \
+         location /v { return 200 \"$http2|$ssl_alpn_protocol|$scheme\"; } } \
+         server { listen %%ADDR_0%% ssl; server_name old; location / { return 200 \"old $http2\"; } }",
+    );
+    let offers = |client: &mut ClientConfig| client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut old = TlsClient::with(offers).connect(&server.address(0), "old").client;
+    old.send("GET / HTTP/1.1\r\nHost: old\r\n\r\n").response().expect_status(200).expect_body("old ");
+    let Some(curl) = need("curl") else { return };
+    let fetch = |more: &[&str], path: &str| {
+        let url = format!("https://localhost:{}{path}", server.port(0));
+        let out =
+            Command::new(&curl).args(["-sSk", "-w", "%{http_version}", "--resolve"]).args(more).arg(&url).output();
+        let out = out.expect("curl runs");
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let here = format!("localhost:{}:{}", server.port(0), server.host());
+    assert_eq!(fetch(&[&here, "--http2"], "/a.txt"), "a file\n2");
+    assert_eq!(fetch(&[&here, "--http2"], "/v"), "h2|h2|https2");
+    assert_eq!(fetch(&[&here, "--http1.1"], "/v"), "|http/1.1|https1.1");
 }
 
 #[test]

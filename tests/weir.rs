@@ -21,6 +21,7 @@ mod proxy_protocol;
 mod resolver;
 mod seed;
 mod ssi;
+mod ssl;
 mod static_files;
 mod stub_status;
 mod upstream;

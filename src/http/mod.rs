@@ -26,6 +26,7 @@ pub mod response; // heads, fields, refusals
 pub mod server; // what a server block says of itself
 pub mod stream; // the seam between a request and its protocol
 pub mod subrequest; // a part of an answer, asked for by another request
+pub mod tls; // TLS of a client's connection
 pub mod types; // lists of media types, as filters take them
 pub mod upload; // the body of a request
 pub mod vars; // the core module's variables

@@ -17,6 +17,7 @@ use super::open_file::Opener;
 use super::request::Request;
 use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
+use super::tls::Offer;
 use crate::base::regex::Pattern;
 use crate::conf;
 use crate::conf::vars::{Defines, Definitions, Table};
@@ -179,6 +180,7 @@ impl Defines for Main {
 pub struct ServerPlan {
     pub settings: ServerSettings,
     pub http2: h2::Settings,
+    pub tls: Offer,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -193,6 +195,7 @@ pub struct Server {
     pub name: Bytes,
     pub settings: ServerSettings,
     pub http2: h2::Settings,
+    pub tls: Offer,
     /// The server's own level: its rewrite rules, and what is answered where no location matches.
     pub root: LocationId,
     /// `location @name`.
@@ -220,6 +223,8 @@ pub struct Http {
     pub vars: Table<Request>,
     /// Some variable is about the response's head: filters must let it be seen while they make it.
     pub head_is_asked_for: bool,
+    /// Some variable is about what clients offer in their TLS handshake.
+    pub hello_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,

@@ -49,6 +49,24 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
+    /// Of a request of which nothing has come.
+    pub fn empty() -> Self {
+        Self {
+            line: Bytes::new(),
+            method: Bytes::new(),
+            target: Bytes::new(),
+            protocol: Bytes::new(),
+            version: Version::HTTP_10,
+            fields: Vec::new(),
+            host: None,
+            host_port: 0,
+            content_length: None,
+            chunked: false,
+            escaped: false,
+            size: 0,
+        }
+    }
+
     /// The first field of that name.
     pub fn field(&self, name: &str) -> Option<&Bytes> {
         self.fields.iter().find(|field| field.is(name)).map(|field| &field.value)

@@ -38,6 +38,7 @@ pub struct ListenConf {
     pub default_server: bool,
     pub proxy_protocol: bool,
     pub http2: bool,
+    pub ssl: bool,
     /// Parameters that only a socket of its own can have were given.
     pub bind: bool,
     /// Any socket parameter was given: two directives for one address may not both have some.
@@ -72,7 +73,7 @@ impl ServerSettings {
 }
 
 impl Conf {
-    /// Syntax: `listen address[:port] [default_server] [http2] [proxy_protocol] [setfib=number] [fastopen=number]
+    /// Syntax: `listen address[:port] [default_server] [ssl] [http2] [proxy_protocol] [setfib=number] [fastopen=number]
     /// [backlog=number] [rcvbuf=size] [sndbuf=size] [deferred] [bind] [ipv6only=on|off] [reuseport]
     /// [so_keepalive=on|off|[keepidle]:[keepintvl]:[keepcnt]];`  Default: `*:80`, `*:8000` for an ordinary user
     pub fn listen(&mut self, words: &Words<'_>) -> Result<(), Fault> {
@@ -87,6 +88,7 @@ impl Conf {
             default_server: false,
             proxy_protocol: false,
             http2: false,
+            ssl: false,
             bind: false,
             explicit: false,
             at: words.at().clone(),
@@ -211,6 +213,7 @@ impl ListenConf {
             default_server: false,
             proxy_protocol: false,
             http2: false,
+            ssl: false,
             bind: false,
             explicit: false,
             at: at.clone(),
@@ -236,6 +239,10 @@ impl ListenConf {
             }
             ("proxy_protocol", None) => {
                 self.proxy_protocol = true;
+                return Ok(());
+            }
+            ("ssl", None) => {
+                self.ssl = true;
                 return Ok(());
             }
             ("bind", None) => {}
@@ -265,9 +272,6 @@ impl ListenConf {
             ("so_keepalive", Some(value)) => {
                 options.keepalive = keepalive(value)
                     .ok_or_else(|| words.fault(n, format!("invalid so_keepalive value: \"{value}\"")))?
-            }
-            ("ssl", None) => {
-                return Err(words.fault(n, "the \"ssl\" parameter requires ngx_http_ssl_module"));
             }
             ("http2", None) => {
                 let message = "the \"listen ... http2\" directive is deprecated, use the \"http2\" directive instead";

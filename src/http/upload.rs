@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -370,9 +370,9 @@ fn invite(request: &Request) {
     }
     // The socket is empty at this point: what it does not take at once, it would not take at all.
     let line = IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n");
-    match request.connection.io.stream().try_write_vectored(&[line]) {
-        Ok(sent) => request.bytes_sent.set(request.bytes_sent.get() + sent as u64),
-        Err(_) => request.keepalive.set(false),
+    match request.connection.io.poll_writev(&mut Context::from_waker(Waker::noop()), &[line]) {
+        Poll::Ready(Ok(sent)) => request.bytes_sent.set(request.bytes_sent.get() + sent as u64),
+        Poll::Ready(Err(_)) | Poll::Pending => request.keepalive.set(false),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod filter; // what changes an answer on its way out
 pub mod log;
 pub mod pass; // who answers from behind us
 pub mod rewrite; // what a request becomes first // access logs
+pub mod ssl; // TLS towards clients
 
 use crate::both::map::Map;
 use crate::conf::module::Modules;
@@ -20,6 +21,7 @@ pub fn http() -> Modules<Plan> {
         .with::<Core>()
         .with::<OpenFiles>()
         .with::<Http2>()
+        .with::<ssl::Ssl>()
         .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()
         .with::<content::try_files::TryFiles>()

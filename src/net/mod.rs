@@ -7,3 +7,4 @@ pub mod listen;
 pub mod resolver;
 pub mod tcp_info;
 pub mod timer;
+pub mod tls;

@@ -211,7 +211,8 @@ fn is_made_absolute(request: &Request, target: &[u8]) -> bool {
 /// What makes a path a whole URL, with the host that the client asked for.
 fn put_authority(request: &Request, out: &mut BytesMut) {
     let core = &request.plan().core;
-    out.put_slice(b"http://");
+    let secure = request.connection.io.is_secure();
+    out.put_slice(if secure { b"https://" } else { b"http://" });
     let server = &request.server().name;
     match &request.head.host {
         _ if core.server_name_in_redirect => out.put_slice(server),
@@ -223,7 +224,7 @@ fn put_authority(request: &Request, out: &mut BytesMut) {
         },
     }
     let port = request.connection.local().map_or(0, |local| local.port());
-    if core.port_in_redirect && port != 80 && port != 0 {
+    if core.port_in_redirect && port != if secure { 443 } else { 80 } && port != 0 {
         out.put_slice(b":");
         out.put_slice(itoa(u64::from(port), &mut [0; 20]));
     }

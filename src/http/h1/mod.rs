@@ -23,6 +23,7 @@ use super::phase::{self, Hangup};
 use super::proxy_protocol;
 use super::request::Request;
 use super::response::{Field, Response};
+use super::tls;
 use super::upload::Upload;
 use crate::log::{Level, Raw};
 use crate::net::timer::Timer;
@@ -44,6 +45,12 @@ pub async fn serve(connection: Rc<Connection>) {
     let mut timer = Timer::default();
     if connection.address().proxy_protocol && !Box::pin(proxy_protocol::read(&connection, &mut timer)).await {
         return;
+    }
+    if connection.address().ssl && !Box::pin(tls::accept(&connection, &mut timer)).await {
+        return;
+    }
+    if h2::is_agreed(&connection) {
+        return h2::serve(connection).await;
     }
     loop {
         let together = !connection.input.borrow().is_empty();
@@ -101,7 +108,10 @@ async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
     connection.activity.set(State::Reading);
     connection.begun.set(connection.now());
     let (request, refused) = match head::read(connection, timer).await {
-        Head::Request(request) => (request, None),
+        Head::Request(request) => {
+            let refused = tls::check(&request);
+            (request, refused)
+        }
         Head::Refused(request, status) => (request, Some(status)),
         Head::Gone(None) => return false,
         Head::Gone(Some((request, status))) => {
@@ -130,10 +140,10 @@ const WAITING: &str = "waiting for request";
 /// `keepalive_timeout`. `false`: the connection ends.
 async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     connection.activity.set(State::Waiting);
-    let size = connection.http.server(connection.address().names.default).settings.client_header_buffer_size;
+    let size = connection.default_server().settings.client_header_buffer_size;
     give_back(connection.input.take(), size);
     let timeout = match connection.requests.get() {
-        0 => connection.http.server(connection.address().names.default).settings.client_header_timeout,
+        0 => connection.default_server().settings.client_header_timeout,
         _ => connection.idle_timeout.get(),
     };
     let idle = connection.requests.get() > 0;

@@ -22,39 +22,51 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use futures_util::Stream as _;
 use futures_util::stream::FuturesUnordered;
 
 pub use self::conf::{Http2, Settings};
+use self::head::Refused;
 use self::session::{Born, End, FULL, PROCESSING, Session};
 use super::activity::State;
 use super::connection::Connection;
 use super::h1;
 use super::request::Request;
+use super::tls;
 use crate::base::text::errno;
 use crate::log::Level;
 use crate::net::accept::Unwanted;
 use crate::net::timer::Timer;
-use crate::wire::http1::request::HTTP2_PREFACE;
+use crate::wire::http1::method::Version;
 use crate::wire::http2::Code;
 
-/// Whether a client may begin with HTTP/2 on this connection.
+/// Whether HTTP/2 is among what the server that the client asks for offers.
+pub fn is_offered(connection: &Connection) -> bool {
+    connection.address().http2 || connection.http.server(connection.server.get()).http2.on
+}
+
+/// Whether a client may just begin with HTTP/2 on this connection.
 pub fn is_spoken(connection: &Connection) -> bool {
-    connection.address().http2 || connection.default_server().http2.on
+    !connection.address().ssl && is_offered(connection)
+}
+
+/// Whether the client has agreed to HTTP/2 in its handshake.
+pub fn is_agreed(connection: &Connection) -> bool {
+    connection.io.session(|session| session.conn().alpn_protocol() == Some(b"h2")) == Some(true)
 }
 
 /// `$http2`
 fn name_for(request: &Request) -> &'static [u8] {
-    match request.head.version == crate::wire::http1::method::Version::HTTP_20 {
-        true => b"h2c",
-        false => b"",
+    match (request.head.version == Version::HTTP_20, request.connection.io.is_secure()) {
+        (true, true) => b"h2",
+        (true, false) => b"h2c",
+        (false, _) => b"",
     }
 }
 
-/// Serves a connection to its end. The preface is the first of what was read.
+/// Serves a connection to its end, from the client's preface on.
 pub async fn serve(connection: Rc<Connection>) {
-    connection.input.borrow_mut().advance(HTTP2_PREFACE.len());
     let core = &connection.http.location(connection.default_server().root).plan.core;
     let session = Rc::new(Session::new(connection.clone()));
     let drained = Box::pin(connection.slot.drained());
@@ -225,6 +237,7 @@ impl<D: Future<Output = ()>, C: Future<Output = ()>> Task<'_, D, C> {
         for Born { request, stream, refused } in born {
             self.connection.activity.set(State::Reading);
             self.connection.activity.set(State::Writing);
+            let refused = refused.or_else(|| tls::check(&request).map(|status| Refused { status, malformed: false }));
             self.running.push(Box::pin(send::answer(self.session.clone(), request, stream, refused)));
         }
         let mut ran = false;

@@ -18,6 +18,7 @@ use crate::base::clock;
 use crate::http::connection::Connection;
 use crate::http::response::Field;
 use crate::log::Level;
+use crate::wire::http1::request::HTTP2_PREFACE;
 use crate::wire::http2::frame::{self, DEFAULT_SIZE, DEFAULT_WINDOW, HEAD, MAX_SIZE, MAX_WINDOW, flag};
 use crate::wire::http2::hpack::{self, Bad, Decoder, Fields, Limits};
 use crate::wire::http2::{Code, FrameHead, Kind, Setting};
@@ -92,10 +93,20 @@ pub(super) struct State {
 
 /// Where in the input the next byte belongs.
 enum Part {
+    /// What the client must begin with; so much of it has come.
+    Preface(usize),
     Head,
-    Data { head: FrameHead, stream: Rc<Stream>, left: u32, padding: u32 },
+    Data {
+        head: FrameHead,
+        stream: Rc<Stream>,
+        left: u32,
+        padding: u32,
+    },
     Skip(u32),
-    Settings { left: u32, delta: i64 },
+    Settings {
+        left: u32,
+        delta: i64,
+    },
     Block(Block),
 }
 
@@ -131,7 +142,7 @@ impl Session {
         let limits = Limits { text: large.size, total: large.total() };
         let (concurrent, preread) = (server.http2.max_concurrent_streams, server.http2.body_preread_size);
         let mut state = State {
-            part: Part::Head,
+            part: Part::Preface(0),
             decoder: Decoder::default(),
             streams: Vec::new(),
             last: 0,
@@ -181,6 +192,19 @@ impl Session {
     /// Takes the next piece; `None` when there is too little of it.
     fn step(self: &Rc<Self>, state: &mut State, rest: &[u8]) -> Result<Option<usize>, End> {
         match &mut state.part {
+            Part::Preface(come) => {
+                let wanted = HTTP2_PREFACE.get(*come..).unwrap_or_default();
+                let used = wanted.len().min(rest.len());
+                if rest.get(..used) != wanted.get(..used) {
+                    return Err(End::new(Code::Protocol, "invalid connection preface"));
+                }
+                *come += used;
+                if *come < HTTP2_PREFACE.len() {
+                    return Ok((used > 0).then_some(used));
+                }
+                state.part = Part::Head;
+                Ok(Some(used))
+            }
             Part::Head => {
                 let Some(head) = FrameHead::parse(rest) else { return Ok(None) };
                 let payload = rest.get(HEAD..).unwrap_or_default();
@@ -622,7 +646,7 @@ impl Session {
 
     /// Whether something has begun to come and is not whole yet.
     pub(super) fn is_amid(&self) -> bool {
-        !matches!(self.state.borrow().part, Part::Head) || !self.connection.input.borrow().is_empty()
+        !matches!(self.state.borrow().part, Part::Head | Part::Preface(0)) || !self.connection.input.borrow().is_empty()
     }
 
     /// The rest of a block did not come in time: its stream ends, and what may still come of it is read for the table's
