@@ -9,6 +9,8 @@ mod fastcgi;
 mod fastcgi_records;
 mod floors;
 mod gzip;
+mod http2;
+mod http2_frames;
 mod http_core;
 mod http_variables;
 mod log;

@@ -34,6 +34,8 @@ pub struct ListenAddress {
     pub address: Address,
     pub names: Names,
     pub proxy_protocol: bool,
+    /// HTTP/2 is spoken whatever the servers say: `listen … http2`.
+    pub http2: bool,
     pub ssl: bool,
 }
 
@@ -73,7 +75,7 @@ impl Builder<'_> {
         let vars = Table::new(&level.cx.names, std::mem::take(&mut main.vars))?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
         let hello_is_asked_for = vars.names().any(|name| matches!(name, "ssl_ciphers" | "ssl_curves"));
-        let Main { post_read, caches, cache_memory, .. } = main;
+        let Main { post_read, caches, cache_memory, http2_recv_buffer_size, .. } = main;
         Ok(Http {
             head_is_asked_for,
             hello_is_asked_for,
@@ -84,6 +86,7 @@ impl Builder<'_> {
             post_read,
             caches,
             cache_memory: cache_memory.unwrap_or(64 * 1024 * 1024),
+            http2_recv_buffer_size,
         })
     }
 
@@ -95,7 +98,7 @@ impl Builder<'_> {
         let name = level.server::<Core>().names.first().map(|name| name.text.clone()).unwrap_or_default();
         // nginx: `.example.com` calls itself `example.com`.
         let name = name.strip_prefix(b".").map_or(name.clone(), |rest| name.slice_ref(rest));
-        Ok(Server { name, settings: plan.settings, tls: plan.tls, root, named })
+        Ok(Server { name, settings: plan.settings, http2: plan.http2, tls: plan.tls, root, named })
     }
 
     fn location(
@@ -228,8 +231,8 @@ fn join(
             _ => None,
         };
         let names = Names::new(server);
-        let (proxy_protocol, ssl) = (listen.proxy_protocol, listen.ssl);
-        let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol, ssl };
+        let (proxy_protocol, ssl, http2) = (listen.proxy_protocol, listen.ssl, listen.http2);
+        let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol, ssl, http2 };
         addresses.push((listen.clone(), entry));
         return Ok(addresses.len() - 1);
     };
@@ -250,6 +253,7 @@ fn join(
         entry.names.default = server;
     }
     entry.proxy_protocol |= listen.proxy_protocol;
+    entry.http2 |= listen.http2;
     entry.ssl |= listen.ssl;
     Ok(place)
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::body::Body;
 use super::build::Listen;
 use super::core::Settings;
+use super::h2;
 use super::location::Locations;
 use super::open_file::Opener;
 use super::request::Request;
@@ -141,6 +142,8 @@ pub struct Plan {
     pub slice: u64,
     pub filters: Vec<Box<dyn Filter>>,
     pub logs: Vec<Box<dyn Log>>,
+    /// The most that one frame of HTTP/2 carries of a body.
+    pub http2_chunk_size: usize,
 }
 
 /// What of a path names a script, for `$fastcgi_script_name` and `$fastcgi_path_info`, which any module may ask for.
@@ -167,6 +170,8 @@ pub struct Main {
     pub caches: Vec<Arc<Zone>>,
     /// How many bytes of small cache files are kept in memory, where that is said.
     pub cache_memory: Option<u64>,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
 }
 
 impl Defines for Main {
@@ -181,6 +186,7 @@ impl Defines for Main {
 #[derive(Default)]
 pub struct ServerPlan {
     pub settings: ServerSettings,
+    pub http2: h2::Settings,
     pub tls: Offer,
 }
 
@@ -195,6 +201,7 @@ pub struct Server {
     /// The first `server_name`.
     pub name: Bytes,
     pub settings: ServerSettings,
+    pub http2: h2::Settings,
     pub tls: Offer,
     /// The server's own level: its rewrite rules, and what is answered where no location matches.
     pub root: LocationId,
@@ -228,6 +235,8 @@ pub struct Http {
     pub post_read: Vec<Box<dyn Gate>>,
     pub caches: Vec<Arc<Zone>>,
     pub cache_memory: u64,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
 }
 
 impl Http {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::connection::Connection;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head, Replied};
+use super::stream::Stream;
 use super::upload::Upload;
 use crate::base::regex::Failed;
 use crate::cache;
@@ -89,7 +90,11 @@ pub struct Request {
     pub head: Rc<RequestHead>,
     /// The request that this one is a part of; `None` for the client's own.
     pub parent: Option<Rc<Request>>,
+    /// Where the client is, if its connection carries several requests at a time.
+    pub stream: Option<Rc<dyn Stream>>,
     pub started: Instant,
+    /// Which request of its connection this is.
+    pub number: u64,
 
     /// The normalised path.
     path: RefCell<Bytes>,
@@ -175,6 +180,8 @@ impl Request {
         let keepalive = Cell::new(false);
         Self {
             started: connection.begun.get(),
+            number: connection.requests.get(),
+            stream: None,
             path: RefCell::new(path),
             args: RefCell::new(args),
             method: RefCell::new(head.method.clone()),
@@ -227,7 +234,9 @@ impl Request {
             connection: parent.connection.clone(),
             head: parent.head.clone(),
             parent: Some(parent.clone()),
+            stream: parent.stream.clone(),
             started: parent.connection.now(),
+            number: parent.number,
             path: RefCell::new(path),
             args: RefCell::new(args),
             method: RefCell::new(Bytes::from_static(b"GET")),

@@ -6,6 +6,7 @@
 
 pub mod both;
 pub mod client;
+pub mod http2;
 pub mod php_fpm;
 pub mod ports;
 pub mod server;

@@ -73,7 +73,7 @@ thread_local! {
 }
 
 /// nginx: an answer without content has no type, unless an upstream gave it one along with a status line of its own.
-fn shows_type(head: &Head) -> bool {
+pub(in crate::http) fn shows_type(head: &Head) -> bool {
     head.status != 204 || head.status_line.is_some()
 }
 
@@ -180,15 +180,15 @@ fn status_line(head: &Head, out: &mut BytesMut) {
 
 /// Which fields an upstream or a module has given itself.
 #[derive(Default)]
-struct Own {
-    server: bool,
-    date: bool,
-    content_length: bool,
-    last_modified: bool,
+pub(in crate::http) struct Own {
+    pub(in crate::http) server: bool,
+    pub(in crate::http) date: bool,
+    pub(in crate::http) content_length: bool,
+    pub(in crate::http) last_modified: bool,
 }
 
 impl Own {
-    fn of(head: &Head) -> Self {
+    pub(in crate::http) fn of(head: &Head) -> Self {
         let mut own = Self::default();
         for field in &head.fields {
             match field.name.len() {

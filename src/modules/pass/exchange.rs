@@ -715,7 +715,7 @@ impl<C: Codec> Exchange<C> {
             return self.at.log(Level::Info, message, action::HEAD);
         }
         let shown = fields.iter().filter(|field| !self.settings.hide.has(&field.name));
-        crate::http::h1::early_hints(&self.at.request, shown);
+        crate::http::respond::early_hints(&self.at.request, shown);
     }
 
     /// Whether another peer should be asked instead.
@@ -853,7 +853,7 @@ impl<C: Codec> Exchange<C> {
 
 /// Whether the client has closed its connection. A part of a page does not ask.
 fn is_gone(request: &Request, cx: &mut Context<'_>) -> bool {
-    request.connection.io.poll_gone(cx).is_ready()
+    request.poll_gone(cx).is_ready()
 }
 
 /// So much of a body that is sent as it comes is gathered for one write.

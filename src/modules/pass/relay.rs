@@ -282,7 +282,7 @@ impl<C: Codec> Inner<C> {
 
     /// Nothing comes from the upstream: whether that is still borne.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.minds_client && self.at.request.connection.io.poll_gone(cx).is_ready() {
+        if self.minds_client && self.at.request.poll_gone(cx).is_ready() {
             let message = format_args!("client prematurely closed connection, so upstream connection is closed too");
             self.at.log(Level::Info, message, action::BODY);
             self.fail();
