@@ -28,6 +28,7 @@ pub fn http() -> Modules<Plan> {
         .with::<content::index::Index>()
         .with::<pass::group::Upstream>()
         .with::<pass::settings::Pass<pass::proxy::Http>>()
+        .with::<pass::tls::PassTls<pass::proxy::Http>>()
         .with::<pass::proxy::ProxyModule>()
         .with::<pass::settings::Pass<pass::fastcgi::Programs>>()
         .with::<pass::fastcgi::FastCgiModule>()

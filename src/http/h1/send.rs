@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use super::encode::{self, Framing};
-use crate::http::body::{Body, FilePiece, Piece, Source};
+use crate::http::body::{Body, FilePiece, Piece, Source, Spliced};
 use crate::http::connection::Connection;
 use crate::http::pace::{Pace, Quota};
 use crate::http::request::Request;
@@ -86,6 +86,9 @@ pub async fn send(request: &Request, mut body: Body, framing: Framing, hold: boo
         Framing::None | Framing::Chunked | Framing::Close => u64::MAX,
     };
     loop {
+        if matches!(framing, Framing::Length(_)) {
+            sender.splice(&mut body, &mut left).await?;
+        }
         let more = match sender.gather(&mut body, &mut left).await {
             Ok(more) => more,
             Err(unsent) => {
@@ -212,6 +215,46 @@ impl Sender<'_> {
         })
     }
 
+    /// Lets the body move past us what nobody must see, as long as it can and nothing else waits to be written.
+    async fn splice(&mut self, body: &mut Body, left: &mut u64) -> Result<(), Unsent> {
+        if !matches!(self.pace.quota(self.request), Quota::Bytes(u64::MAX)) || !self.output.borrow().is_empty() {
+            return Ok(());
+        }
+        let io = &self.connection.io;
+        std::future::poll_fn(|cx| {
+            while *left > 0 {
+                match body.poll_splice(cx, io, *left) {
+                    Spliced::Not => break,
+                    Spliced::Moved(moved) => {
+                        *left = left.saturating_sub(moved);
+                        self.request.bytes_sent.set(self.request.bytes_sent.get() + moved);
+                        self.output.borrow_mut().timer.disarm();
+                    }
+                    Spliced::Waits => return Poll::Pending,
+                    Spliced::Full => return self.poll_patience(cx, &mut self.output.borrow_mut().timer).map(Err),
+                    Spliced::Failed(error) => return Poll::Ready(Err(self.lost("splice", &error))),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// The client's socket takes nothing: for how long that is borne.
+    fn poll_patience(&self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<Unsent> {
+        let core = &self.request.plan().core;
+        ready!(timer.poll(cx, core.send_timeout));
+        self.request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
+        // nginx: whoever got nothing is logged with the status of his slowness
+        if self.request.bytes_sent.get() == 0 {
+            self.request.status.set(408);
+        }
+        if core.reset_timedout_connection {
+            self.connection.io.reset_on_close();
+        }
+        Poll::Ready(Unsent::Client)
+    }
+
     fn queue(&mut self, piece: Piece) {
         if !piece.is_empty() {
             self.output.borrow_mut().push(piece);
@@ -221,6 +264,7 @@ impl Sender<'_> {
     /// Takes pieces off the body until there is enough for a write, or it has nothing at the moment. `false`: the end.
     async fn gather(&mut self, body: &mut Body, left: &mut u64) -> Result<bool, Unsent> {
         let mut gathered: Vec<Piece> = Vec::new();
+        let splices = !self.chunked && self.pace.rate == 0 && !self.connection.io.is_secure();
         let mut size = 0;
         let result = std::future::poll_fn(|cx| {
             loop {
@@ -248,7 +292,7 @@ impl Sender<'_> {
                 if !piece.is_empty() {
                     gathered.push(piece);
                 }
-                if size >= GATHER {
+                if size >= GATHER || splices && body.may_splice() {
                     return Poll::Ready(Ok(true));
                 }
             }
@@ -380,16 +424,8 @@ impl Sender<'_> {
         };
         match written {
             Poll::Pending => {
-                ready!(output.timer.poll(cx, self.request.plan().core.send_timeout));
-                self.request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
-                // nginx: whoever got nothing is logged with the status of his slowness
-                if self.request.bytes_sent.get() == 0 {
-                    self.request.status.set(408);
-                }
-                if self.request.plan().core.reset_timedout_connection {
-                    self.connection.io.reset_on_close();
-                }
-                Poll::Ready(Err(Unsent::Client))
+                let unsent = ready!(self.poll_patience(cx, &mut output.timer));
+                Poll::Ready(Err(unsent))
             }
             Poll::Ready((call, Ok(0))) => {
                 let _ = call;

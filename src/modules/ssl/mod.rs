@@ -4,10 +4,11 @@
 //! that the client asks for, and the `$ssl_…` variables. The rule: what rustls leaves out is said once at load, and what
 //! would make a server weaker than it was written is refused.
 
-mod command; // `ssl_conf_command`
-mod dynamic; // certificates whose names have variables in them
+pub mod command; // `ssl_conf_command`
+pub mod dynamic; // certificates whose names have variables in them
 mod vars; // `$ssl_…`
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -443,22 +444,23 @@ impl Conf {
         with_http2.alpn_protocols.insert(0, b"h2".to_vec());
         let dynamic = dynamic.map(|dynamic| Arc::new(dynamic) as Arc<dyn crate::http::tls::Choose>);
         let (config, with_http2) = (Some(Arc::new(config)), Some(Arc::new(with_http2)));
-        Ok(Offer { config, with_http2, reject, verify, trust: Arc::new(trust), dynamic })
+        Ok(Offer { config, with_http2, reject, verify, trust, dynamic })
     }
 
     /// Who is trusted, and the names that clients are told.
-    fn trust(&self, verify: Verify, cx: &Context) -> Result<(Trust, Vec<DistinguishedName>), Fault> {
+    fn trust(&self, verify: Verify, cx: &Context) -> Result<(Arc<Trust>, Vec<DistinguishedName>), Fault> {
         let said = |setting: &Setting<String>| setting.said().filter(|name| !name.is_empty());
         let (client, trusted) = (said(&self.client_certificate), said(&self.trusted_certificate));
         if !matches!(verify, Verify::Off | Verify::OptionalNoCa) && client.is_none() && trusted.is_none() {
             return Err(Fault::nowhere("no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client"));
         }
-        let load = |name: Option<String>| match name {
-            Some(name) => load(&name, cx, |named| certificates(named, &|path| cx.files.read(path))),
-            None => Ok(Vec::new()),
+        let client = client.filter(|_| verify != Verify::Off);
+        let files: Vec<&str> = client.iter().chain(&trusted).map(String::as_str).collect();
+        let trust = self::trusted(&files, said(&self.crl).as_deref(), self.verify_depth.or(1), cx)?;
+        let client = match &client {
+            Some(name) => load_certificates(name, cx)?,
+            None => Vec::new(),
         };
-        let client = if verify == Verify::Off { Vec::new() } else { load(client)? };
-        let trusted = load(trusted)?;
         let subject = |der: &CertificateDer<'_>| {
             let subject = Certificate::parse(der).ok()?.subject.to_vec();
             Some(DistinguishedName::from(subject))
@@ -469,12 +471,7 @@ impl Conf {
                 hints.push(hint);
             }
         }
-        let revocations = match said(&self.crl) {
-            Some(name) => load_lists(&name, cx)?,
-            None => Vec::new(),
-        };
-        let anchors = client.into_iter().chain(trusted).collect();
-        Ok((Trust { anchors, revocations, depth: self.verify_depth.or(1) }, hints))
+        Ok((trust, hints))
     }
 
     fn ticket_keys(&self, cx: &Context) -> Result<Vec<Arc<Key>>, Fault> {
@@ -560,16 +557,43 @@ fn load<T>(name: &str, cx: &Context, read: impl FnOnce(&Named<'_>) -> Result<T, 
     read(&Named { name: &shown, path: &path }).map_err(Fault::nowhere)
 }
 
-fn load_lists(name: &str, cx: &Context) -> Result<Vec<Vec<u8>>, Fault> {
-    load(name, cx, |named| revocations(named, &|path| cx.files.read(path)))
+fn load_certificates(name: &str, cx: &Context) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    load(name, cx, |named| certificates(named, &|path| cx.files.read(path)))
+}
+
+/// What is trusted somewhere, by a digest of all that it was made of: bundles of authorities are large.
+static TRUSTED: LazyLock<Mutex<HashMap<ticket::Context, Weak<Trust>>>> = LazyLock::new(Mutex::default);
+
+/// Who is trusted: the certificates in these files, less what a list says is revoked.
+pub fn trusted(files: &[&str], crl: Option<&str>, depth: u64, cx: &Context) -> Result<Arc<Trust>, Fault> {
+    let bytes = |name: &str| cx.files.read(&cx.conf_path(name)).ok().unwrap_or_default();
+    let all: Vec<_> = files.iter().copied().chain(crl).map(bytes).collect();
+    let depth_bytes = [&depth.to_le_bytes()[..], &[u8::from(crl.is_some())]].concat();
+    let digest = ticket::context(std::iter::once(&depth_bytes[..]).chain(all.iter().map(|bytes| &**bytes)));
+    let known = |digest| TRUSTED.lock().unwrap_or_else(PoisonError::into_inner).get(digest).and_then(Weak::upgrade);
+    if let Some(trust) = known(&digest) {
+        return Ok(trust);
+    }
+    let mut anchors = Vec::new();
+    for name in files {
+        anchors.extend(load_certificates(name, cx)?);
+    }
+    let revocations = match crl.filter(|name| !name.is_empty()) {
+        Some(name) => load(name, cx, |named| revocations(named, &|path| cx.files.read(path)))?,
+        None => Vec::new(),
+    };
+    let trust = Arc::new(Trust { anchors, revocations, depth });
+    let mut trusted = TRUSTED.lock().unwrap_or_else(PoisonError::into_inner);
+    trusted.retain(|_, trust| trust.strong_count() > 0);
+    trusted.insert(digest, Arc::downgrade(&trust));
+    Ok(trust)
 }
 
 /// Pairs that are in use, by a digest of all that they were made of: many servers often share one.
-static PAIRS: LazyLock<Mutex<std::collections::HashMap<ticket::Context, Weak<CertifiedKey>>>> =
-    LazyLock::new(Mutex::default);
+static PAIRS: LazyLock<Mutex<HashMap<ticket::Context, Weak<CertifiedKey>>>> = LazyLock::new(Mutex::default);
 
 /// A certificate and its key, out of files that were read at load.
-fn pair(name: &str, key: &str, passwords: &[Vec<u8>], cx: &Context) -> Result<Arc<CertifiedKey>, String> {
+pub fn pair(name: &str, key: &str, passwords: &[Vec<u8>], cx: &Context) -> Result<Arc<CertifiedKey>, String> {
     let path = |name: &str| match name {
         // These are no paths.
         name if name.starts_with("data:") || name.starts_with("engine:") || name.starts_with("store:") => {

@@ -11,6 +11,7 @@
 
 pub mod certificate; // chains and their keys, out of PEM
 pub mod cipher; // OpenSSL's words for ciphers, curves and versions
+pub mod client; // how we speak to upstreams
 pub mod error; // OpenSSL's words for what went wrong
 pub mod server; // what a server offers
 pub mod ticket; // sessions that are taken up again

@@ -8,8 +8,6 @@
 //! The rule: every link of the chain is proved by a signature, and its last one is an anchor that signed itself. As with
 //! OpenSSL's callback in nginx, checking goes on behind an error, and the last one counts.
 
-use std::net::IpAddr;
-
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::CertificateDer;
 
@@ -263,22 +261,10 @@ pub fn signed(message: &[u8], algorithm: &[u8], signature: &[u8], key: &PublicKe
     })
 }
 
-/// Whether the certificate is for this host, by the rules of OpenSSL's `X509_check_host`.
+/// Whether the certificate is for this host, by the rules of OpenSSL's `X509_check_host`: addresses are not looked for.
 pub fn is_for(certificate: &[u8], host: &[u8]) -> bool {
     let Ok(certificate) = Certificate::parse(certificate) else { return false };
     let names = &certificate.extensions.names;
-    let address = std::str::from_utf8(host).ok().and_then(|host| {
-        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse::<IpAddr>().ok()
-    });
-    if let Some(address) = address {
-        let octets = match address {
-            IpAddr::V4(v4) => v4.octets().to_vec(),
-            IpAddr::V6(v6) => v6.octets().to_vec(),
-        };
-        if names.iter().any(|name| matches!(name, Name::Ip(ip) if *ip == octets)) {
-            return true;
-        }
-    }
     let mut dns = names.iter().filter_map(|name| if let Name::Dns(dns) = name { Some(*dns) } else { None }).peekable();
     if dns.peek().is_some() {
         return dns.any(|name| matches(name, host));
