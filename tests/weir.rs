@@ -10,6 +10,7 @@ mod fastcgi_records;
 mod floors;
 mod gzip;
 mod http2;
+mod http2_floods;
 mod http2_frames;
 mod http_core;
 mod http_variables;
