@@ -1,6 +1,7 @@
 //! The configuration: language, settings, the module contract, variables, templates. Generic in the plan it builds.
 
 pub mod error;
+pub mod files;
 pub mod lex;
 pub mod module;
 pub mod pattern;

@@ -7,9 +7,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::error::{At, Fault};
+use super::files::Files;
 use super::lex::{self, Node, Statement, Word};
 use crate::base::hash::QuickMap;
 use crate::base::{glob, text};
@@ -58,6 +60,8 @@ pub struct Source {
     known: QuickMap<Arc<str>, usize>,
     masks: Vec<(String, Vec<String>)>,
     parameter: Option<Arc<[u8]>>,
+    /// What directives ask for beside texts.
+    pub files: Files,
 }
 
 /// One file, as it was when it was first opened.
@@ -70,12 +74,19 @@ pub struct Text {
 impl Source {
     /// Reads from the file system.
     pub fn disk() -> Self {
-        Self { disk: true, ..Self::empty() }
+        Self { disk: true, files: Files::disk(), ..Self::empty() }
     }
 
     /// Knows only what is given to it by [`Source::add`].
     pub fn empty() -> Self {
-        Self { disk: false, texts: Vec::new(), known: QuickMap::default(), masks: Vec::new(), parameter: None }
+        Self {
+            disk: false,
+            texts: Vec::new(),
+            known: QuickMap::default(),
+            masks: Vec::new(),
+            parameter: None,
+            files: Files::default(),
+        }
     }
 
     /// Gives a text to be read in place of the file called `name`.
@@ -99,6 +110,12 @@ impl Source {
             }
             source.masks.push((mask, names));
         }
+        for _ in 0..fields.count()? {
+            let path = text::path(&text::decode(fields.bytes()?));
+            let error = i32::try_from(fields.count()?).ok()?;
+            let bytes = fields.bytes()?;
+            source.files.add(path, if error == 0 { Ok(bytes) } else { Err(error) });
+        }
         fields.0.is_empty().then_some(source)
     }
 
@@ -117,6 +134,13 @@ impl Source {
             for name in names {
                 write_bytes(&mut record, &text::bytes(name));
             }
+        }
+        let files = self.files.all();
+        write_count(&mut record, files.len());
+        for (path, read) in files {
+            write_bytes(&mut record, path.as_os_str().as_bytes());
+            write_count(&mut record, read.as_ref().err().map_or(0, |number| number.unsigned_abs() as usize));
+            write_bytes(&mut record, read.as_deref().unwrap_or_default());
         }
         record
     }
@@ -176,7 +200,6 @@ impl Source {
         if !self.disk {
             return Vec::new();
         }
-        use std::os::unix::ffi::OsStrExt;
         let paths = glob::paths(&text::bytes(mask));
         let names: Vec<String> = paths.iter().map(|path| text::decode(path.as_os_str().as_bytes())).collect();
         self.masks.push((mask.to_owned(), names.clone()));

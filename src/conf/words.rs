@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{At, Fault};
+use super::files::Files;
 use super::lex::{Node, Statement, Word};
 use super::template::Template;
 use super::vars::Names;
@@ -27,6 +28,8 @@ pub struct Context {
     pub conf_prefix: PathBuf,
     /// The log files that directives name.
     pub sinks: Sinks,
+    /// Keys and certificates.
+    pub files: Files,
     /// Threads for work that may block.
     pub pools: Pools,
     /// Where each pool was first asked for.
@@ -47,6 +50,7 @@ impl Context {
         Self {
             names: Names::default(),
             sinks: Sinks::default(),
+            files: Files::disk(),
             pools: Pools::default(),
             pool_places: RefCell::default(),
             hostname: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase(),
@@ -62,6 +66,11 @@ impl Context {
     /// Uses the log files of this process.
     pub fn with_sinks(self, sinks: &Sinks) -> Self {
         Self { sinks: sinks.clone(), ..self }
+    }
+
+    /// Reads keys and certificates through `files`.
+    pub fn with_files(self, files: &Files) -> Self {
+        Self { files: files.clone(), ..self }
     }
 
     /// nginx's fault when a pool was asked for that nothing defines.
@@ -103,6 +112,14 @@ impl Context {
         self.warnings.borrow_mut().push(fault);
     }
 
+    /// As [`Context::warn`], of what would be said of many lines and is said once.
+    pub fn warn_once(&self, message: &str) {
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.iter().any(|known| known.message == message) {
+            warnings.push(Fault::new(message));
+        }
+    }
+
     /// The warnings so far, in order; the list is empty afterwards.
     pub fn take_warnings(&self) -> Vec<Fault> {
         self.warnings.take()
@@ -111,6 +128,11 @@ impl Context {
     /// A path below the prefix, as `root` and `access_log` mean it.
     pub fn path(&self, word: &str) -> PathBuf {
         self.prefix.join(text::path(word))
+    }
+
+    /// A path beside the configuration, as `ssl_certificate` means it.
+    pub fn conf_path(&self, word: &str) -> PathBuf {
+        self.conf_prefix.join(text::path(word))
     }
 }
 

@@ -34,6 +34,9 @@ pub struct ListenAddress {
     pub address: Address,
     pub names: Names,
     pub proxy_protocol: bool,
+    /// HTTP/2 is spoken whatever the servers say: `listen … http2`.
+    pub http2: bool,
+    pub ssl: bool,
 }
 
 impl Listen {
@@ -68,10 +71,20 @@ impl Builder<'_> {
             servers.push(self.server(&child)?);
             conf.push(child);
         }
-        let listens = listens(&conf)?;
+        let listens = listens(&conf, &servers)?;
         let vars = Table::new(&level.cx.names, main.vars)?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
-        Ok(Http { head_is_asked_for, servers, locations: self.locations, listens, vars, post_read: main.post_read })
+        let hello_is_asked_for = vars.names().any(|name| matches!(name, "ssl_ciphers" | "ssl_curves"));
+        Ok(Http {
+            head_is_asked_for,
+            hello_is_asked_for,
+            servers,
+            locations: self.locations,
+            listens,
+            vars,
+            post_read: main.post_read,
+            http2_recv_buffer_size: main.http2_recv_buffer_size,
+        })
     }
 
     fn server(&mut self, level: &Level<'_>) -> Result<Server, Fault> {
@@ -82,7 +95,7 @@ impl Builder<'_> {
         let name = level.server::<Core>().names.first().map(|name| name.text.clone()).unwrap_or_default();
         // nginx: `.example.com` calls itself `example.com`.
         let name = name.strip_prefix(b".").map_or(name.clone(), |rest| name.slice_ref(rest));
-        Ok(Server { name, settings: plan.settings, root, named })
+        Ok(Server { name, settings: plan.settings, http2: plan.http2, tls: plan.tls, root, named })
     }
 
     fn location(
@@ -124,7 +137,7 @@ impl Builder<'_> {
 }
 
 /// Joins the `listen` directives of all servers by address, and addresses by socket.
-fn listens(servers: &[Level<'_>]) -> Result<Vec<Listen>, Fault> {
+fn listens(servers: &[Level<'_>], linked: &[Server]) -> Result<Vec<Listen>, Fault> {
     let mut addresses: Vec<(ListenConf, ListenAddress)> = Vec::new();
     let mut there: Vec<Vec<ServerId>> = Vec::new();
     for (n, level) in servers.iter().enumerate() {
@@ -145,6 +158,9 @@ fn listens(servers: &[Level<'_>]) -> Result<Vec<Listen>, Fault> {
         }
     }
     for ((_, address), ids) in addresses.iter_mut().zip(there) {
+        if address.ssl {
+            certified(address, &ids, servers, linked)?;
+        }
         // nginx: where there is nothing to choose from, names are not looked at.
         if let [only] = ids[..] {
             let names = &servers[only.0 as usize].server::<Core>().names;
@@ -157,6 +173,25 @@ fn listens(servers: &[Level<'_>]) -> Result<Vec<Listen>, Fault> {
         }
     }
     Ok(sockets(addresses))
+}
+
+/// nginx: whoever may answer first at an address with TLS has a certificate, or rejects all handshakes.
+fn certified(address: &ListenAddress, ids: &[ServerId], servers: &[Level<'_>], linked: &[Server]) -> Result<(), Fault> {
+    let lacks = |id: &ServerId| {
+        let tls = &linked[id.0 as usize].tls;
+        tls.config.is_none() && !tls.reject
+    };
+    let default = address.names.default;
+    let all = if linked[default.0 as usize].tls.config.is_some() { &[][..] } else { ids };
+    match std::iter::once(&default).chain(all).find(|id| lacks(id)) {
+        None => Ok(()),
+        Some(id) => {
+            let at = servers[id.0 as usize].at();
+            let place = format!("{}:{}", at.file, at.line);
+            let message = "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive in";
+            Err(Fault::nowhere(format!("{message} {place}")))
+        }
+    }
 }
 
 /// Adds the names of a server to those of an address.
@@ -193,7 +228,8 @@ fn join(
             _ => None,
         };
         let names = Names::new(server);
-        let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol: listen.proxy_protocol };
+        let (proxy_protocol, ssl, http2) = (listen.proxy_protocol, listen.ssl, listen.http2);
+        let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol, ssl, http2 };
         addresses.push((listen.clone(), entry));
         return Ok(addresses.len() - 1);
     };
@@ -214,6 +250,8 @@ fn join(
         entry.names.default = server;
     }
     entry.proxy_protocol |= listen.proxy_protocol;
+    entry.http2 |= listen.http2;
+    entry.ssl |= listen.ssl;
     Ok(place)
 }
 

@@ -10,7 +10,8 @@ use bytes::{Bytes, BytesMut};
 use super::activity::Activity;
 use super::build::ListenAddress;
 use super::h1::send::Output;
-use super::plan::{Http, Server};
+use super::plan::{Http, Server, ServerId};
+use super::tls::Told;
 use crate::base::addr::Address;
 use crate::base::{clock, text};
 use crate::net::accept::{Peer, Slot};
@@ -42,6 +43,10 @@ pub struct Connection {
     pub proxied: OnceCell<Proxied>,
     /// How long the connection may wait for its next request: `keepalive_timeout` of the last one's location.
     pub idle_timeout: Cell<Duration>,
+    /// The server that is asked while no host is known: the address's default, or the one that TLS named.
+    pub server: Cell<ServerId>,
+    /// What the TLS handshake said.
+    pub told: OnceCell<Box<Told>>,
     client: OnceCell<Bytes>,
     local: OnceCell<Option<SocketAddr>>,
     address: Cell<usize>,
@@ -70,12 +75,15 @@ impl Connection {
             pipelined: Cell::new(false),
             proxied: OnceCell::new(),
             idle_timeout: Cell::new(Duration::ZERO),
+            server: Cell::default(),
+            told: OnceCell::new(),
             client: OnceCell::new(),
             local: OnceCell::new(),
             address: Cell::new(0),
         };
         let address = this.http.listens[listen].choose(|| this.local().map(|local| local.ip()));
         this.address.set(address);
+        this.server.set(this.address().names.default);
         this
     }
 
@@ -85,7 +93,7 @@ impl Connection {
     }
 
     /// Where the client has connected to: `$server_addr` and `$server_port`.
-    pub fn server(&self) -> Option<Address> {
+    pub fn server_address(&self) -> Option<Address> {
         match &self.address().address {
             Address::Inet(_) => self.local().map(Address::Inet),
             unix @ Address::Unix(_) => Some(unix.clone()),
@@ -94,7 +102,7 @@ impl Connection {
 
     /// The server that is asked while no host is known.
     pub fn default_server(&self) -> &Server {
-        self.http.server(self.address().names.default)
+        self.http.server(self.server.get())
     }
 
     /// The servers of the address that the client connected to.

@@ -50,15 +50,18 @@ impl Names {
 
     /// Chooses by a host in lower case.
     pub fn choose(&self, host: &[u8]) -> Chosen<'_> {
+        self.find(host).unwrap_or(Chosen::Server(self.default))
+    }
+
+    /// As [`Names::choose`]; `None` when nothing has that name.
+    pub fn find(&self, host: &[u8]) -> Option<Chosen<'_>> {
         if let Some(id) = self.names.find(host) {
-            return Chosen::Server(id);
+            return Some(Chosen::Server(id));
         }
         // nginx: patterns are not asked of an empty name.
         let mut regexes = self.regexes.iter().filter(|_| !host.is_empty());
-        match regexes.find(|(regex, _)| regex.pattern.is_match(host).unwrap_or(false)) {
-            Some((regex, id)) => Chosen::Regex(regex, *id),
-            None => Chosen::Server(self.default),
-        }
+        let (regex, id) = regexes.find(|(regex, _)| regex.pattern.is_match(host).unwrap_or(false))?;
+        Some(Chosen::Regex(regex, *id))
     }
 }
 

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use super::body::Body;
 use super::build::Listen;
 use super::core::Settings;
+use super::h2;
 use super::location::Locations;
 use super::open_file::Opener;
 use super::request::Request;
 use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
+use super::tls::Offer;
 use crate::base::regex::Pattern;
 use crate::conf;
 use crate::conf::vars::{Defines, Definitions, Table};
@@ -137,6 +139,8 @@ pub struct Plan {
     pub script: ScriptPath,
     pub filters: Vec<Box<dyn Filter>>,
     pub logs: Vec<Box<dyn Log>>,
+    /// The most that one frame of HTTP/2 carries of a body.
+    pub http2_chunk_size: usize,
 }
 
 /// What of a path names a script, for `$fastcgi_script_name` and `$fastcgi_path_info`, which any module may ask for.
@@ -159,6 +163,8 @@ pub struct Main {
     pub vars: Definitions<Request>,
     /// Asked once for each new client request, before its server is known to matter: realip.
     pub post_read: Vec<Box<dyn Gate>>,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
 }
 
 impl Defines for Main {
@@ -173,6 +179,8 @@ impl Defines for Main {
 #[derive(Default)]
 pub struct ServerPlan {
     pub settings: ServerSettings,
+    pub http2: h2::Settings,
+    pub tls: Offer,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,6 +194,8 @@ pub struct Server {
     /// The first `server_name`.
     pub name: Bytes,
     pub settings: ServerSettings,
+    pub http2: h2::Settings,
+    pub tls: Offer,
     /// The server's own level: its rewrite rules, and what is answered where no location matches.
     pub root: LocationId,
     /// `location @name`.
@@ -213,7 +223,11 @@ pub struct Http {
     pub vars: Table<Request>,
     /// Some variable is about the response's head: filters must let it be seen while they make it.
     pub head_is_asked_for: bool,
+    /// Some variable is about what clients offer in their TLS handshake.
+    pub hello_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
 }
 
 impl Http {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::connection::Connection;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head, Replied};
+use super::stream::Stream;
 use super::upload::Upload;
 use crate::base::regex::Failed;
 use crate::conf::pattern::{Matched, Matching};
@@ -48,6 +49,24 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
+    /// Of a request of which nothing has come.
+    pub fn empty() -> Self {
+        Self {
+            line: Bytes::new(),
+            method: Bytes::new(),
+            target: Bytes::new(),
+            protocol: Bytes::new(),
+            version: Version::HTTP_10,
+            fields: Vec::new(),
+            host: None,
+            host_port: 0,
+            content_length: None,
+            chunked: false,
+            escaped: false,
+            size: 0,
+        }
+    }
+
     /// The first field of that name.
     pub fn field(&self, name: &str) -> Option<&Bytes> {
         self.fields.iter().find(|field| field.is(name)).map(|field| &field.value)
@@ -70,7 +89,11 @@ pub struct Request {
     pub head: Rc<RequestHead>,
     /// The request that this one is a part of; `None` for the client's own.
     pub parent: Option<Rc<Request>>,
+    /// Where the client is, if its connection carries several requests at a time.
+    pub stream: Option<Rc<dyn Stream>>,
     pub started: Instant,
+    /// Which request of its connection this is.
+    pub number: u64,
 
     /// The normalised path.
     path: RefCell<Bytes>,
@@ -152,6 +175,8 @@ impl Request {
         let keepalive = Cell::new(false);
         Self {
             started: connection.begun.get(),
+            number: connection.requests.get(),
+            stream: None,
             path: RefCell::new(path),
             args: RefCell::new(args),
             method: RefCell::new(head.method.clone()),
@@ -202,7 +227,9 @@ impl Request {
             connection: parent.connection.clone(),
             head: parent.head.clone(),
             parent: Some(parent.clone()),
+            stream: parent.stream.clone(),
             started: parent.connection.now(),
+            number: parent.number,
             path: RefCell::new(path),
             args: RefCell::new(args),
             method: RefCell::new(Bytes::from_static(b"GET")),

@@ -5,10 +5,12 @@ pub mod filter; // what changes an answer on its way out
 pub mod log;
 pub mod pass; // who answers from behind us
 pub mod rewrite; // what a request becomes first // access logs
+pub mod ssl; // TLS towards clients
 
 use crate::both::map::Map;
 use crate::conf::module::Modules;
 use crate::http::core::Core;
+use crate::http::h2::Http2;
 use crate::http::open_file::OpenFiles;
 use crate::http::plan::Plan;
 
@@ -18,12 +20,15 @@ pub fn http() -> Modules<Plan> {
     Modules::default()
         .with::<Core>()
         .with::<OpenFiles>()
+        .with::<Http2>()
+        .with::<ssl::Ssl>()
         .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()
         .with::<content::try_files::TryFiles>()
         .with::<content::index::Index>()
         .with::<pass::group::Upstream>()
         .with::<pass::settings::Pass<pass::proxy::Http>>()
+        .with::<pass::tls::PassTls<pass::proxy::Http>>()
         .with::<pass::proxy::ProxyModule>()
         .with::<pass::settings::Pass<pass::fastcgi::Programs>>()
         .with::<pass::fastcgi::FastCgiModule>()

@@ -2,25 +2,59 @@
 //!
 //! In: a tokio stream. Out: polls that know how the kernel behaves: a short read means that the socket is empty, so
 //! the next read waits instead of asking again (tokio keeps the end of the stream ready for ever, so none is missed).
+//! Once a TLS session is put in, the same polls speak TLS; whoever calls them need not know.
 
+use std::cell::{OnceCell, RefCell};
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, BytesMut};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use super::tls::Session;
 
 /// A connected socket. TCP and unix sockets alike: reading and writing are the same calls.
 #[derive(Debug)]
 pub struct Io {
     stream: TcpStream,
+    tls: OnceCell<Box<RefCell<Session>>>,
 }
 
 impl Io {
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream }
+        Self { stream, tls: OnceCell::new() }
+    }
+
+    /// From now on TLS is spoken. A connection changes to it once.
+    pub fn secure(&self, session: Session) {
+        let _ = self.tls.set(Box::new(RefCell::new(session)));
+    }
+
+    pub fn is_secure(&self) -> bool {
+        self.tls.get().is_some()
+    }
+
+    /// What the session says of itself; `None` without TLS.
+    pub fn session<T>(&self, ask: impl FnOnce(&Session) -> T) -> Option<T> {
+        self.tls.get().map(|tls| ask(&tls.borrow()))
+    }
+
+    /// Drives the handshake of the session that was put in.
+    pub fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.tls.get() {
+            Some(tls) => tls.borrow_mut().poll_handshake(&self.stream, cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// The protocol that both sides agreed on by ALPN: `h2`, `http/1.1`.
+    pub fn alpn(&self) -> Option<Vec<u8>> {
+        self.session(|session| session.conn().alpn_protocol().map(<[u8]>::to_vec))?
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -29,6 +63,9 @@ impl Io {
 
     /// Ready when there is something to read or the peer is gone.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(tls) = self.tls.get() {
+            return tls.borrow_mut().poll_readable(&self.stream, cx);
+        }
         self.stream.poll_read_ready(cx)
     }
 
@@ -39,6 +76,9 @@ impl Io {
     }
 
     fn poll_read_room(&self, cx: &mut Context<'_>, buffer: &mut BytesMut, room: usize) -> Poll<io::Result<usize>> {
+        if let Some(tls) = self.tls.get() {
+            return tls.borrow_mut().poll_read(&self.stream, cx, buffer, room);
+        }
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
             match self.stream.try_read_buf(&mut buffer.limit(room)) {
@@ -73,6 +113,9 @@ impl Io {
 
     /// Writes what the socket takes of these.
     pub fn poll_writev(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(tls) = self.tls.get() {
+            return tls.borrow_mut().poll_writev(&self.stream, cx, slices);
+        }
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_write_vectored(slices) {
@@ -84,6 +127,9 @@ impl Io {
 
     /// As [`Io::poll_writev`], of what will be followed at once: the kernel may wait to fill a packet.
     pub fn poll_send_more(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(tls) = self.tls.get() {
+            return tls.borrow_mut().poll_writev(&self.stream, cx, slices);
+        }
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
@@ -99,6 +145,9 @@ impl Io {
 
     /// Writes what the socket takes of one slice, by the cheaper call.
     pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(tls) = self.tls.get() {
+            return tls.borrow_mut().poll_writev(&self.stream, cx, &[IoSlice::new(bytes)]);
+        }
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_write(bytes) {
@@ -110,6 +159,9 @@ impl Io {
 
     /// Sends what the socket takes of `file`, from `offset`. 0 is the end of the file.
     pub fn poll_sendfile(&self, cx: &mut Context<'_>, file: &File, offset: u64, len: usize) -> Poll<io::Result<usize>> {
+        if let Some(tls) = self.tls.get() {
+            return tls.borrow_mut().poll_sendfile(&self.stream, cx, file, offset, len);
+        }
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             let sent = self.stream.try_io(Interest::WRITABLE, || {
@@ -123,8 +175,39 @@ impl Io {
         }
     }
 
+    /// Moves what is there, at most `limit`, into a pipe that is empty. 0 is the end.
+    pub fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &OwnedFd, limit: usize) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let moved = self.stream.try_io(Interest::READABLE, || {
+                Ok(rustix::pipe::splice(&self.stream, None, pipe, None, limit, SpliceFlags::NONBLOCK)?)
+            });
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Moves what the socket takes of the `len` bytes in a pipe.
+    pub fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, len: usize) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let moved = self.stream.try_io(Interest::WRITABLE, || {
+                Ok(rustix::pipe::splice(pipe, None, &self.stream, None, len, SpliceFlags::NONBLOCK)?)
+            });
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
     /// Ready when the peer has closed its side or the connection is broken; data that waits to be read is no answer.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(tls) = self.tls.get() {
+            return tls.borrow_mut().poll_gone(&self.stream, cx);
+        }
         loop {
             if ready!(self.stream.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(());
@@ -146,6 +229,9 @@ impl Io {
 
     /// Whether nothing has come, not even the end. When that changes, `cx` is told.
     pub fn poll_quiet(&self, cx: &mut Context<'_>) -> bool {
+        if let Some(tls) = self.tls.get() {
+            return tls.borrow_mut().poll_quiet(&self.stream, cx);
+        }
         loop {
             match self.stream.poll_read_ready(cx) {
                 Poll::Pending => return true,
@@ -164,11 +250,32 @@ impl Io {
 
     /// Says that nothing more will be written.
     pub fn shutdown_write(&self) {
+        if let Some(tls) = self.tls.get() {
+            tls.borrow_mut().close(&self.stream);
+        }
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
+    }
+
+    /// The session ends without a word: the peer does not listen.
+    pub fn abandon_session(&self) {
+        if let Some(tls) = self.tls.get() {
+            tls.borrow_mut().abandon();
+        }
     }
 
     /// The close will be a reset: `reset_timedout_connection`.
     pub fn reset_on_close(&self) {
+        if let Some(tls) = self.tls.get() {
+            tls.borrow_mut().abandon();
+        }
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if let Some(tls) = self.tls.get_mut() {
+            tls.get_mut().close(&self.stream);
+        }
     }
 }

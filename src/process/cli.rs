@@ -156,6 +156,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         told.push_str(&usage());
     }
     if configure {
+        told.push_str(features::TLS);
         let arguments = features::configure_arguments(&generation::directives());
         told.push_str(&format!("configure arguments:{arguments}\n"));
     }

@@ -6,6 +6,10 @@
 
 use std::collections::HashSet;
 
+/// What stands there about TLS. Who reads it wants to know which of OpenSSL's words a configuration may use: they are
+/// those of 1.1.1, TLS 1.3 and `ssl_conf_command` among them.
+pub const TLS: &str = "built with rustls, words compatible with OpenSSL 1.1.1\nTLS SNI support enabled\n";
+
 /// Directives, and the word that announces the module they belong to.
 const ASKED_FOR: &[(&str, &str)] = &[
     ("thread_pool", "threads"),

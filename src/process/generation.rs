@@ -91,6 +91,7 @@ impl Draft {
     ) -> Result<Self, Refused> {
         let cx = words::Context::new(options.prefix(), options.conf_prefix())
             .with_sinks(sinks)
+            .with_files(&source.files)
             .with_names(directives().iter().map(String::as_str));
         let mut main = Main::default();
         let read = Self::read_files(options, source, &mut main, &cx).and_then(|()| {

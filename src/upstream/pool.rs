@@ -26,13 +26,15 @@ pub struct Link {
     pub started: Instant,
     /// It came out of the pool.
     pub cached: bool,
+    /// Those of one kind may stand in for each other: 0 without TLS, else by what the session was asked for.
+    pub kind: u64,
     /// Its place among the thread's connections.
     _slot: Slot,
 }
 
 impl Link {
     pub fn new(io: Io, slot: Slot) -> Self {
-        Self { io, timer: Timer::default(), requests: 1, started: clock::now(), cached: false, _slot: slot }
+        Self { io, timer: Timer::default(), requests: 1, started: clock::now(), cached: false, kind: 0, _slot: slot }
     }
 }
 
@@ -57,12 +59,14 @@ thread_local! {
 }
 
 /// Takes an idle connection to `address`.
-pub fn take(group: &Group, address: &Address, tag: usize) -> Option<Link> {
+pub fn take(group: &Group, address: &Address, tag: usize, kind: u64) -> Option<Link> {
     let keepalive = group.keepalive.as_ref()?;
     POOLS.with_borrow_mut(|pools| {
         let pool = pools.get_mut(&group.id)?;
         loop {
-            let fits = |idle: &Idle| (!keepalive.local || idle.tag == tag) && idle.address == *address;
+            let fits = |idle: &Idle| {
+                (!keepalive.local || idle.tag == tag) && idle.address == *address && idle.link.kind == kind
+            };
             let place = pool.idle.iter().rposition(fits)?;
             let mut idle = pool.idle.remove(place);
             // What has happened since the last turn of the loop is known without asking the kernel.

@@ -6,10 +6,12 @@
 
 pub mod both;
 pub mod client;
+pub mod http2;
 pub mod php_fpm;
 pub mod ports;
 pub mod server;
 pub mod table;
+pub mod tls;
 pub mod upstream;
 pub mod websocket;
 
@@ -21,6 +23,7 @@ pub use both::Both;
 pub use client::{Client, Response};
 pub use php_fpm::PhpFpm;
 pub use server::{Server, Setup};
+pub use tls::{Authority, Pair, TlsClient};
 pub use upstream::{Asked, Step, Upstream};
 
 /// How long anything that should happen soon may take. Generous, because the tests share few cores; it is only

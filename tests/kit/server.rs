@@ -242,7 +242,12 @@ impl Server {
 
     /// One request on a connection of its own to `%%ADDR_0%%`: `GET path` with `Host: localhost`.
     pub fn fetch(&self, path: &str) -> super::Response {
-        let mut client = self.client();
+        self.fetch_from(0, path)
+    }
+
+    /// The same from `%%ADDR_n%%`.
+    pub fn fetch_from(&self, index: usize, path: &str) -> super::Response {
+        let mut client = Client::connect(&self.address(index));
         client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
         client.response()
     }

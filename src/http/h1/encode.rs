@@ -73,7 +73,7 @@ thread_local! {
 }
 
 /// nginx: an answer without content has no type, unless an upstream gave it one along with a status line of its own.
-fn shows_type(head: &Head) -> bool {
+pub(in crate::http) fn shows_type(head: &Head) -> bool {
     head.status != 204 || head.status_line.is_some()
 }
 
@@ -180,15 +180,15 @@ fn status_line(head: &Head, out: &mut BytesMut) {
 
 /// Which fields an upstream or a module has given itself.
 #[derive(Default)]
-struct Own {
-    server: bool,
-    date: bool,
-    content_length: bool,
-    last_modified: bool,
+pub(in crate::http) struct Own {
+    pub(in crate::http) server: bool,
+    pub(in crate::http) date: bool,
+    pub(in crate::http) content_length: bool,
+    pub(in crate::http) last_modified: bool,
 }
 
 impl Own {
-    fn of(head: &Head) -> Self {
+    pub(in crate::http) fn of(head: &Head) -> Self {
         let mut own = Self::default();
         for field in &head.fields {
             match field.name.len() {
@@ -211,7 +211,8 @@ fn is_made_absolute(request: &Request, target: &[u8]) -> bool {
 /// What makes a path a whole URL, with the host that the client asked for.
 fn put_authority(request: &Request, out: &mut BytesMut) {
     let core = &request.plan().core;
-    out.put_slice(b"http://");
+    let secure = request.connection.io.is_secure();
+    out.put_slice(if secure { b"https://" } else { b"http://" });
     let server = &request.server().name;
     match &request.head.host {
         _ if core.server_name_in_redirect => out.put_slice(server),
@@ -223,7 +224,7 @@ fn put_authority(request: &Request, out: &mut BytesMut) {
         },
     }
     let port = request.connection.local().map_or(0, |local| local.port());
-    if core.port_in_redirect && port != 80 && port != 0 {
+    if core.port_in_redirect && port != if secure { 443 } else { 80 } && port != 0 {
         out.put_slice(b":");
         out.put_slice(itoa(u64::from(port), &mut [0; 20]));
     }

@@ -101,7 +101,7 @@ struct Parts<'a> {
 
 /// Reads one head. The first byte is there or about to come.
 pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
-    let default = connection.address().names.default;
+    let default = connection.server.get();
     let http = connection.http.clone();
     let settings = &http.server(default).settings;
     let mut buffers = Buffers::new(settings);

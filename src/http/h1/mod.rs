@@ -12,20 +12,22 @@ use std::task::{Poll, ready};
 use bytes::BytesMut;
 
 pub use self::encode::location;
+pub(super) use self::encode::{Own, shows_type};
 use self::head::Head;
 use super::activity::State;
 use super::body::{Body, Source};
 use super::connection::Connection;
-use super::core::Lingering;
+use super::core::{Lingering, Settings};
+use super::h2;
 use super::phase::{self, Hangup};
 use super::proxy_protocol;
 use super::request::Request;
 use super::response::{Field, Response};
+use super::tls;
 use super::upload::Upload;
-use crate::conf::template::Template;
 use crate::log::{Level, Raw};
 use crate::net::timer::Timer;
-use crate::wire::http1::request::Version;
+use crate::wire::http1::request::{HTTP2_PREFACE, Preface};
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +46,23 @@ pub async fn serve(connection: Rc<Connection>) {
     if connection.address().proxy_protocol && !Box::pin(proxy_protocol::read(&connection, &mut timer)).await {
         return;
     }
+    if connection.address().ssl && !Box::pin(tls::accept(&connection, &mut timer)).await {
+        return;
+    }
+    if h2::is_agreed(&connection) {
+        return h2::serve(connection).await;
+    }
     loop {
         let together = !connection.input.borrow().is_empty();
         if !together && !wait(&connection, &mut timer).await {
             return;
+        }
+        if connection.requests.get() == 0 && h2::is_spoken(&connection) {
+            match preface(&connection, &mut timer).await {
+                Preface::Http2 => return h2::serve(connection).await,
+                Preface::Other => {}
+                Preface::Undecided => return,
+            }
         }
         connection.pipelined.set(together && connection.requests.get() > 0);
         // On the heap, so that a connection that waits does not hold the room that a request needs.
@@ -57,13 +72,46 @@ pub async fn serve(connection: Rc<Connection>) {
     }
 }
 
+/// Reads until the first bytes tell which protocol the client speaks; `Undecided` where they never do.
+async fn preface(connection: &Connection, timer: &mut Timer) -> Preface {
+    let timeout = connection.default_server().settings.client_header_timeout;
+    let decided = std::future::poll_fn(|cx| {
+        loop {
+            let input = &mut *connection.input.borrow_mut();
+            match Preface::of(input) {
+                Preface::Undecided => {}
+                decided => return Poll::Ready(decided),
+            }
+            input.reserve(HTTP2_PREFACE.len());
+            match connection.io.poll_read(cx, input) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    log_closed(connection, false);
+                    return Poll::Ready(Preface::Undecided);
+                }
+                Poll::Pending => {
+                    ready!(timer.poll(cx, timeout));
+                    connection.log(Level::Info, WAITING, format_args!("client timed out (110: Connection timed out)"));
+                    return Poll::Ready(Preface::Undecided);
+                }
+            }
+        }
+    })
+    .await;
+    timer.disarm();
+    decided
+}
+
 /// Reads one request, answers it, and says whether another may follow.
 async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
     connection.requests.set(connection.requests.get() + 1);
     connection.activity.set(State::Reading);
     connection.begun.set(connection.now());
     let (request, refused) = match head::read(connection, timer).await {
-        Head::Request(request) => (request, None),
+        Head::Request(request) => {
+            let refused = tls::check(&request);
+            (request, refused)
+        }
         Head::Refused(request, status) => (request, Some(status)),
         Head::Gone(None) => return false,
         Head::Gone(Some((request, status))) => {
@@ -78,7 +126,8 @@ async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
     match after {
         After::Next => request.keepalive.set(false), // nginx: `$sent_http_connection` is `close` in every log
         After::Close => {}
-        After::Linger => Box::pin(linger(&request)).await, // nginx: the request is not over before
+        // nginx: the request is not over before
+        After::Linger => Box::pin(linger(connection, &request.plan().core)).await,
     }
     request.write_logs();
     after == After::Next
@@ -91,10 +140,10 @@ const WAITING: &str = "waiting for request";
 /// `keepalive_timeout`. `false`: the connection ends.
 async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     connection.activity.set(State::Waiting);
-    let size = connection.http.server(connection.address().names.default).settings.client_header_buffer_size;
+    let size = connection.default_server().settings.client_header_buffer_size;
     give_back(connection.input.take(), size);
     let timeout = match connection.requests.get() {
-        0 => connection.http.server(connection.address().names.default).settings.client_header_timeout,
+        0 => connection.default_server().settings.client_header_timeout,
         _ => connection.idle_timeout.get(),
     };
     let idle = connection.requests.get() > 0;
@@ -262,23 +311,13 @@ async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Un
     send::send(request, body, framing, hold).await
 }
 
-/// 103: fields that the client may use before the answer is there, where `early_hints` lets them pass. nginx's fields
-/// are the upstream's, as they came.
-pub fn early_hints<'a>(request: &Request, fields: impl Iterator<Item = &'a Field>) {
-    let core = &request.plan().core;
-    let wanted = |template: &Template| !matches!(template.eval(request).as_ref(), b"" | b"0");
-    if request.is_subrequest() || request.head.version < Version::HTTP_11 || !core.early_hints.iter().any(wanted) {
-        return;
-    }
+/// Writes a 103.
+pub(super) fn early_hints(request: &Request, fields: &[&Field]) {
     let mut out = BytesMut::from(&b"HTTP/1.1 103 Early Hints\r\n"[..]);
-    let empty = out.len();
     for field in fields {
         for part in [&field.name[..], b": ", &field.value, b"\r\n"] {
             out.extend_from_slice(part);
         }
-    }
-    if out.len() == empty {
-        return;
     }
     out.extend_from_slice(b"\r\n");
     send::send_now(request, out.freeze());
@@ -309,9 +348,7 @@ async fn settle(request: &Request, sent: bool) -> After {
 }
 
 /// Reads and drops until the client has closed too, so that no reset overtakes the answer.
-async fn linger(request: &Request) {
-    let core = &request.plan().core;
-    let connection = &request.connection;
+pub(super) async fn linger(connection: &Connection, core: &Settings) {
     connection.io.shutdown_write();
     let until = tokio::time::Instant::now() + core.lingering_time;
     let mut waste = BytesMut::with_capacity(4096);

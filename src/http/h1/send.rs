@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
 use super::encode::{self, Framing};
-use crate::base::clock;
-use crate::http::body::{Body, FilePiece, Piece, Source};
+use crate::http::body::{Body, FilePiece, Piece, Source, Spliced};
 use crate::http::connection::Connection;
+use crate::http::pace::{Pace, Quota};
 use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::log::Level;
@@ -86,6 +86,9 @@ pub async fn send(request: &Request, mut body: Body, framing: Framing, hold: boo
         Framing::None | Framing::Chunked | Framing::Close => u64::MAX,
     };
     loop {
+        if matches!(framing, Framing::Length(_)) {
+            sender.splice(&mut body, &mut left).await?;
+        }
         let more = match sender.gather(&mut body, &mut left).await {
             Ok(more) => more,
             Err(unsent) => {
@@ -212,6 +215,46 @@ impl Sender<'_> {
         })
     }
 
+    /// Lets the body move past us what nobody must see, as long as it can and nothing else waits to be written.
+    async fn splice(&mut self, body: &mut Body, left: &mut u64) -> Result<(), Unsent> {
+        if !matches!(self.pace.quota(self.request), Quota::Bytes(u64::MAX)) || !self.output.borrow().is_empty() {
+            return Ok(());
+        }
+        let io = &self.connection.io;
+        std::future::poll_fn(|cx| {
+            while *left > 0 {
+                match body.poll_splice(cx, io, *left) {
+                    Spliced::Not => break,
+                    Spliced::Moved(moved) => {
+                        *left = left.saturating_sub(moved);
+                        self.request.bytes_sent.set(self.request.bytes_sent.get() + moved);
+                        self.output.borrow_mut().timer.disarm();
+                    }
+                    Spliced::Waits => return Poll::Pending,
+                    Spliced::Full => return self.poll_patience(cx, &mut self.output.borrow_mut().timer).map(Err),
+                    Spliced::Failed(error) => return Poll::Ready(Err(self.lost("splice", &error))),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// The client's socket takes nothing: for how long that is borne.
+    fn poll_patience(&self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<Unsent> {
+        let core = &self.request.plan().core;
+        ready!(timer.poll(cx, core.send_timeout));
+        self.request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
+        // nginx: whoever got nothing is logged with the status of his slowness
+        if self.request.bytes_sent.get() == 0 {
+            self.request.status.set(408);
+        }
+        if core.reset_timedout_connection {
+            self.connection.io.reset_on_close();
+        }
+        Poll::Ready(Unsent::Client)
+    }
+
     fn queue(&mut self, piece: Piece) {
         if !piece.is_empty() {
             self.output.borrow_mut().push(piece);
@@ -221,6 +264,7 @@ impl Sender<'_> {
     /// Takes pieces off the body until there is enough for a write, or it has nothing at the moment. `false`: the end.
     async fn gather(&mut self, body: &mut Body, left: &mut u64) -> Result<bool, Unsent> {
         let mut gathered: Vec<Piece> = Vec::new();
+        let splices = !self.chunked && self.pace.rate == 0 && !self.connection.io.is_secure();
         let mut size = 0;
         let result = std::future::poll_fn(|cx| {
             loop {
@@ -248,7 +292,7 @@ impl Sender<'_> {
                 if !piece.is_empty() {
                     gathered.push(piece);
                 }
-                if size >= GATHER {
+                if size >= GATHER || splices && body.may_splice() {
                     return Poll::Ready(Ok(true));
                 }
             }
@@ -380,16 +424,8 @@ impl Sender<'_> {
         };
         match written {
             Poll::Pending => {
-                ready!(output.timer.poll(cx, self.request.plan().core.send_timeout));
-                self.request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
-                // nginx: whoever got nothing is logged with the status of his slowness
-                if self.request.bytes_sent.get() == 0 {
-                    self.request.status.set(408);
-                }
-                if self.request.plan().core.reset_timedout_connection {
-                    self.connection.io.reset_on_close();
-                }
-                Poll::Ready(Err(Unsent::Client))
+                let unsent = ready!(self.poll_patience(cx, &mut output.timer));
+                Poll::Ready(Err(unsent))
             }
             Poll::Ready((call, Ok(0))) => {
                 let _ = call;
@@ -562,62 +598,4 @@ fn last_chunk(trailers: &[Field]) -> Bytes {
     }
     out.extend_from_slice(b"\r\n");
     out.into()
-}
-
-/// `limit_rate` and `limit_rate_after`.
-#[derive(Default)]
-struct Pace {
-    /// Bytes per second; 0: as fast as the client takes them.
-    rate: u64,
-    after: u64,
-    sent: u64,
-    started: Option<Instant>,
-}
-
-enum Quota {
-    Bytes(u64),
-    Wait(Duration),
-}
-
-impl Pace {
-    fn new(request: &Request) -> Self {
-        let core = &request.plan().core;
-        let size = |template: &Option<crate::conf::template::Template>| {
-            let text = template.as_ref()?.eval(request as &Request);
-            crate::base::units::size(std::str::from_utf8(&text).ok()?)
-        };
-        let rate = request.limit_rate.get().or_else(|| size(&core.limit_rate)).unwrap_or(0);
-        request.limit_rate.set(Some(rate));
-        let after = request.limit_rate_after.get().or_else(|| size(&core.limit_rate_after)).unwrap_or(0);
-        Self { rate, after, sent: 0, started: (rate > 0).then(clock::now) }
-    }
-
-    /// How much may go out now. nginx counts from the start of the request in whole seconds, and grants one ahead.
-    fn quota(&self, request: &Request) -> Quota {
-        // X-Accel-Limit-Rate and `set $limit_rate` may come late.
-        let rate = request.limit_rate.get().unwrap_or(self.rate);
-        if rate == 0 || self.started.is_none() && request.limit_rate.get().is_none() {
-            return Quota::Bytes(u64::MAX);
-        }
-        let seconds = clock::now().saturating_duration_since(request.started).as_secs() + 1;
-        let granted = rate.saturating_mul(seconds).saturating_add(self.after);
-        match granted.checked_sub(self.sent) {
-            Some(bytes @ 1..) => Quota::Bytes(bytes),
-            _ => {
-                let over = self.sent.saturating_sub(granted);
-                Quota::Wait(Duration::from_millis(over.saturating_mul(1000) / rate + 1))
-            }
-        }
-    }
-
-    /// How long to wait after a write of this size.
-    fn after(&mut self, wrote: u64) -> Option<Duration> {
-        self.sent += wrote;
-        if self.rate == 0 || self.sent <= self.after {
-            return None;
-        }
-        let limited = wrote.min(self.sent - self.after);
-        let delay = limited.saturating_mul(1000) / self.rate;
-        (delay > 0).then(|| Duration::from_millis(delay))
-    }
 }

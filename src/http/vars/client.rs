@@ -18,17 +18,20 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     vars.define("remote_addr", Row::once(|r: &Request| Some(r.connection.client())))?;
     vars.define("binary_remote_addr", Row::once(binary_remote_addr))?;
     vars.define("remote_port", Row::once(|r: &Request| port(inet(r).map_or(0, |peer| peer.port()))))?;
-    vars.define("server_addr", Row::once(|r: &Request| Some(text::bytes(&r.connection.server()?.host()).into())))?;
-    vars.define("server_port", Row::once(|r: &Request| port(r.connection.server()?.port().unwrap_or(0))))?;
-    vars.define("scheme", Row::once(|_: &Request| Some(Bytes::from_static(b"http"))))?;
-    vars.define("https", Row::once(|_: &Request| Some(Bytes::new())))?;
+    vars.define(
+        "server_addr",
+        Row::once(|r: &Request| Some(text::bytes(&r.connection.server_address()?.host()).into())),
+    )?;
+    vars.define("server_port", Row::once(|r: &Request| port(r.connection.server_address()?.port().unwrap_or(0))))?;
+    vars.define("scheme", Row::once(|r: &Request| Some(Bytes::from_static(by_tls(r, b"https", b"http")))))?;
+    vars.define("https", Row::once(|r: &Request| Some(Bytes::from_static(by_tls(r, b"on", b"")))))?;
     connection(vars)?;
     proxy_protocol(vars)
 }
 
 fn connection(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     vars.define("connection", Row::once(|r: &Request| decimal(r.connection.slot.number())))?;
-    vars.define("connection_requests", Row::once(|r: &Request| decimal(r.connection.requests.get())))?;
+    vars.define("connection_requests", Row::once(|r: &Request| decimal(r.number)))?;
     vars.define(
         "connection_time",
         Row::each(|r: &Request| {
@@ -100,6 +103,10 @@ fn binary_remote_addr(request: &Request) -> Value {
         Some(IpAddr::V6(v6)) => Bytes::copy_from_slice(&v6.octets()),
         None => request.connection.client(),
     })
+}
+
+fn by_tls(request: &Request, secure: &'static [u8], plain: &'static [u8]) -> &'static [u8] {
+    if request.connection.io.is_secure() { secure } else { plain }
 }
 
 fn pipe(request: &Request) -> Bytes {

@@ -21,6 +21,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::relay::{Relay, Start};
 use super::reply::{Reply, Rewritten};
 use super::settings::{Next, Settings, Store};
+use super::tls::Wanted;
 use super::tunnel::Tunnel;
 use crate::base::clock;
 use crate::base::text::errno;
@@ -33,6 +34,7 @@ use crate::net::accept::Slot;
 use crate::net::connect::{self, connect};
 use crate::net::io::Io;
 use crate::net::timer::Timer;
+use crate::net::tls;
 use crate::upstream::balance::round_robin::Outcome;
 use crate::upstream::group::{Choice, Held};
 use crate::upstream::pool::{self, Link};
@@ -79,6 +81,15 @@ pub trait Codec: 'static {
 
     /// The upstream has closed: whether the body may end so.
     fn ends_with_connection(&self) -> bool;
+
+    /// How many bytes follow in the connection that are the body's and need no look, if they are all that follows; 0 where
+    /// each must be looked at.
+    fn plain(&self) -> u64 {
+        0
+    }
+
+    /// So many of them passed by.
+    fn passed(&mut self, _: u64) {}
 
     /// How many bytes are worth reading at once.
     fn expected(&self) -> u64;
@@ -154,10 +165,16 @@ pub async fn preread(request: &Request, early: &mut Vec<Bytes>) -> Result<bool, 
 
 /// Runs an exchange up to the point where the client's head is known.
 pub async fn run<C: Codec>(job: Job<C>) -> Result<Response, Refusal> {
+    run_by(job, None).await
+}
+
+/// As [`run`], by TLS where it is `wanted`.
+pub async fn run_by<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Result<Response, Refusal> {
     let request = job.request.clone();
     let seen = request.attempts.borrow().len();
     let mut exchange = Exchange {
         settings: job.settings,
+        wanted,
         choice: job.choice,
         codec: job.codec,
         pieces: job.pieces,
@@ -200,6 +217,8 @@ enum Stop {
 
 struct Exchange<C> {
     settings: Arc<Settings>,
+    /// TLS is spoken.
+    wanted: Option<Wanted>,
     choice: Choice,
     codec: C,
     pieces: Vec<Piece>,
@@ -275,6 +294,7 @@ impl Drop for At {
 /// What nginx is doing, in the words of its log.
 pub mod action {
     pub const CONNECTING: &str = "connecting to upstream";
+    pub const HANDSHAKING: &str = "SSL handshaking to upstream";
     pub const SENDING: &str = "sending request to upstream";
     pub const HEAD: &str = "reading response header from upstream";
     pub const BODY: &str = "reading upstream";
@@ -296,17 +316,25 @@ impl<C: Codec> Exchange<C> {
         let held = self.choice.next_peer();
         let peer = held.as_ref().map_or_else(|| self.choice.group().name.clone(), |held| held.peer().name.clone());
         self.at.note(|attempt| attempt.peer = peer.clone());
-        let scheme = self.settings.scheme;
+        let scheme = if self.wanted.is_some() { "https://" } else { self.settings.scheme };
         self.at.request.upstream_url.replace(UpstreamUrl { scheme, peer, uri: self.uri.clone() });
         let Some(held) = held else {
             self.at.log(Level::Error, format_args!("no live upstreams"), action::CONNECTING);
             return Err(Stop::Next(Next::NO_LIVE));
         };
-        let kept = pool::take(held.group(), &held.peer().address, self.tag());
+        let kind = self.wanted.as_ref().map_or(0, |wanted| wanted.kind);
+        let kept = pool::take(held.group(), &held.peer().address, self.tag(), kind);
         self.at.held = Some(held);
         let link = match kept {
             Some(link) => link,
-            None => self.connect().await?,
+            None => {
+                // Rare, where connections are kept, and large.
+                let mut link = Box::pin(self.connect()).await?;
+                if self.wanted.is_some() {
+                    Box::pin(self.secure(&mut link)).await?;
+                }
+                link
+            }
         };
         self.at.link = Some(link);
         let elapsed = self.at.elapsed();
@@ -372,6 +400,60 @@ impl<C: Codec> Exchange<C> {
         Ok(link)
     }
 
+    /// Makes the TLS handshake.
+    async fn secure(&self, link: &mut Link) -> Result<(), Stop> {
+        let (Some(wanted), Some(held)) = (&self.wanted, &self.at.held) else { return Ok(()) };
+        let failed = |message: std::fmt::Arguments<'_>| {
+            self.at.log(Level::Error, message, action::HANDSHAKING);
+            Stop::Next(Next::ERROR)
+        };
+        match wanted.session(&held.peer().address) {
+            Ok(session) => link.io.secure(session),
+            Err(why) => {
+                self.at.log(Level::Error, format_args!("{why}"), action::HANDSHAKING);
+                return Err(Stop::Refuse(Refusal::Status(500)));
+            }
+        }
+        link.kind = wanted.kind;
+        let Link { io, timer, .. } = link;
+        let minds = self.settings.minds_client();
+        let done = std::future::poll_fn(|cx| {
+            if let Poll::Ready(done) = io.poll_handshake(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            if minds && is_gone(&self.at.request, cx) {
+                return Poll::Ready(Err(None));
+            }
+            timer.poll(cx, self.settings.connect_timeout).map(|()| Err(Some(Next::TIMEOUT)))
+        });
+        let done = match done.await {
+            Ok(done) => done,
+            Err(Some(why)) => {
+                io.abandon_session();
+                self.timed_out(action::HANDSHAKING);
+                return Err(Stop::Next(why));
+            }
+            Err(None) => {
+                self.client_gone();
+                return Err(Stop::Refuse(Refusal::Close));
+            }
+        };
+        timer.disarm();
+        if let Err(error) = done {
+            return Err(match tls::error::of(&error) {
+                Some(why) => failed(format_args!("SSL_do_handshake() failed {}", tls::error::cause(why).text)),
+                None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    failed(format_args!("peer closed connection in SSL handshake"))
+                }
+                None => failed(format_args!("peer closed connection in SSL handshake {}", errno(&error))),
+            });
+        }
+        match io.session(|session| wanted.judge(session)) {
+            Some(Err(why)) => Err(failed(format_args!("{why}"))),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+
     /// The connection failed before it was begun.
     fn not_connected(&self, failed: &connect::Failed, peer: &str) -> Stop {
         let connect::Failed { call, error } = failed;
@@ -400,7 +482,7 @@ impl<C: Codec> Exchange<C> {
     }
 
     /// nginx: 499 in the log.
-    fn client_gone(&mut self) {
+    fn client_gone(&self) {
         let action = self.doing();
         let message = format_args!("client prematurely closed connection, so upstream connection is closed too");
         self.at.log(Level::Info, message, action);
@@ -533,7 +615,7 @@ impl<C: Codec> Exchange<C> {
             return self.at.log(Level::Info, message, action::HEAD);
         }
         let shown = fields.iter().filter(|field| !self.settings.hide.has(&field.name));
-        crate::http::h1::early_hints(&self.at.request, shown);
+        crate::http::respond::early_hints(&self.at.request, shown);
     }
 
     /// Whether another peer should be asked instead.
@@ -674,7 +756,7 @@ impl<C: Codec> Exchange<C> {
 
 /// Whether the client has closed its connection. A part of a page does not ask.
 fn is_gone(request: &Request, cx: &mut Context<'_>) -> bool {
-    request.connection.io.poll_gone(cx).is_ready()
+    request.poll_gone(cx).is_ready()
 }
 
 /// So much of a body that is sent as it comes is gathered for one write.
@@ -708,7 +790,11 @@ fn poll_write(
                 slices[count] = IoSlice::new(bytes);
                 count += 1;
             }
-            ready!(io.poll_writev(cx, &slices[..count])).map_err(|error| ("writev", error))
+            let sent = match &slices[..count] {
+                [one] => io.poll_write(cx, one), // the cheaper call
+                several => io.poll_writev(cx, several),
+            };
+            ready!(sent).map_err(|error| ("writev", error))
         }
     };
     match wrote {

@@ -18,5 +18,6 @@ pub mod reply; // an upstream's head, understood
 pub mod resolve; // names that variables make
 pub mod settings; // the directives that all share
 pub mod store; // answers kept as files
+pub mod tls; // TLS towards upstreams
 pub mod tunnel; // upgraded connections
 pub mod vars; // $upstream_*

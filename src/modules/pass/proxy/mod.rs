@@ -19,6 +19,7 @@ use self::rewrite::{Cookies, Flags, Pattern, Rule, Rules};
 use self::target::{Meant, Target};
 use super::exchange::{self, Job};
 use super::settings::{self, Family, Next, Settings};
+use super::tls::{self, Secure, Tls};
 use crate::conf::error::{At, Fault};
 use crate::conf::module::{Arity, Directive, EVERYWHERE, IF_LOCATION, LIMIT_EXCEPT, LOCATION, Level, Module, Section};
 use crate::conf::setting::Setting;
@@ -36,6 +37,10 @@ use crate::upstream::group::Choice;
 
 /// The common directives under `proxy`.
 pub struct Http;
+
+impl Secure for Http {
+    const TLS_NAME: &'static str = "http_proxy_ssl";
+}
 
 impl Family for Http {
     const PREFIX: &'static str = "proxy";
@@ -135,6 +140,7 @@ impl Module for ProxyModule {
             set_body: conf.proxy_set_body.said(),
             version,
             settings: Arc::new(settings),
+            tls: if target.may_be_secure() { Some(tls::tls::<Http>(level)?) } else { None },
             target,
             wants_memory: MEMORY.iter().any(|name| level.cx.names.mentions(name)),
         });
@@ -314,7 +320,7 @@ fn redirects(conf: &Conf, pass: &PassUrl, location: &str) -> Result<Rules, Fault
         if pass.template.constant().is_none() {
             return Ok(Vec::new());
         }
-        let has_uri = target::fixed(&pass.text).is_ok_and(|url| !url.uri.is_empty());
+        let has_uri = target::fixed(&pass.text).is_ok_and(|(url, _)| !url.uri.is_empty());
         let bytes = |text: &str| Template::literal(crate::base::text::bytes(text));
         let (from, to) = match has_uri {
             true => (bytes(&pass.text), bytes(location)),
@@ -379,6 +385,8 @@ pub struct Proxy {
     set_body: Option<Template>,
     version: HttpVersion,
     settings: Arc<Settings>,
+    /// Where the target may be `https`.
+    tls: Option<Arc<Tls>>,
     target: Target,
     /// Somebody may ask what is being sent.
     wants_memory: bool,
@@ -426,7 +434,7 @@ impl Content for Handler {
 
 impl Proxy {
     async fn pass(self: Arc<Self>, request: &Rc<Request>) -> Result<Response, Refusal> {
-        let Meant { group, host, port, uri } = self.target.find(request, self.settings.minds_client()).await?;
+        let Meant { group, host, port, uri, secure } = self.target.find(request, self.settings.minds_client()).await?;
         let settings = self.settings.clone();
         let mut streamed = !settings.request_buffering
             && self.set_body.is_none()
@@ -484,7 +492,9 @@ impl Proxy {
         }
         let codec = Http1::new(self.clone(), request, &method, chunked);
         let choice = Choice::new(group);
-        exchange::run(Job { request: request.clone(), settings, choice, codec, pieces, streamed, early, uri }).await
+        let wanted = self.tls.as_ref().filter(|_| secure).map(|tls| tls.wanted(request, &host));
+        let job = Job { request: request.clone(), settings, choice, codec, pieces, streamed, early, uri };
+        exchange::run_by(job, wanted).await
     }
 }
 

@@ -20,7 +20,7 @@ use crate::upstream::group::Group;
 /// See the module's head.
 #[derive(Debug)]
 pub enum Target {
-    Fixed { group: Arc<Group>, host: Bytes, port: Bytes, uri: Uri },
+    Fixed { group: Arc<Group>, host: Bytes, port: Bytes, uri: Uri, secure: bool },
     Variable { template: Template, groups: Groups },
 }
 
@@ -39,31 +39,50 @@ pub struct Meant {
     pub host: Bytes,
     pub port: Bytes,
     pub uri: Uri,
+    /// `https`
+    pub secure: bool,
 }
 
-/// Reads a URL without variables; the error is nginx's sentence.
-pub fn fixed(text: &str) -> Result<Url, String> {
-    let begins = |scheme: &str| text.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme));
-    if begins("https://") {
-        return Err("https protocol requires SSL support".to_owned());
-    }
-    if !begins("http://") {
-        return Err("invalid URL prefix".to_owned());
-    }
-    let rest = &text["http://".len()..];
-    addr::parse(rest, FORM).map_err(|why| format!("{why} in upstream \"{rest}\""))
+/// Reads a URL without variables, and says whether it is `https`; the error is nginx's sentence.
+pub fn fixed(text: &str) -> Result<(Url, bool), String> {
+    let (secure, rest) = scheme(text).ok_or("invalid URL prefix")?;
+    let url = addr::parse(rest, form(secure)).map_err(|why| format!("{why} in upstream \"{rest}\""))?;
+    Ok((url, secure))
 }
 
-const FORM: Form = Form { listen: false, uri: true, default_port: 80 };
+/// Whether a URL is `https`, and what follows its scheme.
+fn scheme(text: &str) -> Option<(bool, &str)> {
+    let after = |scheme: &str| {
+        let (begin, rest) = text.split_at_checked(scheme.len())?;
+        begin.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    after("https://").map(|rest| (true, rest)).or_else(|| after("http://").map(|rest| (false, rest)))
+}
+
+fn form(secure: bool) -> Form {
+    Form { listen: false, uri: true, default_port: default_port(secure) }
+}
+
+fn default_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
+}
 
 impl Target {
+    /// Whether TLS may have to be spoken.
+    pub fn may_be_secure(&self) -> bool {
+        match self {
+            Self::Fixed { secure, .. } => *secure,
+            Self::Variable { .. } => true,
+        }
+    }
+
     /// `no_uri`: the location is no prefix, so there is nothing that a URI could take the place of.
     pub fn link(level: &Level<'_>, pass: &PassUrl, location: &str, no_uri: bool) -> Result<Self, Fault> {
         let groups = Groups::of(level);
         if pass.template.constant().is_none() {
             return Ok(Self::Variable { template: pass.template.clone(), groups });
         }
-        let url = fixed(&pass.text).map_err(Fault::new)?;
+        let (url, secure) = fixed(&pass.text).map_err(Fault::new)?;
         if no_uri && !url.uri.is_empty() {
             return Err(Fault::new(
                 "\"proxy_pass\" cannot have URI part in location given by regular expression, or inside named \
@@ -71,27 +90,27 @@ impl Target {
             ));
         }
         let group = groups.make(&url, &pass.at)?;
-        let (host, port) = names(&url);
+        let (host, port) = names(&url, secure);
         let uri = Uri::Replace { uri: text::bytes(&url.uri).into(), location: text::bytes(location).len() };
-        Ok(Self::Fixed { group, host, port, uri })
+        Ok(Self::Fixed { group, host, port, uri, secure })
     }
 
     /// The target of a request; names that variables make are resolved now.
     pub async fn find(&self, request: &Request, minds_client: bool) -> Result<Meant, Refusal> {
         let (template, groups) = match self {
-            Self::Fixed { group, host, port, uri } => {
-                return Ok(Meant { group: group.clone(), host: host.clone(), port: port.clone(), uri: uri.clone() });
+            Self::Fixed { group, host, port, uri, secure } => {
+                let (group, secure) = (group.clone(), *secure);
+                return Ok(Meant { group, host: host.clone(), port: port.clone(), uri: uri.clone(), secure });
             }
             Self::Variable { template, groups } => (template, groups),
         };
         let value = template.eval(request);
         let text = text::decode(&value);
-        if !text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://")) || text.len() == 7 {
+        let Some((secure, rest)) = scheme(&text).filter(|(_, rest)| !rest.is_empty()) else {
             request.log(LogLevel::Error, format_args!("invalid URL prefix in \"{}\"", Raw(&value)));
             return Err(Refusal::Status(500));
-        }
-        let rest = &text[7..];
-        let url = addr::parse(rest, FORM).map_err(|why| {
+        };
+        let url = addr::parse(rest, form(secure)).map_err(|why| {
             request.log(LogLevel::Error, format_args!("{why} in upstream \"{rest}\""));
             Refusal::Status(500)
         })?;
@@ -99,23 +118,23 @@ impl Target {
             true => format!("/{}", url.uri),
             false => url.uri.clone(),
         };
-        let (host, port) = names(&url);
+        let (host, port) = names(&url, secure);
         let group = match groups.find(&url) {
             Some(group) => group,
-            None => resolve::group(request, &url, minds_client).await?,
+            None => Box::pin(resolve::group(request, &url, minds_client)).await?, // rare, and large
         };
-        Ok(Meant { group, host, port, uri: Uri::Whole(text::bytes(&uri).into()) })
+        Ok(Meant { group, host, port, uri: Uri::Whole(text::bytes(&uri).into()), secure })
     }
 }
 
 /// `$proxy_host` and `$proxy_port`.
-fn names(url: &Url) -> (Bytes, Bytes) {
+fn names(url: &Url, secure: bool) -> (Bytes, Bytes) {
     if let Host::Unix(_) = url.host {
         return (Bytes::from_static(b"localhost"), Bytes::new());
     }
     let host = text::bytes(&url.host_text);
-    if url.no_port || url.port == 80 {
-        return (host.into(), Bytes::from_static(b"80"));
+    if url.no_port || url.port == default_port(secure) {
+        return (host.into(), Bytes::from_static(if secure { b"443" } else { b"80" }));
     }
     let port = text::bytes(&url.port_text);
     ([&host[..], b":", &port].concat().into(), port.into())

@@ -1,0 +1,332 @@
+//! TLS on a connected socket.
+//!
+//! ```text
+//! socket ─► ciphertext, read by the record ─► rustls ─► plain bytes for `Io::poll_read`
+//! socket ◄─ up to 16 records in one writev ◄─ rustls ◄─ plain bytes of `Io::poll_writev`, or of a file
+//! ```
+//!
+//! In: a handshake's [`Session`], put into an [`Io`](super::io::Io). Out: the same polls as without TLS. The rule: a write
+//! is reported when the socket has taken all its records, so whoever writes never leaves bytes behind; and a
+//! connection that waits holds no buffer of its own.
+
+pub mod certificate; // chains and their keys, out of PEM
+pub mod cipher; // OpenSSL's words for ciphers, curves and versions
+pub mod client; // how we speak to upstreams
+pub mod error; // OpenSSL's words for what went wrong
+pub mod server; // what a server offers
+pub mod ticket; // sessions that are taken up again
+pub mod verify; // whether a peer's certificate is good
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, BufRead, IoSlice, Write};
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use rustls::Connection;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// One connection's TLS. See the module's head.
+#[derive(Debug)]
+pub struct Session {
+    conn: Connection,
+    /// Plain bytes whose records the socket has not yet taken whole.
+    accepted: usize,
+    /// Records that came while there was plain text enough.
+    waiting: BytesMut,
+    /// The peer has ended its side, or the connection is broken.
+    ended: bool,
+    /// Nothing can be sent any more.
+    broken: bool,
+}
+
+/// The most of a record, and a little more: what one read asks the socket for.
+const READ: usize = 18 * 1024;
+/// The most that is encrypted for one write.
+pub const WRITE: usize = 256 * 1024;
+
+thread_local! {
+    /// Ciphertext between the socket and rustls, within one call.
+    static INPUT: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+    /// Parts of files between the disk and rustls, within one call. It is there once the thread has sent one.
+    static FILE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Session {
+    pub fn new(conn: impl Into<Connection>) -> Self {
+        let mut conn = conn.into();
+        conn.set_buffer_limit(None); // the limit is `WRITE`, and a write is accepted whole
+        Self { conn, accepted: 0, waiting: BytesMut::new(), ended: false, broken: false }
+    }
+
+    pub fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// What came before the session began.
+    pub fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let used = self.digest(bytes)?;
+        self.waiting.extend_from_slice(&bytes[used..]);
+        Ok(())
+    }
+
+    /// Drives the handshake. Ready when both sides are done with it, or with the error, whose alert is sent.
+    pub fn poll_handshake(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_flush(stream, cx))?;
+            if !self.conn.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Err(error) = ready!(self.poll_fill(stream, cx)) {
+                let _ = self.poll_flush(stream, cx);
+                return Poll::Ready(Err(error));
+            }
+            if self.ended {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// Ready when there is plain text, or the end, or something on the socket that may become one of them.
+    pub fn poll_readable(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ended || !self.waiting.is_empty() || self.has_text() {
+            return Poll::Ready(Ok(()));
+        }
+        stream.poll_read_ready(cx)
+    }
+
+    /// Appends plain text to `buffer`, at most `room`. 0 is the end.
+    pub fn poll_read(
+        &mut self,
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut read = 0;
+            while read < room {
+                let mut reader = self.conn.reader();
+                let Ok(text) = reader.fill_buf() else { break };
+                let take = text.len().min(room - read);
+                if take == 0 {
+                    break;
+                }
+                buffer.extend_from_slice(&text[..take]);
+                reader.consume(take);
+                read += take;
+            }
+            if read > 0 || room == 0 {
+                return Poll::Ready(Ok(read));
+            }
+            if self.ended {
+                return Poll::Ready(Ok(0));
+            }
+            if let Err(error) = ready!(self.poll_fill(stream, cx)) {
+                let _ = self.poll_flush(stream, cx); // the alert
+                return Poll::Ready(Err(error));
+            }
+            // What the peer's records asked for: keys are changed, say. The socket may take it later.
+            let _ = self.poll_flush(stream, cx);
+        }
+    }
+
+    /// Writes what the slices hold, up to [`WRITE`]. After `Pending` the same bytes must be offered again.
+    pub fn poll_writev(
+        &mut self,
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.accepted == 0 {
+            ready!(self.poll_flush(stream, cx))?;
+            let mut total = 0;
+            let fits = slices.iter().take_while(|slice| {
+                total += slice.len();
+                total <= WRITE
+            });
+            self.accepted = match fits.count() {
+                0 => self.conn.writer().write(slices.first().map_or(&[][..], |slice| &slice[..WRITE]))?,
+                count => self.conn.writer().write_vectored(&slices[..count])?,
+            };
+        }
+        ready!(self.poll_flush(stream, cx))?;
+        Poll::Ready(Ok(std::mem::take(&mut self.accepted)))
+    }
+
+    /// As [`Session::poll_writev`], of a part of a file. 0 is the end of the file.
+    pub fn poll_sendfile(
+        &mut self,
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.accepted == 0 {
+            ready!(self.poll_flush(stream, cx))?;
+            self.accepted = FILE.with_borrow_mut(|buffer| {
+                buffer.resize(WRITE, 0);
+                let read = rustix::io::pread(file, &mut buffer[..len.min(WRITE)], offset)?;
+                self.conn.writer().write(&buffer[..read])
+            })?;
+        }
+        ready!(self.poll_flush(stream, cx))?;
+        Poll::Ready(Ok(std::mem::take(&mut self.accepted)))
+    }
+
+    /// Ready when the peer has closed its side or the connection is broken; text that waits to be read is no answer.
+    pub fn poll_gone(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.ended {
+                return Poll::Ready(());
+            }
+            if self.has_text() || !self.waiting.is_empty() {
+                return Poll::Pending;
+            }
+            if ready!(self.poll_fill(stream, cx)).is_err() {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Whether neither text nor the end has come. When that changes, `cx` is told. Records that are no text, such as
+    /// tickets for the next session, are taken in.
+    pub fn poll_quiet(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> bool {
+        loop {
+            if self.ended || self.has_text() || !self.waiting.is_empty() {
+                return false;
+            }
+            match self.poll_fill(stream, cx) {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return false,
+            }
+        }
+    }
+
+    /// Says that nothing more will be written; what the socket does not take at this moment is lost.
+    pub fn close(&mut self, stream: &TcpStream) {
+        if self.broken {
+            return;
+        }
+        self.broken = true;
+        if self.accepted == 0 {
+            self.conn.send_close_notify();
+            self.flush_now(stream);
+        }
+    }
+
+    /// Sends what the socket takes at this moment.
+    pub fn flush_now(&mut self, stream: &TcpStream) {
+        let _ = self.poll_flush(stream, &mut Context::from_waker(std::task::Waker::noop()));
+        self.broken = true;
+    }
+
+    /// The connection ends without a word.
+    pub fn abandon(&mut self) {
+        self.broken = true;
+    }
+
+    fn has_text(&mut self) -> bool {
+        self.conn.reader().fill_buf().is_ok_and(|text| !text.is_empty())
+    }
+
+    /// Takes in one read's worth of records.
+    fn poll_fill(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.waiting.is_empty() {
+            let waiting = std::mem::take(&mut self.waiting);
+            let used = self.digest(&waiting)?;
+            if used > 0 {
+                self.waiting.extend_from_slice(&waiting[used..]);
+                return Poll::Ready(Ok(()));
+            }
+            self.waiting = waiting;
+        }
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            let read = INPUT.with_borrow_mut(|input| match stream.try_read(input) {
+                Ok(read) => {
+                    if read > 0 && read < input.len() {
+                        // The socket is empty: the next read waits instead of asking again.
+                        let nothing: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
+                        let _ = stream.try_io(Interest::READABLE, || nothing);
+                    }
+                    self.take(&input[..read]).map(Some)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) => {
+                    (self.ended, self.broken) = (true, true);
+                    Err(error)
+                }
+            })?;
+            if read.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Takes in what the socket gave; nothing is its end. nginx makes no difference between an end that was announced
+    /// and one that was not.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            self.ended = true;
+            return Ok(());
+        }
+        self.feed(bytes)
+    }
+
+    /// Lets rustls have what it takes of these bytes.
+    fn digest(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // It takes nothing while there is text enough to read.
+            let Ok(1..) = self.conn.read_tls(&mut rest) else { break };
+            match self.conn.process_new_packets() {
+                Ok(state) if state.peer_has_closed() => {
+                    self.ended = true;
+                    return Ok(bytes.len());
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.ended = true;
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    fn poll_flush(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.conn.wants_write() {
+            ready!(stream.poll_write_ready(cx))?;
+            match self.conn.write_tls(&mut Sock(stream)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    self.broken = true;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The socket as rustls writes to it.
+struct Sock<'a>(&'a TcpStream);
+
+impl Write for Sock<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
