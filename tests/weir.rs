@@ -5,6 +5,8 @@ mod kit;
 mod command_line;
 mod conf;
 mod differential;
+mod docs;
+mod explain;
 mod fastcgi;
 mod fastcgi_records;
 mod floors;
