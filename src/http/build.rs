@@ -75,7 +75,7 @@ impl Builder<'_> {
         let vars = Table::new(&level.cx.names, std::mem::take(&mut main.vars))?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
         let hello_is_asked_for = vars.names().any(|name| matches!(name, "ssl_ciphers" | "ssl_curves"));
-        let Main { post_read, caches, cache_memory, http2_recv_buffer_size, .. } = main;
+        let Main { post_read, http2_recv_buffer_size, caches, cache_memory, .. } = main;
         Ok(Http {
             head_is_asked_for,
             hello_is_asked_for,
@@ -84,9 +84,9 @@ impl Builder<'_> {
             listens,
             vars,
             post_read,
+            http2_recv_buffer_size,
             caches,
             cache_memory: cache_memory.unwrap_or(64 * 1024 * 1024),
-            http2_recv_buffer_size,
         })
     }
 

@@ -166,12 +166,12 @@ pub struct Main {
     pub vars: Definitions<Request>,
     /// Asked once for each new client request, before its server is known to matter: realip.
     pub post_read: Vec<Box<dyn Gate>>,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
     /// Every cache on disk.
     pub caches: Vec<Arc<Zone>>,
     /// How many bytes of small cache files are kept in memory, where that is said.
     pub cache_memory: Option<u64>,
-    /// How much is read at once from a client that speaks HTTP/2.
-    pub http2_recv_buffer_size: usize,
 }
 
 impl Defines for Main {
@@ -233,10 +233,10 @@ pub struct Http {
     /// Some variable is about what clients offer in their TLS handshake.
     pub hello_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
-    pub caches: Vec<Arc<Zone>>,
-    pub cache_memory: u64,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,
+    pub caches: Vec<Arc<Zone>>,
+    pub cache_memory: u64,
 }
 
 impl Http {

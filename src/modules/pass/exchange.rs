@@ -71,8 +71,8 @@ pub trait Codec: 'static {
     /// A new try begins: everything that was read so far is forgotten.
     fn begin(&mut self);
 
-    /// Wraps what came of a body that is sent as it comes; `last`: nothing follows.
-    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>);
+    /// Wraps what came of a body that is sent as it comes. `end`: nothing follows but these fields.
+    fn wrap(&mut self, parts: Vec<Bytes>, end: Option<&[Field]>, out: &mut VecDeque<Piece>);
 
     /// Takes the head from the front of `input`, or leaves it until there is more.
     fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked;
@@ -425,7 +425,7 @@ impl<C: Codec> Exchange<C> {
         self.codec.begin();
         self.output.extend(self.pieces.iter().filter(|piece| !piece.is_empty()).cloned());
         if !self.early.is_empty() {
-            self.codec.wrap(self.early.clone(), false, &mut self.output);
+            self.codec.wrap(self.early.clone(), None, &mut self.output);
         }
         self.request_sent = true;
         self.body_sent = false;
@@ -644,7 +644,8 @@ impl<C: Codec> Exchange<C> {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            self.codec.wrap(parts, self.body_read, &mut self.output);
+            let trailers = if self.body_read { self.at.request.body.trailers() } else { Vec::new() };
+            self.codec.wrap(parts, self.body_read.then_some(&trailers), &mut self.output);
         }
     }
 

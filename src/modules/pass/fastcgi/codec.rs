@@ -169,9 +169,9 @@ impl Codec for Records {
         *self = Self::new(self.fastcgi.clone());
     }
 
-    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>) {
+    fn wrap(&mut self, parts: Vec<Bytes>, end: Option<&[Field]>, out: &mut VecDeque<Piece>) {
         out.extend(parts.into_iter().flat_map(|part| stdin(Piece::Mem(part))));
-        if last {
+        if end.is_some() {
             out.push_back(Piece::Mem(Bytes::from_static(&STDIN_END)));
         }
     }

@@ -11,7 +11,7 @@ use super::target::Uri;
 use super::{HttpVersion, Proxy};
 use crate::conf::template::Template;
 use crate::http::request::Request;
-use crate::http::response::Refusal;
+use crate::http::response::{Field, Refusal};
 use crate::log::Level;
 use crate::modules::pass::names::FieldNames;
 use crate::wire::uri::{Escape, escape};
@@ -96,6 +96,11 @@ impl RequestHead {
             head.parts.push(Part::TransferEncoding);
         }
         head
+    }
+
+    /// Whether the client's field behind its body goes on: as little as in a head may it replace what is set here.
+    pub fn lets_pass(&self, field: &Field) -> bool {
+        !self.own.has(&field.name)
     }
 
     fn flush(&mut self, text: &mut BytesMut) {

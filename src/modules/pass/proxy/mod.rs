@@ -33,9 +33,10 @@ use crate::http::core::Core;
 use crate::http::location::Matcher;
 use crate::http::plan::{Answer, Content, Main, Plan};
 use crate::http::request::Request;
-use crate::http::response::Refusal;
+use crate::http::response::{Field, Refusal};
 use crate::http::upload::{Stored, Upload};
 use crate::upstream::group::Choice;
+use crate::wire::http1::chunked::SizeLine;
 
 /// The common directives under `proxy`.
 pub struct Http;
@@ -521,7 +522,12 @@ impl Origin for Proxy {
             }
         }
         let set_body = self.set_body.as_ref().map(|template| template.eval(request.as_ref()));
-        let chunked = streamed && request.head.chunked;
+        let trailers = match &body {
+            Some(_) if self.version == HttpVersion::One => request.body.trailers(),
+            Some(_) | None => Vec::new(),
+        };
+        let trailing = trailers.iter().any(|field| self.lets_pass(field));
+        let chunked = streamed && request.head.chunked || trailing;
         let length = match &set_body {
             Some(bytes) => Some(bytes.len() as u64),
             None if chunked => None,
@@ -558,7 +564,16 @@ impl Origin for Proxy {
         })?;
         let mut pieces = vec![Piece::Mem(head)];
         if let Some(stored) = body {
+            let size = stored.len;
+            if trailing && size > 0 {
+                pieces.push(Piece::Mem(Bytes::copy_from_slice(SizeLine::new(size).as_ref())));
+            }
             push(stored, &mut pieces);
+            if trailing {
+                let end = self.last_chunk(&trailers);
+                let lines = if size > 0 { Bytes::from_static(b"\r\n") } else { Bytes::new() };
+                pieces.extend([Piece::Mem(lines), Piece::Mem(end)]);
+            }
         }
         let codec = Http1::new(self.clone(), request, &method, chunked);
         let choice = Choice::new(group);
@@ -566,6 +581,25 @@ impl Origin for Proxy {
         let request = request.clone();
         let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
         exchange::ask(job, wanted).await
+    }
+}
+
+impl Proxy {
+    /// Whether the client's field behind its body goes on.
+    fn lets_pass(&self, field: &Field) -> bool {
+        self.settings.pass_request_headers && self.head.lets_pass(field)
+    }
+
+    /// The end of a body in chunks, with the fields that came behind it.
+    fn last_chunk(&self, trailers: &[Field]) -> Bytes {
+        let mut end = BytesMut::from(&b"0\r\n"[..]);
+        for field in trailers.iter().filter(|field| self.lets_pass(field)) {
+            for part in [&field.name[..], b": ", &field.value, b"\r\n"] {
+                end.extend_from_slice(part);
+            }
+        }
+        end.extend_from_slice(b"\r\n");
+        end.freeze()
     }
 }
 
