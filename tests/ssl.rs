@@ -330,3 +330,28 @@ fn keys_of_every_kind() {
         TlsClient::new().connect(&server.address(n), "localhost").client.get("/").response().expect_body(key);
     }
 }
+
+#[test]
+fn requests_that_come_early() {
+    let Some(openssl) = need("openssl") else { return };
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let server = setup(&[("a", &Pair::of_itself("localhost"))]).file("request", request).start(
+        "server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; ssl_early_data on;
+        return 200 <$ssl_early_data|$ssl_session_reused>; }",
+    );
+    let session = server.path("session").display().to_string();
+    let file = server.path("request").display().to_string();
+    let ask = |args: &[&str]| {
+        let mut command = Command::new(&openssl);
+        command.args(["s_client", "-ign_eof", "-tls1_3", "-connect", &server.address(0)]).args(args);
+        let input = std::fs::File::open(&file).expect("it was written");
+        let out = command.stdin(input).output().expect("openssl runs");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let first = ask(&["-sess_out", &session]);
+    assert!(first.contains("<|.>"), "{first}");
+    let second = ask(&["-sess_in", &session, "-early_data", &file]);
+    assert!(second.contains("Early data was accepted") && second.contains("<1|r>"), "{second}");
+    let again = ask(&["-sess_in", &session, "-early_data", &file]);
+    assert!(!again.contains("Early data was accepted") && again.contains("<|.>"), "used twice: {again}");
+}

@@ -205,7 +205,7 @@ fn choose(connection: &Rc<Connection>, accepted: rustls::server::Accepted, rest:
     };
     let _ = told.session_id.set(session_id(&mut conn));
     let mut session = Session::new(conn);
-    match session.feed(rest) {
+    match session.begin(rest) {
         Ok(()) => Start::Session(session),
         Err(why) => {
             failed(connection, &why);

@@ -404,6 +404,14 @@ impl Conf {
                 .collect::<Result<Vec<_>, _>>()?,
         };
 
+        // OpenSSL: of two of a kind the later one stays
+        let kinds: Vec<_> = pairs.iter().map(|pair| pair.key.algorithm()).collect();
+        let mut n = 0;
+        pairs.retain(|_| {
+            n += 1;
+            !kinds[n..].contains(&kinds[n - 1])
+        });
+
         if self.stapling.or(false) {
             if self.certificate_compression.or(false) {
                 let message = "\"ssl_stapling\" is incompatible with \"ssl_certificate_compression\"";
@@ -423,7 +431,8 @@ impl Conf {
             SessionCache::Builtin(number) => Some(Arc::new(Store::new(number.saturating_mul(SESSION)))),
             SessionCache::Shared { name, size } => Some(Store::named(&name, size)),
         };
-        let early_data = self.early_data.or(false);
+        // Whoever must show a certificate first has not done so yet.
+        let early_data = self.early_data.or(false) && verify == Verify::Off;
         // What comes early must not come twice: that takes sessions which are used up, not tickets that are copied.
         let store = store.or_else(|| early_data.then(|| Arc::new(Store::new(BUILTIN * SESSION))));
         let tickets = Tickets { on: tickets && !early_data, context, timeout, keys: self.ticket_keys(cx)? };
