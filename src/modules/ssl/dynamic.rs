@@ -125,7 +125,19 @@ impl Pairs {
                 key
             }
         };
-        certificate::join(Vec::clone(&chain), key, &key_name).map(Arc::new)
+        match certificate::join(Vec::clone(&chain), key, &key_name) {
+            Ok(pair) => Ok(Arc::new(pair)),
+            // One of the files was replaced since the other was read.
+            Err(_) if self.forget(&[&name, &kept_as]) => self.get(&name, &key_name, passwords, path),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Whether any of these was kept; none is any more.
+    fn forget(&self, names: &[&str]) -> bool {
+        let Some((_, kept)) = &self.0 else { return false };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().filter(|name| kept.remove(**name).is_some()).count() > 0
     }
 
     fn kept(&self, name: &str) -> Option<Object> {
