@@ -40,11 +40,10 @@ impl Responder {
         let rest = url.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &url[7..]);
         let rest = rest.ok_or_else(|| format!("invalid URL prefix in OCSP responder \"{url}\""))?;
         let wrong = |why: &str| format!("{why} in OCSP responder \"{rest}\"");
-        let parsed =
-            addr::parse(rest, Form { listen: false, uri: true, default_port: 80 }).map_err(|why| wrong(&why))?;
+        let parsed = addr::parse(rest, Form { listen: false, uri: true, default_port: 80 }).map_err(wrong)?;
         let addresses = match &parsed.host {
             Host::Name(_) if !resolve => Vec::new(),
-            _ => parsed.addresses().map_err(|why| wrong(&why))?,
+            _ => parsed.addresses().map_err(wrong)?,
         };
         let uri = if parsed.uri.is_empty() { "/".to_owned() } else { parsed.uri.clone() };
         Ok(Self { host: parsed.host_text.clone(), uri, port: parsed.port, addresses })
@@ -223,7 +222,10 @@ impl std::fmt::Debug for Known {
 /// What an entry takes, roughly.
 const ENTRY: u64 = 256;
 
-static KNOWN: LazyLock<Mutex<HashMap<(String, u64), Arc<Known>>>> = LazyLock::new(Mutex::default);
+/// By name and size.
+type Caches = HashMap<(String, u64), Arc<Known>>;
+
+static KNOWN: LazyLock<Mutex<Caches>> = LazyLock::new(Mutex::default);
 
 impl Known {
     /// The cache of this name and size, which survives a reload.
