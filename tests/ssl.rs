@@ -330,3 +330,107 @@ fn keys_of_every_kind() {
         TlsClient::new().connect(&server.address(n), "localhost").client.get("/").response().expect_body(key);
     }
 }
+
+#[test]
+fn requests_that_come_early() {
+    let Some(openssl) = need("openssl") else { return };
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let server = setup(&[("a", &Pair::of_itself("localhost"))]).file("request", request).start(
+        "server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; ssl_early_data on;
+        return 200 <$ssl_early_data|$ssl_session_reused>; }",
+    );
+    let session = server.path("session").display().to_string();
+    let file = server.path("request").display().to_string();
+    let ask = |args: &[&str]| {
+        let mut command = Command::new(&openssl);
+        command.args(["s_client", "-ign_eof", "-tls1_3", "-connect", &server.address(0)]).args(args);
+        let input = std::fs::File::open(&file).expect("it was written");
+        let out = command.stdin(input).output().expect("openssl runs");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let first = ask(&["-sess_out", &session]);
+    assert!(first.contains("<|.>"), "{first}");
+    let second = ask(&["-sess_in", &session, "-early_data", &file]);
+    assert!(second.contains("Early data was accepted") && second.contains("<1|r>"), "{second}");
+    let again = ask(&["-sess_in", &session, "-early_data", &file]);
+    assert!(!again.contains("Early data was accepted") && again.contains("<|.>"), "used twice: {again}");
+}
+
+/// A responder by openssl's own tool, for certificates of which one may be revoked.
+struct Responder {
+    child: std::process::Child,
+}
+
+impl Responder {
+    fn start(openssl: &std::path::Path, setup: &Setup, port: u16) -> Responder {
+        let mut command = Command::new(openssl);
+        command.current_dir(setup.prefix().join("conf"));
+        command.args(["ocsp", "-index", "index.txt", "-CA", "root.crt", "-rsigner", "root.crt", "-rkey", "root.key"]);
+        command.args(["-port", &port.to_string(), "-ndays", "1", "-ignore_err"]);
+        let said = setup.prefix().join("responder");
+        let out = std::fs::File::create(&said).expect("the directory is ours");
+        let both = out.try_clone().expect("a file can be shared");
+        let child = command.stdin(std::process::Stdio::null()).stdout(out).stderr(both).spawn().expect("openssl runs");
+        let responder = Responder { child };
+        // A connection that asks nothing would hold it up, so it is believed when it says that it waits.
+        eventually("the responder waits", || {
+            std::fs::read_to_string(&said).is_ok_and(|text| text.contains("waiting for OCSP client connections"))
+        });
+        responder
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn responders_are_asked_about_clients_and_for_stapling() {
+    let Some(openssl) = need("openssl") else { return };
+    let port = crate::kit::ports::Port::allot();
+    let url = format!("http://127.0.0.1:{}", port.number);
+    let setup = Setup::new().file("conf/index.txt", "").file("conf/serial", "1000\n").file(
+        "conf/ca.conf",
+        "[ca]\ndefault_ca=my\n[my]\nnew_certs_dir=.\ndatabase=index.txt\nserial=serial\ndefault_md=sha256\n\
+         policy=p\ndefault_days=2\nunique_subject=no\nx509_extensions=e\n[e]\nbasicConstraints=CA:FALSE\n[p]\ncommonName=supplied\n[req]\ndistinguished_name=d\n[d]\n",
+    );
+    let run = |args: &str| {
+        let args: Vec<_> = args.split(' ').collect();
+        let out = Command::new(&openssl).args(&args).current_dir(setup.prefix().join("conf")).output();
+        let out = out.expect("openssl runs");
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config ca.conf";
+    run(&format!("req -x509 {key} -keyout root.key -out root.crt -subj /CN=root -addext basicConstraints=CA:TRUE"));
+    for name in ["server", "good", "revoked"] {
+        run(&format!("req -new {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        run(&format!(
+            "ca -batch -notext -config ca.conf -keyfile root.key -cert root.crt -in {name}.csr -out {name}.crt"
+        ));
+    }
+    run("ca -config ca.conf -keyfile root.key -cert root.crt -revoke revoked.crt");
+    let read = |name: &str| std::fs::read_to_string(setup.prefix().join("conf").join(name)).expect("it was made");
+    let pair = |name: &str| Pair { certificate: read(&format!("{name}.crt")), key: read(&format!("{name}.key")) };
+    let (good, revoked) = (pair("good"), pair("revoked"));
+    let responder = Responder::start(&openssl, &setup, port.number);
+    let server = setup.set("URL", &url).start(
+        "ssl_certificate server.crt; ssl_certificate_key server.key; ssl_trusted_certificate root.crt;
+        server { listen %%ADDR_0%% ssl; ssl_verify_client on; ssl_ocsp on; ssl_ocsp_responder %%URL%%;
+        ssl_ocsp_cache shared:O:1m; add_header X-Verify $ssl_client_verify always; return 200 ok; }
+        server { listen %%ADDR_1%% ssl; ssl_stapling on; ssl_stapling_verify on; ssl_stapling_responder %%URL%%;
+        return 200 ok; }",
+    );
+    let get =
+        |pair: &Pair| TlsClient::identified(pair).connect(&server.address(0), "localhost").client.get("/").response();
+    get(&good).expect_status(200).expect_field("X-Verify", "SUCCESS");
+    get(&revoked).expect_status(400).expect_field("X-Verify", "FAILED:certificate revoked");
+    eventually("the certificate comes with an answer", || {
+        !TlsClient::new().connect(&server.address(1), "localhost").stapled.is_empty()
+    });
+    drop(responder);
+    // What was said is kept; of whom nothing was said nothing can be known.
+    get(&good).expect_status(200).expect_field("X-Verify", "SUCCESS");
+}

@@ -890,6 +890,13 @@ fn default_types() -> Types {
     Arc::new(pairs.iter().map(|(extension, media)| (bytes(extension), bytes(media))).collect())
 }
 
+/// Who resolves names at this level, and for how long one may wait.
+pub fn resolver(level: &Level<'_>) -> Option<(Arc<Resolver>, Duration)> {
+    let conf = level.location::<Core>();
+    let timeout = conf.resolver_timeout.or(Duration::from_secs(30));
+    conf.resolver.or(None).map(|resolver| (resolver, timeout))
+}
+
 impl Section for Conf {
     fn inherit(&mut self, outer: &Self) -> Result<(), Fault> {
         let Self {

@@ -10,8 +10,10 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use rustls::sign::CertifiedKey;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
@@ -22,10 +24,13 @@ use super::request::{Request, RequestHead};
 use crate::base::clock;
 use crate::base::text::errno;
 use crate::log::Level;
+use crate::net::resolver::Resolver;
 use crate::net::timer::Timer;
+use crate::net::tls::ocsp::{Believe, Known, Question, Responder};
 use crate::net::tls::server::Pairs;
 use crate::net::tls::verify::{Invalid, Purpose, Trust};
 use crate::net::tls::{Session, error};
+use crate::wire::ocsp::Status;
 
 /// What a server offers to clients that come by TLS.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +45,17 @@ pub struct Offer {
     pub trust: Arc<Trust>,
     /// Certificates are chosen in the handshake.
     pub dynamic: Option<Arc<dyn Choose>>,
+    pub ocsp: Option<Arc<ClientOcsp>>,
+}
+
+/// `ssl_ocsp`: somebody is asked whether clients' certificates are revoked.
+#[derive(Debug)]
+pub struct ClientOcsp {
+    /// About the client's own only.
+    pub leaf_only: bool,
+    /// `None`: whom the certificate names.
+    pub responder: Option<Responder>,
+    pub known: Option<Arc<Known>>,
 }
 
 /// Chooses certificates by what is known of a client in its handshake.
@@ -72,6 +88,8 @@ pub struct Told {
     /// Ours: TLS has none that would be the same on both sides.
     pub session_id: OnceCell<Box<[u8]>>,
     verdict: OnceCell<Result<(), Invalid>>,
+    /// What a responder said of the certificate that was found good.
+    status: OnceCell<Result<(), &'static str>>,
 }
 
 /// nginx's name for that.
@@ -209,7 +227,7 @@ fn choose(connection: &Rc<Connection>, accepted: rustls::server::Accepted, rest:
     };
     let _ = told.session_id.set(session_id(&mut conn));
     let mut session = Session::new(conn);
-    match session.feed(rest) {
+    match session.begin(rest) {
         Ok(()) => Start::Session(session),
         Err(why) => {
             failed(connection, &why);
@@ -273,7 +291,12 @@ async fn finish(connection: &Connection, timer: &mut Timer) -> bool {
         }
     });
     match done.await {
-        Some(Ok(())) => true,
+        Some(Ok(())) => {
+            if connection.http.server(connection.server.get()).tls.ocsp.is_some() {
+                Box::pin(ask(connection)).await;
+            }
+            true
+        }
         Some(Err(why)) if why.kind() == io::ErrorKind::UnexpectedEof => {
             connection.log(Level::Info, HANDSHAKING, format_args!("peer closed connection in SSL handshake"));
             false
@@ -288,6 +311,62 @@ async fn finish(connection: &Connection, timer: &mut Timer) -> bool {
             false
         }
     }
+}
+
+/// Asks whether the client's certificate is revoked, if it is good in all else.
+async fn ask(connection: &Connection) {
+    let server = connection.http.server(connection.server.get());
+    let (Some(ocsp), Some(told), Some(Ok(()))) = (&server.tls.ocsp, connection.told.get(), verdict(connection)) else {
+        return;
+    };
+    let chain = connection.io.session(|session| session.conn().peer_certificates().map(<[_]>::to_vec));
+    let chain: Vec<CertificateDer<'_>> = chain.flatten().unwrap_or_default();
+    let now = i64::try_from(clock::seconds()).unwrap_or(i64::MAX);
+    let path = server.tls.trust.path(&chain, now);
+    let core = &connection.http.location(server.root).plan.core;
+    let resolver = core.resolver.as_deref().map(|resolver| (resolver, core.resolver_timeout));
+    let mut status = Ok(());
+    for pair in path.windows(2).take(if ocsp.leaf_only { 1 } else { usize::MAX }) {
+        let [certificate, issuer] = pair else { break };
+        let question = Question { certificate, issuer, believe: Believe::Issuer };
+        status = match one(ocsp, &question, resolver).await {
+            Ok(Status::Good) => continue,
+            Ok(Status::Revoked) => Err("certificate revoked"),
+            Ok(Status::Unknown) => Err("certificate status unknown"),
+            Err(why) => {
+                connection.log(Level::Error, "requesting certificate status", format_args!("{why}"));
+                Err("certificate status request failed")
+            }
+        };
+        break;
+    }
+    let _ = told.status.set(status); // it is asked once
+}
+
+async fn one(
+    ocsp: &ClientOcsp,
+    question: &Question<'_>,
+    resolver: Option<(&Resolver, Duration)>,
+) -> Result<Status, String> {
+    let id = question.id();
+    if let Some(status) = ocsp.known.as_ref().and_then(|known| known.get(&id)) {
+        return Ok(status);
+    }
+    let own;
+    let responder = match &ocsp.responder {
+        Some(responder) => responder,
+        None => {
+            let url = question.certificate.extensions.ocsp.ok_or("no OCSP responder URL in certificate")?;
+            let read = Responder::read(&String::from_utf8_lossy(url), false);
+            own = read.map_err(|why| format!("{why} in certificate"))?;
+            &own
+        }
+    };
+    let answer = question.ask(responder, resolver).await?;
+    if let Some(known) = &ocsp.known {
+        known.keep(id, &answer);
+    }
+    Ok(answer.status)
 }
 
 fn timed_out(connection: &Connection) {
@@ -347,6 +426,10 @@ pub fn check(request: &Request) -> Option<u16> {
         info(format_args!("client SSL certificate verify error: ({}:{})", why.code, why.text));
         return Some(495);
     }
+    if let Some(Err(why)) = status(connection) {
+        info(format_args!("client SSL certificate verify error: {why}"));
+        return Some(495);
+    }
     if verdict.is_none() && offer.verify == Verify::On {
         info(format_args!("client sent no required SSL certificate"));
         return Some(496);
@@ -364,6 +447,11 @@ pub fn verdict(connection: &Connection) -> Option<Result<(), Invalid>> {
         let now = i64::try_from(clock::seconds()).unwrap_or(i64::MAX);
         Some(*told.verdict.get_or_init(|| offer.trust.verify(chain, Purpose::Client, now)))
     })?
+}
+
+/// What a responder said of the client's certificate, where one was asked.
+pub fn status(connection: &Connection) -> Option<Result<(), &'static str>> {
+    connection.told.get()?.status.get().copied()
 }
 
 /// Whether the session is one that was taken up again.

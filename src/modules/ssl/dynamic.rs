@@ -2,15 +2,15 @@
 //!
 //! In: templates, and what is known of a client in its handshake. Out: pairs, remembered as `ssl_certificate_cache` says.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use moka::sync::Cache;
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::CertificateDer;
+use rustls::sign::{CertifiedKey, SigningKey};
 
-use crate::base::text;
-use crate::base::units;
+use crate::base::{clock, text, units};
 use crate::conf::error::Fault;
 use crate::conf::template::Template;
 use crate::conf::words::{Context, Words};
@@ -56,18 +56,33 @@ impl CacheSize {
     }
 }
 
-type Names = (String, String);
+/// Certificates and keys that were read at run time, each on its own, as nginx keeps them.
+pub struct Pairs(Option<(CacheSize, Mutex<Kept>)>);
 
-/// Pairs that were read at run time.
-#[derive(Debug)]
-pub struct Pairs(Option<Cache<Names, Arc<CertifiedKey>>>);
+/// The objects, by what names them.
+type Kept = HashMap<String, Entry>;
+
+struct Entry {
+    object: Object,
+    read: Instant,
+    used: Instant,
+}
+
+#[derive(Clone)]
+enum Object {
+    Chain(Arc<Vec<CertificateDer<'static>>>),
+    Key(Arc<dyn SigningKey>),
+}
+
+impl std::fmt::Debug for Pairs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pairs")
+    }
+}
 
 impl Pairs {
     pub fn new(size: Option<CacheSize>) -> Self {
-        Self(size.map(|size| {
-            let builder = Cache::builder().max_capacity(size.max).time_to_live(size.valid);
-            builder.time_to_idle(size.inactive).build()
-        }))
+        Self(size.map(|size| (size, Mutex::default())))
     }
 
     /// The pair in these files, or in the texts themselves; the error is nginx's sentence.
@@ -78,10 +93,6 @@ impl Pairs {
         passwords: &[Vec<u8>],
         path: &dyn Fn(&str) -> PathBuf,
     ) -> Result<Arc<CertifiedKey>, String> {
-        let names = (name.to_owned(), key.to_owned());
-        if let Some(pair) = self.0.as_ref().and_then(|cache| cache.get(&names)) {
-            return Ok(pair);
-        }
         let place = |name: &str| match name.starts_with("data:") {
             true => (name.to_owned(), PathBuf::new()),
             false => {
@@ -89,15 +100,70 @@ impl Pairs {
                 (path.display().to_string(), path)
             }
         };
-        let ((chain, chain_path), (key, key_path)) = (place(name), place(key));
-        let chain = Named { name: &chain, path: &chain_path };
-        let key = Named { name: &key, path: &key_path };
-        let read = |path: &std::path::Path| Ok(std::fs::read(path)?.into());
-        let pair = Arc::new(certificate::pair(&chain, &key, &read, passwords)?);
-        if let Some(cache) = &self.0 {
-            cache.insert(names, pair.clone());
+        let ((name, path_of_chain), (key_name, path_of_key)) = (place(name), place(key));
+        let read = |path: &Path| Ok(std::fs::read(path)?.into());
+        let chain = match self.kept(&name) {
+            Some(Object::Chain(chain)) => chain,
+            _ => {
+                let named = Named { name: &name, path: &path_of_chain };
+                let chain = Arc::new(certificate::certificates(&named, &read)?);
+                self.keep(&name, Object::Chain(chain.clone()));
+                chain
+            }
+        };
+        // A file may hold both.
+        let kept_as = format!("key {key_name}");
+        let key = match self.kept(&kept_as) {
+            Some(Object::Key(key)) => key,
+            _ => {
+                let named = Named { name: &key_name, path: &path_of_key };
+                let (key, guarded) = certificate::key(&named, &read, passwords)?;
+                // nginx: what a password guards is not left lying about
+                if !guarded {
+                    self.keep(&kept_as, Object::Key(key.clone()));
+                }
+                key
+            }
+        };
+        match certificate::join(Vec::clone(&chain), key, &key_name) {
+            Ok(pair) => Ok(Arc::new(pair)),
+            // One of the files was replaced since the other was read.
+            Err(_) if self.forget(&[&name, &kept_as]) => self.get(&name, &key_name, passwords, path),
+            Err(why) => Err(why),
         }
-        Ok(pair)
+    }
+
+    /// Whether any of these was kept; none is any more.
+    fn forget(&self, names: &[&str]) -> bool {
+        let Some((_, kept)) = &self.0 else { return false };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().filter(|name| kept.remove(**name).is_some()).count() > 0
+    }
+
+    fn kept(&self, name: &str) -> Option<Object> {
+        let (size, kept) = self.0.as_ref()?;
+        let now = clock::now();
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = kept.get_mut(name)?;
+        let age = |since: Instant| now.saturating_duration_since(since);
+        if age(entry.read) > size.valid || age(entry.used) > size.inactive {
+            kept.remove(name);
+            return None;
+        }
+        entry.used = Instant::now();
+        Some(entry.object.clone())
+    }
+
+    /// Keeps an object, in the place of the one that was used longest ago when there are too many.
+    fn keep(&self, name: &str, object: Object) {
+        let Some((size, kept)) = &self.0 else { return };
+        let now = Instant::now();
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() as u64 >= size.max {
+            let oldest = kept.iter().min_by_key(|(_, entry)| entry.used).map(|(name, _)| name.clone());
+            oldest.map(|name| kept.remove(&name));
+        }
+        kept.insert(name.to_owned(), Entry { object, read: now, used: now });
     }
 }
 

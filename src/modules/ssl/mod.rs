@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustls::DistinguishedName;
 use rustls::pki_types::CertificateDer;
+use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 
 use self::command::Command;
@@ -26,10 +27,12 @@ use crate::conf::module::{Arity, Directive, HTTP, Level, Module, SERVER, Section
 use crate::conf::setting::Setting;
 use crate::conf::words::{Context, Words};
 use crate::http::plan::{Main, Plan, ServerPlan};
-use crate::http::tls::{Offer, Verify};
+use crate::http::tls::{ClientOcsp, Offer, Verify};
 use crate::net::tls::certificate::{self, Named, certificates, open_failed, passwords, revocations};
 use crate::net::tls::cipher::{self, Choice, Protocols};
-use crate::net::tls::server::Settings;
+use crate::net::tls::ocsp::{Believe, Known, Responder};
+use crate::net::tls::server::{Pairs, Settings};
+use crate::net::tls::staple::{Staple, Stapled};
 use crate::net::tls::ticket::{self, Key, Sessions, Store, Tickets};
 use crate::net::tls::verify::Trust;
 use crate::wire::x509::Certificate;
@@ -85,7 +88,7 @@ impl Module for Ssl {
     }
 
     fn link_server(level: &Level<'_>, server: &mut ServerPlan) -> Result<(), Fault> {
-        server.tls = level.server::<Self>().offer(level.cx)?;
+        server.tls = level.server::<Self>().offer(level)?;
         Ok(())
     }
 }
@@ -113,9 +116,10 @@ pub struct Conf {
     session_ticket_keys: Setting<Vec<String>>,
     session_timeout: Setting<Duration>,
     crl: Setting<String>,
-    ocsp: Setting<bool>,
+    ocsp: Setting<Ask>,
     ocsp_responder: Setting<String>,
-    ocsp_cache: Setting<()>,
+    /// A name and a size.
+    ocsp_cache: Setting<Option<(String, u64)>>,
     stapling: Setting<bool>,
     stapling_file: Setting<String>,
     stapling_responder: Setting<String>,
@@ -124,6 +128,16 @@ pub struct Conf {
     commands: Setting<Vec<(String, String)>>,
     reject_handshake: Setting<bool>,
     ech_file: Setting<()>,
+}
+
+/// Whom OCSP is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Nobody,
+    /// Every certificate of a client's chain but the anchor.
+    All,
+    /// The client's own.
+    Leaf,
 }
 
 /// Where sessions are kept that the client holds no ticket of.
@@ -299,7 +313,7 @@ impl Conf {
 
     /// Syntax: `ssl_ocsp on | off | leaf;`  Default: `off`
     fn ssl_ocsp(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        self.ocsp.set(words.choice(0, &[("off", false), ("on", true), ("leaf", true)])?)
+        self.ocsp.set(words.choice(0, &[("off", Ask::Nobody), ("on", Ask::All), ("leaf", Ask::Leaf)])?)
     }
 
     /// Syntax: `ssl_ocsp_responder url;`
@@ -312,16 +326,17 @@ impl Conf {
         let word = words.one();
         let zone = word.strip_prefix("shared:").and_then(|zone| zone.split_once(':'));
         let invalid = || words.fault(0, format!("invalid OCSP cache \"{word}\""));
-        match zone {
-            None if word == "off" => {}
+        self.ocsp_cache.set(match zone {
+            None if word == "off" => None,
             Some((name, size)) if !name.is_empty() => {
-                if units::size(size).ok_or_else(invalid)? < SMALLEST_CACHE {
+                let size = units::size(size).ok_or_else(invalid)?;
+                if size < SMALLEST_CACHE {
                     return Err(words.fault(0, format!("OCSP cache \"{word}\" is too small")));
                 }
+                Some((name.to_owned(), size))
             }
             _ => return Err(invalid()),
-        }
-        self.ocsp_cache.set(())
+        })
     }
 
     /// Syntax: `ssl_stapling on | off;`  Default: `off`
@@ -361,7 +376,8 @@ impl Conf {
     }
 
     /// The settings, finished. Faults are of the whole server, and nginx gives them no place.
-    fn offer(&self, cx: &Context) -> Result<Offer, Fault> {
+    fn offer(&self, level: &Level<'_>) -> Result<Offer, Fault> {
+        let cx = level.cx;
         let reject = self.reject_handshake.or(false);
         let verify = self.verify_client.or(Verify::Off);
         let mut names = self.certificates.or_else(Vec::new);
@@ -404,6 +420,14 @@ impl Conf {
                 .collect::<Result<Vec<_>, _>>()?,
         };
 
+        // OpenSSL: of two of a kind the later one stays
+        let kinds: Vec<_> = pairs.iter().map(|pair| pair.key.algorithm()).collect();
+        let mut n = 0;
+        pairs.retain(|_| {
+            n += 1;
+            !kinds[n..].contains(&kinds[n - 1])
+        });
+
         if self.stapling.or(false) {
             if self.certificate_compression.or(false) {
                 let message = "\"ssl_stapling\" is incompatible with \"ssl_certificate_compression\"";
@@ -412,9 +436,11 @@ impl Conf {
             self.staple(&mut pairs, cx)?;
         }
         let (trust, hints) = self.trust(verify, cx)?;
-        if self.ocsp.or(false) {
-            return Err(Fault::nowhere("\"ssl_ocsp\" is not supported"));
-        }
+        let resolver: Arc<dyn ResolvesServerCert> = match self.stapling.or(false) && !self.has_stapling_file() {
+            true => Arc::new(Stapled(pairs.iter().map(|pair| self.asking(pair, &names, &trust, level)).collect())),
+            false => Arc::new(Pairs(pairs.clone())),
+        };
+        let ocsp = self.client_ocsp(verify)?;
 
         let context = self.context(&names, &pairs, verify, &hints);
         let timeout = self.session_timeout.or(Duration::from_secs(300));
@@ -423,14 +449,15 @@ impl Conf {
             SessionCache::Builtin(number) => Some(Arc::new(Store::new(number.saturating_mul(SESSION)))),
             SessionCache::Shared { name, size } => Some(Store::named(&name, size)),
         };
-        let early_data = self.early_data.or(false);
+        // Whoever must show a certificate first has not done so yet.
+        let early_data = self.early_data.or(false) && verify == Verify::Off;
         // What comes early must not come twice: that takes sessions which are used up, not tickets that are copied.
         let store = store.or_else(|| early_data.then(|| Arc::new(Store::new(BUILTIN * SESSION))));
         let tickets = Tickets { on: tickets && !early_data, context, timeout, keys: self.ticket_keys(cx)? };
         let settings = Settings {
             choice,
             prefer_server_ciphers,
-            certificates: pairs,
+            resolver,
             certificate_compression: self.certificate_compression.or(false) && dynamic.is_none(),
             buffer_size: self.buffer_size.or(16 * 1024),
             ask_client: (verify != Verify::Off).then_some(hints),
@@ -444,7 +471,7 @@ impl Conf {
         with_http2.alpn_protocols.insert(0, b"h2".to_vec());
         let dynamic = dynamic.map(|dynamic| Arc::new(dynamic) as Arc<dyn crate::http::tls::Choose>);
         let (config, with_http2) = (Some(Arc::new(config)), Some(Arc::new(with_http2)));
-        Ok(Offer { config, with_http2, reject, verify, trust, dynamic })
+        Ok(Offer { config, with_http2, reject, verify, trust, dynamic, ocsp })
     }
 
     /// Who is trusted, and the names that clients are told.
@@ -502,12 +529,63 @@ impl Conf {
         ticket::context(std::iter::once(asks).chain(own).chain(named).chain(hints))
     }
 
+    fn has_stapling_file(&self) -> bool {
+        self.stapling_file.as_ref().is_some_and(|name| !name.is_empty())
+    }
+
+    /// A certificate whose answer is asked for. What stands in the way is said, and then none is.
+    fn asking(&self, pair: &Arc<CertifiedKey>, names: &[String], trust: &Trust, level: &Level<'_>) -> Arc<Staple> {
+        let ignored = |why: String| {
+            level.cx.warn_once(&format!("\"ssl_stapling\" ignored, {why}"));
+        };
+        let name = names.first().map_or("", String::as_str);
+        let asks = pair.cert.first().and_then(|der| Certificate::parse(der).ok()).and_then(|own| {
+            let issued = |der: &&CertificateDer<'static>| {
+                Certificate::parse(der).is_ok_and(|issuer| issuer.subject == own.issuer)
+            };
+            let Some(issuer) = pair.cert.iter().skip(1).chain(&trust.anchors).find(issued) else {
+                ignored(format!("issuer certificate not found for certificate \"{name}\""));
+                return None;
+            };
+            let said = self.stapling_responder.said().filter(|url| !url.is_empty());
+            let own_url = || own.extensions.ocsp.map(|url| String::from_utf8_lossy(url).into_owned());
+            let Some(url) = said.or_else(own_url) else {
+                ignored(format!("no OCSP responder URL in the certificate \"{name}\""));
+                return None;
+            };
+            match Responder::read(&url, true) {
+                Ok(responder) => Some((responder, issuer.clone())),
+                Err(why) => {
+                    ignored(format!("{why} in the certificate \"{name}\""));
+                    None
+                }
+            }
+        });
+        let believe = if self.stapling_verify.or(false) { Believe::Issuer } else { Believe::Anybody };
+        Arc::new(Staple::new(pair.clone(), asks, believe, crate::http::core::resolver(level)))
+    }
+
+    /// How clients' certificates are asked about.
+    fn client_ocsp(&self, verify: Verify) -> Result<Option<Arc<ClientOcsp>>, Fault> {
+        let leaf_only = match self.ocsp.or(Ask::Nobody) {
+            Ask::Nobody => return Ok(None),
+            Ask::All => false,
+            Ask::Leaf => true,
+        };
+        if verify == Verify::OptionalNoCa {
+            let message = "\"ssl_ocsp\" is incompatible with \"ssl_verify_client optional_no_ca\"";
+            return Err(Fault::nowhere(message));
+        }
+        let responder = self.ocsp_responder.said().filter(|url| !url.is_empty());
+        let responder = responder.map(|url| Responder::read(&url, true)).transpose();
+        let responder = responder.map_err(|why| Fault::nowhere(format!("{why} in \"ssl_ocsp_responder\"")))?;
+        let known = self.ocsp_cache.or(None).map(|(name, size)| Known::named(&name, size));
+        Ok(Some(Arc::new(ClientOcsp { leaf_only, responder, known })))
+    }
+
     /// Adds the answer of a file to the certificates.
     fn staple(&self, pairs: &mut [Arc<CertifiedKey>], cx: &Context) -> Result<(), Fault> {
-        let Some(name) = self.stapling_file.said().filter(|name| !name.is_empty()) else {
-            cx.warn_once("\"ssl_stapling\" ignored, answers are taken from \"ssl_stapling_file\" only");
-            return Ok(());
-        };
+        let Some(name) = self.stapling_file.said().filter(|name| !name.is_empty()) else { return Ok(()) };
         let path = cx.conf_path(&name);
         let shown = path.display().to_string();
         let bytes = cx.files.read(&path).map_err(|error| {

@@ -119,7 +119,10 @@ fn client_verify(request: &Request) -> Value {
     }
     Some(match tls::verdict(&request.connection) {
         None => Bytes::from_static(b"NONE"),
-        Some(Ok(())) => Bytes::from_static(b"SUCCESS"),
+        Some(Ok(())) => match tls::status(&request.connection) {
+            Some(Err(why)) => format!("FAILED:{why}").into(),
+            Some(Ok(())) | None => Bytes::from_static(b"SUCCESS"),
+        },
         Some(Err(why)) => format!("FAILED:{}", why.text).into(),
     })
 }

@@ -117,8 +117,8 @@ pub fn revocations(named: &Named<'_>, read: Read<'_>) -> Result<Vec<Vec<u8>>, St
     Ok(lists)
 }
 
-/// The private key in a file. A guarded one is tried with each password.
-pub fn key(named: &Named<'_>, read: Read<'_>, passwords: &[Vec<u8>]) -> Result<Arc<dyn SigningKey>, String> {
+/// The private key in a file, and whether a password guards it. A guarded one is tried with each password.
+pub fn key(named: &Named<'_>, read: Read<'_>, passwords: &[Vec<u8>]) -> Result<(Arc<dyn SigningKey>, bool), String> {
     let failed = |why: String| format!("cannot load certificate key \"{}\": {why}", named.name);
     if named.name.starts_with("engine:") {
         return Err(failed("loading \"engine:...\" certificate keys is not supported".to_owned()));
@@ -132,7 +132,9 @@ pub fn key(named: &Named<'_>, read: Read<'_>, passwords: &[Vec<u8>]) -> Result<A
     let section = sections.iter().find(|section| section.label.ends_with("PRIVATE KEY"));
     let section = section.ok_or_else(|| reason(&no_start_line("ANY PRIVATE KEY")))?;
     let der = private_key(section, passwords).map_err(reason)?;
-    rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).map_err(|error| reason(&format!("({error})")))
+    let guarded = section.label.starts_with("ENCRYPTED") || section.field("Proc-Type").is_some();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der);
+    key.map(|key| (key, guarded)).map_err(|error| reason(&format!("({error})")))
 }
 
 fn private_key(section: &Section, passwords: &[Vec<u8>]) -> Result<PrivateKeyDer<'static>, &'static str> {
@@ -197,7 +199,16 @@ pub fn pair(
     passwords: &[Vec<u8>],
 ) -> Result<CertifiedKey, String> {
     let certificates = certificates(chain, read)?;
-    let key = key(key_name, read, passwords)?;
+    let (key, _) = key(key_name, read, passwords)?;
+    join(certificates, key, key_name.name)
+}
+
+/// A chain and a key that are there already.
+pub fn join(
+    certificates: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+    key_name: &str,
+) -> Result<CertifiedKey, String> {
     let own = certificates.first().and_then(|own| Certificate::parse(own).ok());
     let fits = match (own, key.public_key()) {
         (Some(own), Some(public)) => PublicKey::parse(&public).is_ok_and(|public| public.bits == own.key.bits),
@@ -206,7 +217,7 @@ pub fn pair(
     if !fits {
         return Err(format!(
             "SSL_CTX_use_PrivateKey(\"{}\") failed (SSL: error:05800074:x509 certificate routines::key values mismatch)",
-            key_name.name
+            key_name
         ));
     }
     Ok(CertifiedKey::new(certificates, key))

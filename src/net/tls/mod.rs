@@ -13,13 +13,15 @@ pub mod certificate; // chains and their keys, out of PEM
 pub mod cipher; // OpenSSL's words for ciphers, curves and versions
 pub mod client; // how we speak to upstreams
 pub mod error; // OpenSSL's words for what went wrong
+pub mod ocsp; // asking whether a certificate is revoked
 pub mod server; // what a server offers
+pub mod staple; // answers that are sent with a certificate
 pub mod ticket; // sessions that are taken up again
 pub mod verify; // whether a peer's certificate is good
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, BufRead, IoSlice, Write};
+use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
@@ -33,6 +35,8 @@ pub struct Session {
     conn: Connection,
     /// Plain bytes whose records the socket has not yet taken whole.
     accepted: usize,
+    /// What came before the handshake was complete: `ssl_early_data`.
+    early: BytesMut,
     /// Records that came while there was plain text enough.
     waiting: BytesMut,
     /// The peer has ended its side, or the connection is broken.
@@ -57,25 +61,31 @@ impl Session {
     pub fn new(conn: impl Into<Connection>) -> Self {
         let mut conn = conn.into();
         conn.set_buffer_limit(None); // the limit is `WRITE`, and a write is accepted whole
-        Self { conn, accepted: 0, waiting: BytesMut::new(), ended: false, broken: false }
+        Self { conn, accepted: 0, early: BytesMut::new(), waiting: BytesMut::new(), ended: false, broken: false }
     }
 
     pub fn conn(&self) -> &Connection {
         &self.conn
     }
 
-    /// What came before the session began.
-    pub fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// What came before the session began. What of it was read together with the first message is inside already.
+    pub fn begin(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.process()?;
+        self.feed(bytes)
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
         let used = self.digest(bytes)?;
         self.waiting.extend_from_slice(&bytes[used..]);
         Ok(())
     }
 
-    /// Drives the handshake. Ready when both sides are done with it, or with the error, whose alert is sent.
+    /// Drives the handshake. Ready when both sides are done with it, when a request has come early, or with the error,
+    /// whose alert is sent.
     pub fn poll_handshake(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_flush(stream, cx))?;
-            if !self.conn.is_handshaking() {
+            if !self.conn.is_handshaking() || !self.early.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             if let Err(error) = ready!(self.poll_fill(stream, cx)) {
@@ -105,7 +115,10 @@ impl Session {
         room: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let mut read = 0;
+            let mut read = self.early.len().min(room);
+            if read > 0 {
+                buffer.extend_from_slice(&self.early.split_to(read));
+            }
             while read < room {
                 let mut reader = self.conn.reader();
                 let Ok(text) = reader.fill_buf() else { break };
@@ -230,7 +243,7 @@ impl Session {
     }
 
     fn has_text(&mut self) -> bool {
-        self.conn.reader().fill_buf().is_ok_and(|text| !text.is_empty())
+        !self.early.is_empty() || self.conn.reader().fill_buf().is_ok_and(|text| !text.is_empty())
     }
 
     /// Takes in one read's worth of records.
@@ -283,19 +296,32 @@ impl Session {
         while !rest.is_empty() {
             // It takes nothing while there is text enough to read.
             let Ok(1..) = self.conn.read_tls(&mut rest) else { break };
-            match self.conn.process_new_packets() {
-                Ok(state) if state.peer_has_closed() => {
-                    self.ended = true;
-                    return Ok(bytes.len());
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.ended = true;
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-                }
+            self.process()?;
+            if self.ended {
+                return Ok(bytes.len());
             }
         }
         Ok(bytes.len() - rest.len())
+    }
+
+    /// Has rustls work on what it was given.
+    fn process(&mut self) -> io::Result<()> {
+        match self.conn.process_new_packets() {
+            Ok(state) => self.ended |= state.peer_has_closed(),
+            Err(error) => {
+                self.ended = true;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+        if let Connection::Server(conn) = &mut self.conn
+            && let Some(mut early) = conn.early_data()
+        {
+            let mut block = [0; 1024];
+            while let Ok(read @ 1..) = early.read(&mut block) {
+                self.early.extend_from_slice(&block[..read]);
+            }
+        }
+        Ok(())
     }
 
     fn poll_flush(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

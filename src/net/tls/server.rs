@@ -26,8 +26,8 @@ use crate::wire::x509::Certificate;
 pub struct Settings {
     pub choice: Choice,
     pub prefer_server_ciphers: bool,
-    /// A client may choose among them by what it understands.
-    pub certificates: Vec<Arc<CertifiedKey>>,
+    /// Who has the certificates.
+    pub resolver: Arc<dyn ResolvesServerCert>,
     pub certificate_compression: bool,
     pub buffer_size: usize,
     /// Clients are asked for certificates, with these names of authorities as a hint.
@@ -56,7 +56,7 @@ impl Settings {
             None => builder.with_no_client_auth(),
             Some(hints) => builder.with_client_cert_verifier(Arc::new(Taken { hints, provider })),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(Pairs(self.certificates)));
+        let mut config = builder.with_cert_resolver(self.resolver);
         config.ignore_client_order = self.prefer_server_ciphers;
         config.alpn_protocols = self.alpn;
         config.max_fragment_size = (self.buffer_size < RECORD).then_some(self.buffer_size.max(64) + HEAD);

@@ -96,27 +96,29 @@ impl Key {
     }
 }
 
-/// Keys of our own: the one in use and the one before.
+/// Keys of our own: the one in use and the one before. A key is used for as long as sessions live, and opens for as
+/// long again.
+#[derive(Default)]
 struct Own {
     keys: Vec<Arc<Key>>,
     since: u64,
 }
 
-/// So long a key of our own is used; the one before opens for as long again.
-const ROTATE: u64 = 24 * 3600;
+/// By how long sessions live.
+static OWN: LazyLock<RwLock<HashMap<Duration, Own>>> = LazyLock::new(RwLock::default);
 
-static OWN: LazyLock<RwLock<Own>> = LazyLock::new(|| RwLock::new(Own { keys: Vec::new(), since: 0 }));
-
-fn own_keys() -> Vec<Arc<Key>> {
+fn own_keys(timeout: Duration) -> Vec<Arc<Key>> {
     let now = clock::seconds();
+    let is_fresh = |own: &&Own| !own.keys.is_empty() && now.saturating_sub(own.since) < timeout.as_secs().max(1);
     {
-        let own = OWN.read().unwrap_or_else(PoisonError::into_inner);
-        if !own.keys.is_empty() && now.saturating_sub(own.since) < ROTATE {
+        let all = OWN.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = all.get(&timeout).filter(is_fresh) {
             return own.keys.clone();
         }
     }
-    let mut own = OWN.write().unwrap_or_else(PoisonError::into_inner);
-    if (own.keys.is_empty() || now.saturating_sub(own.since) >= ROTATE)
+    let mut all = OWN.write().unwrap_or_else(PoisonError::into_inner);
+    let own = all.entry(timeout).or_default();
+    if !is_fresh(&&*own)
         && let Some(key) = Key::random()
     {
         own.keys.insert(0, Arc::new(key));
@@ -148,7 +150,7 @@ impl ProducesTickets for Tickets {
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         match self.keys.first() {
             Some(key) => key.seal(&self.context, plain),
-            None => own_keys().first()?.seal(&self.context, plain),
+            None => own_keys(self.timeout).first()?.seal(&self.context, plain),
         }
     }
 
@@ -159,7 +161,7 @@ impl ProducesTickets for Tickets {
             let key = keys.iter().find(|key| key.name == *name)?;
             key.open(&self.context, *nonce, sealed, self.timeout)
         };
-        if self.keys.is_empty() { open(&own_keys()) } else { open(&self.keys) }
+        if self.keys.is_empty() { open(&own_keys(self.timeout)) } else { open(&self.keys) }
     }
 }
 

@@ -89,38 +89,7 @@ impl Trust {
         let mut worst = None;
         let mut fail = |why: Invalid| worst = Some(why);
 
-        // The way up.
-        let mut path = vec![sent[0].clone()];
-        let mut local = false;
-        loop {
-            let last = path[path.len() - 1].clone();
-            if last.is_self_issued() && signed_by(&last, &last.key) {
-                let trusted = anchors.iter().any(|anchor| anchor.tbs == last.tbs && anchor.signature == last.signature);
-                match path.len() {
-                    _ if trusted => {}
-                    1 => fail(SELF_SIGNED),
-                    _ => fail(SELF_SIGNED_IN_CHAIN),
-                }
-                break;
-            }
-            let fits = |candidate: &&Certificate<'_>| {
-                is_issuer(candidate, &last)
-                    && path.iter().all(|known| known.tbs != candidate.tbs)
-                    && signed_by(&last, &candidate.key)
-            };
-            let timely = |candidate: &Certificate<'_>| candidate.not_before <= now && now <= candidate.not_after;
-            // One that is in force is better than one that was.
-            let anchor = anchors.iter().filter(fits).max_by_key(|candidate| timely(candidate));
-            local |= anchor.is_some();
-            let issuer = anchor.or_else(|| sent.iter().skip(1).filter(fits).max_by_key(|candidate| timely(candidate)));
-            match issuer {
-                Some(issuer) if path.len() < LONGEST => path.push(issuer.clone()),
-                _ => {
-                    fail(if local { NO_ISSUER } else { NO_LOCAL_ISSUER });
-                    break;
-                }
-            }
-        }
+        let path = climb(&sent, &anchors, now, &mut fail);
         if path.len() as u64 > self.depth.saturating_add(2) {
             fail(TOO_LONG);
         }
@@ -175,6 +144,13 @@ impl Trust {
         worst.map_or(Ok(()), Err)
     }
 
+    /// The certificates from the peer's own up to the anchor, as [`Trust::verify`] found them good.
+    pub fn path<'a>(&'a self, chain: &'a [CertificateDer<'_>], now: i64) -> Vec<Certificate<'a>> {
+        let sent: Vec<_> = chain.iter().take(LONGEST).filter_map(|der| Certificate::parse(der).ok()).collect();
+        let anchors: Vec<_> = self.anchors.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
+        if sent.is_empty() { Vec::new() } else { climb(&sent, &anchors, now, &mut |_| {}) }
+    }
+
     fn is_revoked(
         &self,
         certificate: &Certificate<'_>,
@@ -206,6 +182,47 @@ impl Trust {
         }
         Ok(())
     }
+}
+
+/// The way up from the peer's own certificate, as far as it goes.
+fn climb<'a>(
+    sent: &[Certificate<'a>],
+    anchors: &[Certificate<'a>],
+    now: i64,
+    fail: &mut impl FnMut(Invalid),
+) -> Vec<Certificate<'a>> {
+    let mut path = vec![sent[0].clone()];
+    let mut local = false;
+    loop {
+        let last = path[path.len() - 1].clone();
+        if last.is_self_issued() && signed_by(&last, &last.key) {
+            let trusted = anchors.iter().any(|anchor| anchor.tbs == last.tbs && anchor.signature == last.signature);
+            match path.len() {
+                _ if trusted => {}
+                1 => fail(SELF_SIGNED),
+                _ => fail(SELF_SIGNED_IN_CHAIN),
+            }
+            break;
+        }
+        let fits = |candidate: &&Certificate<'_>| {
+            is_issuer(candidate, &last)
+                && path.iter().all(|known| known.tbs != candidate.tbs)
+                && signed_by(&last, &candidate.key)
+        };
+        let timely = |candidate: &Certificate<'_>| candidate.not_before <= now && now <= candidate.not_after;
+        // One that is in force is better than one that was.
+        let anchor = anchors.iter().filter(fits).max_by_key(|candidate| timely(candidate));
+        local |= anchor.is_some();
+        let issuer = anchor.or_else(|| sent.iter().skip(1).filter(fits).max_by_key(|candidate| timely(candidate)));
+        match issuer {
+            Some(issuer) if path.len() < LONGEST => path.push(issuer.clone()),
+            _ => {
+                fail(if local { NO_ISSUER } else { NO_LOCAL_ISSUER });
+                break;
+            }
+        }
+    }
+    path
 }
 
 /// Whether it says of itself that it may have issued the other; its signature is another matter.
