@@ -505,7 +505,7 @@ impl Patience {
             if let Poll::Ready(progress) = waiter.poll_past(0, cx) {
                 return Poll::Ready(Ok(Some(progress)));
             }
-            if settings.minds_client() && request.connection.io.poll_gone(cx).is_ready() {
+            if settings.minds_client() && request.poll_gone(cx).is_ready() {
                 request.log(Level::Info, format_args!("client prematurely closed connection"));
                 request.status.set(499);
                 return Poll::Ready(Err(Refusal::Close));
