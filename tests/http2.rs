@@ -401,6 +401,9 @@ fn a_reload_says_goodbye_and_lets_answers_finish() {
     server.reload();
     assert_eq!(idle.expect(GOAWAY).number(4), 0);
     assert_eq!(busy.expect(GOAWAY).number(0), 1);
+    // What was on its way when the goodbye came is not looked at, and no fault.
+    busy.send(frame(HEADERS, END_HEADERS, 3, &post("/late", &[]))).send(frame(DATA, 0, 3, b"late"));
+    busy.send(frame(WINDOW_UPDATE, 0, 3, &[0, 0, 0, 1])).send(frame(RST_STREAM, 0, 3, &[0; 4])).settle();
     asked.reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     busy.answer(1).expect_status("200").expect_body("ok");
     assert_eq!(busy.frame(), None);

@@ -79,6 +79,7 @@ impl From<Gone> for Unsent {
 async fn send(request: &Rc<Request>, stream: &Rc<Stream>, response: Response) -> Result<(), Unsent> {
     let Response { mut head, body } = response;
     if stream.inner.borrow().gone {
+        request.sent(head); // for the log
         return Err(Unsent);
     }
     if let Body::Tunnel(mut tunnel) = body {

@@ -603,7 +603,7 @@ impl Session {
     /// The client has reset a stream.
     fn was_reset(&self, state: &mut State, id: u32, code: u32) -> Result<(), End> {
         let Some(stream) = state.stream(id) else {
-            if id > state.last {
+            if state.is_idle(id) {
                 return Err(End::new(Code::Protocol, format!("client sent RST_STREAM frame for idle stream {id}")));
             }
             return state.load.count(1);
@@ -701,14 +701,19 @@ impl State {
         }
     }
 
+    /// Nobody has opened this stream. Behind a GOAWAY the client may have, and did not know better.
+    fn is_idle(&self, id: u32) -> bool {
+        id.is_multiple_of(2) || id > self.last && !self.leaving
+    }
+
     /// A frame came for a stream that does not live.
     fn closed(&mut self, id: u32, frame: &str) -> Result<(), End> {
-        if id > self.last || id.is_multiple_of(2) {
-            // RFC 9113, 5.1: idle
+        if self.is_idle(id) {
+            // RFC 9113, 5.1
             return Err(End::new(Code::Protocol, format!("client sent {frame} frame for idle stream {id}")));
         }
         self.load.count(1)?;
-        if !self.forgiven.contains(&id) {
+        if id <= self.last && !self.forgiven.contains(&id) {
             self.put_rst_stream(id, Code::StreamClosed);
         }
         Ok(())
@@ -861,7 +866,7 @@ impl State {
             return Ok(());
         }
         let Some(stream) = self.stream(id) else {
-            if id > self.last || id.is_multiple_of(2) {
+            if self.is_idle(id) {
                 return Err(End::new(Code::Protocol, format!("client sent WINDOW_UPDATE frame for idle stream {id}")));
             }
             return Ok(());
