@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::release;
+
 /// A directory for temporary files and how many digits of their number name each level below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TempPath {
@@ -16,9 +18,9 @@ pub struct TempPath {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl TempPath {
-    /// The directory `name` below `prefix`, without levels: nginx's defaults.
+    /// The directory `name` of a server with this prefix, without levels: nginx's defaults.
     pub fn below(prefix: &Path, name: &str) -> Self {
-        Self { path: prefix.join(name), levels: Vec::new() }
+        Self { path: release::temporary(prefix).join(name), levels: Vec::new() }
     }
 
     /// Creates a file that nobody else has. Level directories are made when they are missing.

@@ -6,12 +6,12 @@
 //! answers as fast as one of three.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::base::hash::QuickMap;
 use crate::base::names::{NameTable, Unplaced};
 use crate::base::text;
 use crate::conf::error::{At, Fault};
@@ -114,7 +114,7 @@ struct Reader {
     table: Table,
     volatile: bool,
     /// Where a result that was written before is: tables have many lines and few results.
-    known: HashMap<String, u32>,
+    known: QuickMap<String, u32>,
 }
 
 impl Reader {
@@ -273,7 +273,7 @@ mod tests {
         table: vars::Table<Session>,
         x: RefCell<Bytes>,
         matched: RefCell<Matched>,
-        named: RefCell<HashMap<usize, Value>>,
+        named: RefCell<QuickMap<usize, Value>>,
     }
 
     impl Values for Session {

@@ -6,12 +6,13 @@
 //! `dyn Any` under the module's number; the only casts are in [`Erased::of`] and [`Level`].
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::error::{At, Fault};
 use super::lex::{Node, Statement};
 use super::words::{Context, Words};
+
+use crate::base::hash::QuickMap;
 
 /// Where a directive may stand; joined by [`Place::or`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,12 +302,12 @@ struct Open {
 /// The list of modules, ready to read a block.
 pub struct Modules<P: Plan> {
     modules: Vec<Erased<P>>,
-    directives: HashMap<String, (usize, usize)>,
+    directives: QuickMap<String, (usize, usize)>,
 }
 
 impl<P: Plan> Default for Modules<P> {
     fn default() -> Self {
-        Self { modules: Vec::new(), directives: HashMap::new() }
+        Self { modules: Vec::new(), directives: QuickMap::default() }
     }
 }
 
@@ -440,7 +441,7 @@ pub fn check(statement: &Statement, places: Place, here: Place, arity: Arity, bl
 }
 
 struct Index {
-    ids: HashMap<TypeId, usize>,
+    ids: QuickMap<TypeId, usize>,
 }
 
 /// One block after inheritance: what `link` reads.

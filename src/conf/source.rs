@@ -5,7 +5,6 @@
 //! worker, which may open no file and loads the master's [`Source::record`] instead. The rule: reading stops at the
 //! first fault, and the fault stands in the tree at the place where nginx would have met it.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +13,7 @@ use std::sync::Arc;
 use super::error::{At, Fault};
 use super::files::Files;
 use super::lex::{self, Node, Statement, Word};
+use crate::base::hash::QuickMap;
 use crate::base::{glob, text};
 
 /// Files within files; nginx stops when it has no descriptor left to open the next one.
@@ -57,7 +57,7 @@ pub fn read_parameter(source: &mut Source, parameter: &str, prefix: &str) -> Vec
 pub struct Source {
     disk: bool,
     texts: Vec<Text>,
-    known: HashMap<Arc<str>, usize>,
+    known: QuickMap<Arc<str>, usize>,
     masks: Vec<(String, Vec<String>)>,
     parameter: Option<Arc<[u8]>>,
     /// What directives ask for beside texts.
@@ -82,7 +82,7 @@ impl Source {
         Self {
             disk: false,
             texts: Vec::new(),
-            known: HashMap::new(),
+            known: QuickMap::default(),
             masks: Vec::new(),
             parameter: None,
             files: Files::default(),

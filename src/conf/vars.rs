@@ -5,11 +5,12 @@
 //! that nobody defined is nginx's `unknown "x" variable`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use bytes::Bytes;
 
 use super::error::{At, Fault};
+
+use crate::base::hash::QuickMap;
 
 /// A variable's number, valid for the configuration that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +38,7 @@ pub struct Names(RefCell<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    ids: HashMap<String, VarId>,
+    ids: QuickMap<String, VarId>,
     order: Vec<String>,
     /// Names that get their value at run time: by `set`, by a named capture.
     slots: Vec<Slot>,
@@ -140,7 +141,7 @@ pub type Make<R> = fn(&str) -> Row<R>;
 
 /// What modules define, collected while linking.
 pub struct Definitions<R> {
-    rows: HashMap<String, Row<R>>,
+    rows: QuickMap<String, Row<R>>,
     families: Vec<(&'static str, Make<R>)>,
     /// Makes the row of a name that has no value but what `set` gives it.
     unassigned: fn(VarId) -> Row<R>,
@@ -148,7 +149,7 @@ pub struct Definitions<R> {
 
 impl<R> Default for Definitions<R> {
     fn default() -> Self {
-        Self { rows: HashMap::new(), families: Vec::new(), unassigned: |_| Row::once(|_| None) }
+        Self { rows: QuickMap::default(), families: Vec::new(), unassigned: |_| Row::once(|_| None) }
     }
 }
 
@@ -200,7 +201,7 @@ pub struct Table<R> {
     names: Vec<Box<str>>,
     /// What no text of the configuration mentions. A page may: see [`Table::look_up`].
     rest: Definitions<R>,
-    ids: HashMap<String, VarId>,
+    ids: QuickMap<String, VarId>,
 }
 
 /// What [`Table::look_up`] found.

@@ -4,6 +4,7 @@
 //! is polled, so that the one task of a connection can read from the upstream while the client's socket is full.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 
 use super::open_file::OpenFile;
 use super::response::Field;
+use crate::net::io::Io;
 
 /// One part of a body.
 #[derive(Clone, Debug)]
@@ -102,6 +104,17 @@ pub trait Source {
     /// Called while the client's socket takes nothing: a chance to read ahead, within the source's own bounds.
     fn poll_ahead(&mut self, _: &mut Context<'_>) {}
 
+    /// Whether [`Source::poll_splice`] could move what comes next: then it is better not asked for as a piece.
+    fn may_splice(&self) -> bool {
+        false
+    }
+
+    /// Moves bytes from where they come straight into the client's socket, at most `limit`, unless somebody must see them.
+    /// Asked while nothing waits to be written.
+    fn poll_splice(&mut self, _: &mut Context<'_>, _: &Io, _limit: u64) -> Spliced {
+        Spliced::Not
+    }
+
     /// Whether trailer fields will follow: then the body goes out in chunks.
     fn promises_trailers(&self) -> bool {
         false
@@ -111,6 +124,21 @@ pub trait Source {
     fn trailers(&mut self) -> Vec<Field> {
         Vec::new()
     }
+}
+
+/// What came of [`Source::poll_splice`].
+#[derive(Debug)]
+pub enum Spliced {
+    /// Not possible, or not at the moment: ask for pieces.
+    Not,
+    /// So many bytes are with the client's socket.
+    Moved(u64),
+    /// Waits for the source.
+    Waits,
+    /// Waits for the client, whose socket takes nothing.
+    Full,
+    /// The client's socket has failed.
+    Failed(io::Error),
 }
 
 /// A response body.
@@ -197,6 +225,17 @@ impl Source for Body {
     fn poll_ahead(&mut self, cx: &mut Context<'_>) {
         if let Self::Stream(source) = self {
             source.poll_ahead(cx);
+        }
+    }
+
+    fn may_splice(&self) -> bool {
+        matches!(self, Self::Stream(source) if source.may_splice())
+    }
+
+    fn poll_splice(&mut self, cx: &mut Context<'_>, client: &Io, limit: u64) -> Spliced {
+        match self {
+            Self::Empty | Self::One(_) | Self::Tunnel(_) => Spliced::Not,
+            Self::Stream(source) => source.poll_splice(cx, client, limit),
         }
     }
 

@@ -34,6 +34,8 @@ pub struct ListenAddress {
     pub address: Address,
     pub names: Names,
     pub proxy_protocol: bool,
+    /// HTTP/2 is spoken whatever the servers say: `listen … http2`.
+    pub http2: bool,
     pub ssl: bool,
 }
 
@@ -73,8 +75,16 @@ impl Builder<'_> {
         let vars = Table::new(&level.cx.names, main.vars)?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
         let hello_is_asked_for = vars.names().any(|name| matches!(name, "ssl_ciphers" | "ssl_curves"));
-        let (locations, post_read) = (self.locations, main.post_read);
-        Ok(Http { head_is_asked_for, hello_is_asked_for, servers, locations, listens, vars, post_read })
+        Ok(Http {
+            head_is_asked_for,
+            hello_is_asked_for,
+            servers,
+            locations: self.locations,
+            listens,
+            vars,
+            post_read: main.post_read,
+            http2_recv_buffer_size: main.http2_recv_buffer_size,
+        })
     }
 
     fn server(&mut self, level: &Level<'_>) -> Result<Server, Fault> {
@@ -85,7 +95,7 @@ impl Builder<'_> {
         let name = level.server::<Core>().names.first().map(|name| name.text.clone()).unwrap_or_default();
         // nginx: `.example.com` calls itself `example.com`.
         let name = name.strip_prefix(b".").map_or(name.clone(), |rest| name.slice_ref(rest));
-        Ok(Server { name, settings: plan.settings, tls: plan.tls, root, named })
+        Ok(Server { name, settings: plan.settings, http2: plan.http2, tls: plan.tls, root, named })
     }
 
     fn location(
@@ -218,8 +228,8 @@ fn join(
             _ => None,
         };
         let names = Names::new(server);
-        let (proxy_protocol, ssl) = (listen.proxy_protocol, listen.ssl);
-        let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol, ssl };
+        let (proxy_protocol, ssl, http2) = (listen.proxy_protocol, listen.ssl, listen.http2);
+        let entry = ListenAddress { local, address: address.clone(), names, proxy_protocol, ssl, http2 };
         addresses.push((listen.clone(), entry));
         return Ok(addresses.len() - 1);
     };
@@ -240,6 +250,7 @@ fn join(
         entry.names.default = server;
     }
     entry.proxy_protocol |= listen.proxy_protocol;
+    entry.http2 |= listen.http2;
     entry.ssl |= listen.ssl;
     Ok(place)
 }

@@ -806,6 +806,9 @@ impl Conf {
             Root { path: Template::literal(path), alias: None, prefix: prefix.clone() }
         };
         let rate = |setting: &Setting<Template>| setting.said().filter(|rate| !rate.is_empty());
+        let client_body_temp_path = conf.client_body_temp_path.or_else(|| TempPath::below(prefix, "client_body_temp"));
+        // The worker could not make it where an installed server has it.
+        level.cx.need_directory(&client_body_temp_path.path);
         Ok(Settings {
             internal: conf.internal,
             limit_except: conf.limit_except,
@@ -827,7 +830,7 @@ impl Conf {
             limit_rate: rate(&conf.limit_rate),
             limit_rate_after: rate(&conf.limit_rate_after),
             client_body_in_file_only: conf.client_body_in_file_only.or_else(InFile::default),
-            client_body_temp_path: conf.client_body_temp_path.or_else(|| TempPath::below(prefix, "client_body_temp")),
+            client_body_temp_path,
             pool: match conf.aio.as_ref() {
                 Some(Aio::Threads(pool)) => pool.clone(),
                 Some(Aio::Off) | None => level.cx.pools.named("default"),

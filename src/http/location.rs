@@ -3,11 +3,10 @@
 //! Exact names first; else the longest prefix; unless that prefix says `^~`, the first regular expression that matches
 //! wins over it. Locations inside a location are searched the same way, the innermost first.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 
 use super::plan::LocationId;
+use crate::base::hash::QuickMap;
 use crate::base::text;
 use crate::conf::error::Fault;
 pub use crate::conf::pattern::{Matched, Regex};
@@ -81,7 +80,7 @@ impl Matcher {
 /// The locations of one level, ready to search.
 #[derive(Debug, Default)]
 pub struct Locations {
-    exact: HashMap<Bytes, LocationId>,
+    exact: QuickMap<Bytes, LocationId>,
     /// Sorted by path.
     prefixes: Vec<Prefix>,
     regexes: Vec<(Regex, LocationId)>,

@@ -1,7 +1,7 @@
 //! HTTP: the life of one request.
 //!
 //! ```text
-//! accepted ─► connection ─► h1 ─► request ─► phase ─► plan's gates, handler ─► response ─► filters ─► h1 ─► log
+//! accepted ─► connection ─► h1, h2 ─► request ─► phase ─► plan's gates, handler ─► response ─► filters ─► h1, h2 ─► log
 //! ```
 //!
 //! `build` makes an [`plan::Http`] of the configuration; modules reach requests through plans only.
@@ -12,9 +12,11 @@ pub mod build; // from configuration levels to servers and locations
 pub mod connection; // a client's connection
 pub mod core; // the core module: what every location is told
 pub mod h1; // HTTP/1 from a client
+pub mod h2; // HTTP/2 from a client
 pub mod location; // which location a path belongs to
 pub mod names; // which server a host means
 pub mod open_file; // opening files, and the cache of open ones
+pub mod pace; // how fast an answer goes out
 pub mod phase; // the walk of one request
 pub mod plan; // what a location does, finished
 pub mod proxy_protocol; // what a proxy in front says of its client
@@ -22,6 +24,7 @@ pub mod request; // one request
 pub mod respond; // from a refusal to a page
 pub mod response; // heads, fields, refusals
 pub mod server; // what a server block says of itself
+pub mod stream; // the seam between a request and its protocol
 pub mod subrequest; // a part of an answer, asked for by another request
 pub mod tls; // TLS of a client's connection
 pub mod types; // lists of media types, as filters take them

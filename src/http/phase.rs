@@ -93,7 +93,7 @@ pub async fn post_action(request: &Rc<Request>) {
             true => Jump::Path { path: target.clone(), args: Some(Bytes::new()) },
             false => Jump::Named(target.clone()),
         };
-        let Ok(mut response) = finish(request, Err(Refusal::Jump(jump))).await else { return };
+        let Ok(mut response) = finish(request, Err(Refusal::Jump(Box::new(jump)))).await else { return };
         while let Ok(Some(_)) = std::future::poll_fn(|cx| response.body.poll_piece(cx)).await {}
     }
 }
@@ -167,8 +167,8 @@ fn spend_jump(request: &Request, doing: std::fmt::Arguments<'_>) -> Result<(), R
 }
 
 /// An internal redirect. Modules forget what they knew of the location before; variables stay.
-async fn follow(request: &Rc<Request>, jump: Jump) -> Result<Response, Refusal> {
-    match jump {
+async fn follow(request: &Rc<Request>, jump: Box<Jump>) -> Result<Response, Refusal> {
+    match *jump {
         Jump::Path { path, args } => {
             spend_jump(request, format_args!("internally redirecting to \"{}\"", Raw(&path)))?;
             request.set_path(path);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::body::Body;
 use super::build::Listen;
 use super::core::Settings;
+use super::h2;
 use super::location::Locations;
 use super::open_file::Opener;
 use super::request::Request;
@@ -138,6 +139,8 @@ pub struct Plan {
     pub script: ScriptPath,
     pub filters: Vec<Box<dyn Filter>>,
     pub logs: Vec<Box<dyn Log>>,
+    /// The most that one frame of HTTP/2 carries of a body.
+    pub http2_chunk_size: usize,
 }
 
 /// What of a path names a script, for `$fastcgi_script_name` and `$fastcgi_path_info`, which any module may ask for.
@@ -160,6 +163,8 @@ pub struct Main {
     pub vars: Definitions<Request>,
     /// Asked once for each new client request, before its server is known to matter: realip.
     pub post_read: Vec<Box<dyn Gate>>,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
 }
 
 impl Defines for Main {
@@ -174,6 +179,7 @@ impl Defines for Main {
 #[derive(Default)]
 pub struct ServerPlan {
     pub settings: ServerSettings,
+    pub http2: h2::Settings,
     pub tls: Offer,
 }
 
@@ -188,6 +194,7 @@ pub struct Server {
     /// The first `server_name`.
     pub name: Bytes,
     pub settings: ServerSettings,
+    pub http2: h2::Settings,
     pub tls: Offer,
     /// The server's own level: its rewrite rules, and what is answered where no location matches.
     pub root: LocationId,
@@ -219,6 +226,8 @@ pub struct Http {
     /// Some variable is about what clients offer in their TLS handshake.
     pub hello_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
+    /// How much is read at once from a client that speaks HTTP/2.
+    pub http2_recv_buffer_size: usize,
 }
 
 impl Http {

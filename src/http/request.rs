@@ -4,7 +4,7 @@
 //! statement it is made in, so none is held across an await.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::connection::Connection;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head, Replied};
+use super::stream::Stream;
 use super::upload::Upload;
 use crate::base::regex::Failed;
 use crate::conf::pattern::{Matched, Matching};
@@ -88,7 +89,11 @@ pub struct Request {
     pub head: Rc<RequestHead>,
     /// The request that this one is a part of; `None` for the client's own.
     pub parent: Option<Rc<Request>>,
+    /// Where the client is, if its connection carries several requests at a time.
+    pub stream: Option<Rc<dyn Stream>>,
     pub started: Instant,
+    /// Which request of its connection this is.
+    pub number: u64,
 
     /// The normalised path.
     path: RefCell<Bytes>,
@@ -134,7 +139,7 @@ pub struct Request {
     pub limit_rate_after: Cell<Option<u64>>,
 
     /// The response head, for `$sent_http_*` and the log: as it was sent, or before that as filters last saw it.
-    answered: RefCell<Option<Rc<Head>>>,
+    answered: RefCell<Option<Box<Head>>>,
     /// `answered` was sent.
     pub written: Cell<bool>,
     /// The body went out in chunks.
@@ -170,6 +175,8 @@ impl Request {
         let keepalive = Cell::new(false);
         Self {
             started: connection.begun.get(),
+            number: connection.requests.get(),
+            stream: None,
             path: RefCell::new(path),
             args: RefCell::new(args),
             method: RefCell::new(head.method.clone()),
@@ -220,7 +227,9 @@ impl Request {
             connection: parent.connection.clone(),
             head: parent.head.clone(),
             parent: Some(parent.clone()),
+            stream: parent.stream.clone(),
             started: parent.connection.now(),
+            number: parent.number,
             path: RefCell::new(path),
             args: RefCell::new(args),
             method: RefCell::new(Bytes::from_static(b"GET")),
@@ -357,19 +366,19 @@ impl Request {
     /// Lets variables see the head that is being made.
     pub fn show(&self, head: &Head) {
         self.status.set(head.status);
-        self.answered.replace(Some(Rc::new(head.clone())));
+        self.answered.replace(Some(Box::new(head.clone())));
     }
 
     /// The head is written: this is what variables see from now on.
-    pub fn sent(&self, head: Rc<Head>) {
+    pub fn sent(&self, head: Box<Head>) {
         self.status.set(head.status);
         self.answered.replace(Some(head));
         self.written.set(true);
     }
 
     /// The response head as far as it has come; `None` before there is one.
-    pub fn answered(&self) -> Option<Rc<Head>> {
-        self.answered.borrow().clone()
+    pub fn answered(&self) -> Option<Ref<'_, Head>> {
+        Ref::filter_map(self.answered.borrow(), Option::as_deref).ok()
     }
 
     /// `$status`: that of an error has precedence.

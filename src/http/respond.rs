@@ -8,8 +8,10 @@ use bytes::Bytes;
 
 use super::body::Body;
 use super::core::{ErrorPage, Overwrite, Tokens};
+use super::h1;
 use super::request::Request;
-use super::response::{Head, Jump, Refusal, Response};
+use super::response::{Field, Head, Jump, Refusal, Response};
+use crate::conf::template::Template;
 use crate::wire::http1::request::Version;
 use crate::wire::uri;
 
@@ -57,10 +59,10 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
         }
         let (path, args) = uri::split_args(&target);
         let (path, args) = (target.slice_ref(path), target.slice_ref(args.unwrap_or_default()));
-        return Err(Refusal::Jump(Jump::Path { path, args: Some(args) }));
+        return Err(Refusal::Jump(Box::new(Jump::Path { path, args: Some(args) })));
     }
     if target.starts_with(b"@") {
-        return Err(Refusal::Jump(Jump::Named(target)));
+        return Err(Refusal::Jump(Box::new(Jump::Named(target))));
     }
     // A target elsewhere is a redirect.
     request.body.reject();
@@ -74,6 +76,24 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
         return Ok(refresh(request));
     }
     Ok(builtin(request, status))
+}
+
+/// 103: fields that the client may use before the answer is there, where `early_hints` lets them pass. nginx's fields
+/// are the upstream's, as they came.
+pub fn early_hints<'a>(request: &Request, fields: impl Iterator<Item = &'a Field>) {
+    let core = &request.plan().core;
+    let wanted = |template: &Template| !matches!(template.eval(request).as_ref(), b"" | b"0");
+    if request.is_subrequest() || request.head.version < Version::HTTP_11 || !core.early_hints.iter().any(wanted) {
+        return;
+    }
+    let fields: Vec<&Field> = fields.collect();
+    if fields.is_empty() {
+        return;
+    }
+    match &request.stream {
+        None => h1::early_hints(request, &fields),
+        Some(stream) => stream.early_hints(request, &fields),
+    }
 }
 
 /// The filters' turn, and the status that an error page keeps. A filter may refuse: then the answer is another.
@@ -135,7 +155,7 @@ fn builtin(request: &Request, status: u16) -> Response {
     let mut head = Head::new(status);
     head.content_type = Some(Bytes::from_static(b"text/html"));
     head.content_length = Some(page.len() as u64);
-    Response { head, body: Body::memory(page) }
+    Response::new(head, Body::memory(page))
 }
 
 /// nginx's titles of the statuses that have a page.
@@ -212,5 +232,5 @@ fn refresh(request: &Request) -> Response {
     .concat();
     head.content_type = Some(Bytes::from_static(b"text/html"));
     head.content_length = Some(page.len() as u64);
-    Response { head, body: Body::memory(page) }
+    Response::new(head, Body::memory(page))
 }

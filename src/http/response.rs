@@ -135,24 +135,30 @@ pub struct Replied {
 }
 
 /// A finished answer.
+///
+/// Every step of the walk hands it on, so the head stands in a box: what moves is small.
 #[derive(Debug)]
 pub struct Response {
-    pub head: Head,
+    pub head: Box<Head>,
     pub body: Body,
 }
 
 impl Response {
+    pub fn new(head: Head, body: Body) -> Self {
+        Self { head: Box::new(head), body }
+    }
+
     /// A short text from memory.
     pub fn text(status: u16, content_type: Bytes, text: Bytes) -> Self {
         let mut head = Head::new(status);
         head.content_type = Some(content_type);
         head.content_length = Some(text.len() as u64);
-        Self { head, body: Body::memory(text) }
+        Self::new(head, Body::memory(text))
     }
 
     /// A head alone.
     pub fn empty(status: u16) -> Self {
-        Self { head: Head { content_length: Some(0), ..Head::new(status) }, body: Body::Empty }
+        Self::new(Head { content_length: Some(0), ..Head::new(status) }, Body::Empty)
     }
 }
 
@@ -162,7 +168,7 @@ pub enum Refusal {
     /// An error page, or what `error_page` says for this status.
     Status(u16),
     /// The request goes on elsewhere in this server.
-    Jump(Jump),
+    Jump(Box<Jump>),
     /// The connection ends without an answer: `return 444`, or the client is gone.
     Close,
 }

@@ -37,6 +37,7 @@ pub struct ListenConf {
     pub options: Options,
     pub default_server: bool,
     pub proxy_protocol: bool,
+    pub http2: bool,
     pub ssl: bool,
     /// Parameters that only a socket of its own can have were given.
     pub bind: bool,
@@ -72,7 +73,7 @@ impl ServerSettings {
 }
 
 impl Conf {
-    /// Syntax: `listen address[:port] [default_server] [ssl] [proxy_protocol] [setfib=number] [fastopen=number]
+    /// Syntax: `listen address[:port] [default_server] [ssl] [http2] [proxy_protocol] [setfib=number] [fastopen=number]
     /// [backlog=number] [rcvbuf=size] [sndbuf=size] [deferred] [bind] [ipv6only=on|off] [reuseport]
     /// [so_keepalive=on|off|[keepidle]:[keepintvl]:[keepcnt]];`  Default: `*:80`, `*:8000` for an ordinary user
     pub fn listen(&mut self, words: &Words<'_>) -> Result<(), Fault> {
@@ -86,6 +87,7 @@ impl Conf {
             options: Options::new(first.clone()),
             default_server: false,
             proxy_protocol: false,
+            http2: false,
             ssl: false,
             bind: false,
             explicit: false,
@@ -210,6 +212,7 @@ impl ListenConf {
             options: Options::new(address),
             default_server: false,
             proxy_protocol: false,
+            http2: false,
             ssl: false,
             bind: false,
             explicit: false,
@@ -271,7 +274,10 @@ impl ListenConf {
                     .ok_or_else(|| words.fault(n, format!("invalid so_keepalive value: \"{value}\"")))?
             }
             ("http2", None) => {
-                return Err(words.fault(n, "the \"http2\" parameter requires ngx_http_v2_module"));
+                let message = "the \"listen ... http2\" directive is deprecated, use the \"http2\" directive instead";
+                words.cx.warn(words.fault(n, message));
+                self.http2 = true;
+                return Ok(());
             }
             ("quic", None) => {
                 return Err(words.fault(n, "the \"quic\" parameter requires ngx_http_v3_module"));

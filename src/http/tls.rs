@@ -19,6 +19,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 use super::connection::Connection;
+use super::h2;
 use super::request::{Request, RequestHead};
 use crate::base::clock;
 use crate::base::text::errno;
@@ -36,6 +37,8 @@ use crate::wire::ocsp::Status;
 pub struct Offer {
     /// `None`: no certificate is named here.
     pub config: Option<Arc<ServerConfig>>,
+    /// The same, where HTTP/2 is spoken too.
+    pub with_http2: Option<Arc<ServerConfig>>,
     /// `ssl_reject_handshake`
     pub reject: bool,
     pub verify: Verify,
@@ -203,7 +206,8 @@ fn choose(connection: &Rc<Connection>, accepted: rustls::server::Accepted, rest:
     let default = &http.server(connection.address().names.default).tls;
     let offer = &http.server(connection.server.get()).tls;
     let source = if offer.config.is_some() { offer } else { default };
-    let Some(config) = source.config.as_ref().filter(|_| !offer.reject) else {
+    let config = if h2::is_offered(connection) { &source.with_http2 } else { &source.config };
+    let Some(config) = config.as_ref().filter(|_| !offer.reject) else {
         const CALLBACK: &str = "(SSL: error:0A0000EA:SSL routines::callback failed)";
         connection.log(Level::Info, HANDSHAKING, format_args!("SSL_do_handshake() failed {CALLBACK}"));
         let _ = connection.io.stream().try_write(&UNRECOGNIZED_NAME);

@@ -17,7 +17,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::core::InFile;
 use super::open_file::OpenFile;
 use super::request::Request;
-use super::response::Refusal;
+use super::response::{Field, Refusal};
+use super::stream::Stream;
 use crate::log::Level;
 use crate::net::timer::Timer;
 use crate::wire::http1::chunked::{Chunk, Decoder};
@@ -64,8 +65,10 @@ impl Drop for StoredFile {
 }
 
 /// The body of one request.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Upload {
+    /// Where it comes from, if not from the connection itself. Then nothing but this knows its end.
+    stream: Option<Rc<dyn Stream>>,
     framing: RefCell<Framing>,
     stored: RefCell<Option<Stored>>,
     /// Bytes of the body so far, for `client_max_body_size` of a body whose length nobody announced.
@@ -86,9 +89,17 @@ impl Upload {
         Self { framing: RefCell::new(framing), ..Self::default() }
     }
 
+    /// A body that a stream brings.
+    pub fn of(stream: Rc<dyn Stream>) -> Self {
+        Self { stream: Some(stream), ..Self::default() }
+    }
+
     /// Nobody wants the body: what is left will be read and thrown away after the answer.
     pub fn discard(&self) {
         self.discarded.set(true);
+        if let Some(stream) = &self.stream {
+            stream.discard();
+        }
     }
 
     /// As [`Upload::discard`], when the answer is an error: the client is not even invited to send its body.
@@ -124,6 +135,9 @@ impl Upload {
 
     /// Nothing of the body is left on the connection.
     pub fn is_done(&self) -> bool {
+        if let Some(stream) = &self.stream {
+            return stream.is_done();
+        }
         !self.broken.get()
             && match &*self.framing.borrow() {
                 Framing::Length(left) => *left == 0,
@@ -131,9 +145,9 @@ impl Upload {
             }
     }
 
-    /// There is a body, though perhaps an empty one.
-    pub fn is_chunked(&self) -> bool {
-        matches!(&*self.framing.borrow(), Framing::Chunked(_))
+    /// The fields behind the body, once it has ended. nginx drops those of HTTP/1, and so do we.
+    pub fn trailers(&self) -> Vec<Field> {
+        self.stream.as_ref().map_or_else(Vec::new, |stream| stream.trailers())
     }
 
     /// The body, once it was read whole.
@@ -159,6 +173,9 @@ impl Upload {
         if core.client_body_in_file_only != InFile::Off && !upload.is_done() {
             keeper.open()?;
         }
+        if let Some(stream) = &upload.stream {
+            stream.hurry();
+        }
         while let Some(bytes) = std::future::poll_fn(|cx| Self::poll_bytes(request, cx)).await? {
             keeper.take(bytes)?;
         }
@@ -172,6 +189,9 @@ impl Upload {
         let upload = &request.body;
         if !upload.begun.replace(true) {
             invite(request);
+        }
+        if let Some(stream) = &upload.stream {
+            return stream.poll_data(request, cx);
         }
         loop {
             if upload.is_done() {
@@ -341,6 +361,9 @@ const READ: usize = 64 * 1024;
 fn invite(request: &Request) {
     if request.is_subrequest() || request.body.invited.replace(true) || request.head.version < Version::HTTP_11 {
         return;
+    }
+    if request.stream.is_some() {
+        return; // nginx: where requests do not wait for each other, none waits for an invitation
     }
     if request.field("Expect").is_none_or(|value| !value.eq_ignore_ascii_case(b"100-continue")) {
         return;

@@ -11,7 +11,6 @@
 //!
 //! Rule: `Sinks` holds no file open by itself; whoever writes holds an `Arc<Sink>`.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,6 +27,8 @@ use rustix::io::Errno;
 use super::batch;
 use super::error::{Context, ErrorLog, Level, Raw, errno_text};
 use super::writer::{HEADER, Kind, Queue, Target, lock};
+
+use crate::base::hash::QuickMap;
 
 /// How `access_log` holds the lines of a file back: `buffer=`, `flush=`, `gzip=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,9 +171,9 @@ struct Home {
 
 #[derive(Default)]
 struct Known {
-    files: HashMap<PathBuf, Weak<Sink>>,
+    files: QuickMap<PathBuf, Weak<Sink>>,
     /// Descriptors for files that the next load will name.
-    adopted: HashMap<PathBuf, OwnedFd>,
+    adopted: QuickMap<PathBuf, OwnedFd>,
     /// Slots in use and slots given back.
     slots: usize,
     free: Vec<usize>,

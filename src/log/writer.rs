@@ -11,7 +11,6 @@
 //! old one. The thread writes the first line after silence at once, then lingers before it looks again, so that under
 //! load nobody pays for waking it; only error lines end the lingering, for whoever watches an error log. [`Router`] never returns an error, for `tracing-appender` would drop the message.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -27,6 +26,8 @@ use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuar
 
 use super::error::{self, Context, Level, Raw};
 use super::{batch, line};
+
+use crate::base::hash::QuickMap;
 
 /// Messages that may wait. A message is one file's lines of one loop turn, at most some 64 KB of them.
 const QUEUE: usize = 1024;
@@ -216,7 +217,7 @@ pub(super) struct Queue {
     targets: Targets,
 }
 
-type Targets = Arc<Mutex<HashMap<u64, Arc<Target>>>>;
+type Targets = Arc<Mutex<QuickMap<u64, Arc<Target>>>>;
 
 struct Running {
     sender: NonBlocking,
@@ -236,7 +237,7 @@ impl Queue {
         let router = Router {
             targets: self.targets.clone(),
             pace: pace.clone(),
-            gathers: HashMap::new(),
+            gathers: QuickMap::default(),
             gathered: 0,
             taken: 0,
         };
@@ -390,7 +391,7 @@ impl Pace {
 struct Router {
     targets: Targets,
     pace: Arc<Pace>,
-    gathers: HashMap<u64, Gather>,
+    gathers: QuickMap<u64, Gather>,
     gathered: usize,
     /// Messages taken since all was last written.
     taken: usize,

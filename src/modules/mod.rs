@@ -10,6 +10,7 @@ pub mod ssl; // TLS towards clients
 use crate::both::map::Map;
 use crate::conf::module::Modules;
 use crate::http::core::Core;
+use crate::http::h2::Http2;
 use crate::http::open_file::OpenFiles;
 use crate::http::plan::Plan;
 
@@ -19,6 +20,7 @@ pub fn http() -> Modules<Plan> {
     Modules::default()
         .with::<Core>()
         .with::<OpenFiles>()
+        .with::<Http2>()
         .with::<ssl::Ssl>()
         .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()

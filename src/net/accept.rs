@@ -15,7 +15,7 @@
 //! of processors.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -31,6 +31,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 
 use crate::base::addr::Address;
+use crate::base::hash::QuickMap;
 use crate::log::{self, ErrorLog, Level};
 
 /// What runs connections: `http`, `stream`. One for each generation, shared by all threads.
@@ -166,7 +167,7 @@ fn admit(stream: TcpStream, peer: Peer, door: &Door) {
     let (serve, listener) = (door.serve.clone(), door.listener);
     // Not even making the future happens here: a panic must not end the task that accepts.
     let task = tokio::task::spawn_local(async move { serve.connection(accepted, listener).await });
-    crowd.live.borrow_mut().insert(number, Live { generation: door.life.id, abort: task.abort_handle() });
+    crowd.live.borrow_mut().insert(number, Live { generation: door.life.id, abort: task.abort_handle(), told: false });
 }
 
 /// The right to one socket of this thread. Dropping it gives the right back.
@@ -204,6 +205,34 @@ impl Slot {
     /// next request's first byte.
     pub fn unwanted(&self) -> Unwanted<'_> {
         Unwanted { slot: self, drains: true, key: None, told: false }
+    }
+
+    /// Ends when the connection's generation drains, also while the connection has work to do.
+    pub async fn drained(&self) {
+        loop {
+            // Before the look, so that no call is missed.
+            let changed = self.crowd.drains.notified();
+            if self.draining() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Ends when `worker_shutdown_timeout` is over. A connection that waits for it is not ended where it stands: it
+    /// has to end itself at once, and so can say to the log what became of its requests.
+    pub async fn closed(&self) {
+        if let Some(live) = self.crowd.live.borrow_mut().get_mut(&self.number) {
+            live.told = true;
+        }
+        loop {
+            let changed = self.crowd.drains.notified();
+            let generation = self.life.as_ref().map(|life| life.id);
+            if generation.is_some_and(|id| self.crowd.closed.borrow().contains(&id)) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Ends when the place of a connection is needed that has not said anything yet. A reload does not end it: its
@@ -300,11 +329,15 @@ pub struct Crowd {
     used: Cell<usize>,
     /// Connections that were sent away and are about to end: their places can be had at once.
     leaving: Cell<usize>,
-    live: RefCell<HashMap<u64, Live>>,
+    live: RefCell<QuickMap<u64, Live>>,
     /// Those that wait for a next request, longest first.
     idle: RefCell<BTreeMap<u64, Idle>>,
     next_key: Cell<u64>,
     empty: Notify,
+    /// Some generation drains, or is closed.
+    drains: Notify,
+    /// The generations whose time is over.
+    closed: RefCell<Vec<u64>>,
     /// When the lack of connections was last logged.
     warned: Cell<Option<std::time::Instant>>,
 }
@@ -312,6 +345,8 @@ pub struct Crowd {
 struct Live {
     generation: u64,
     abort: tokio::task::AbortHandle,
+    /// It waits to be told, see [`Slot::closed`].
+    told: bool,
 }
 
 struct Idle {
@@ -375,6 +410,7 @@ impl Crowd {
 
     /// Sends the idle connections of those generations away that drain.
     pub fn drain(&self) {
+        self.drains.notify_waiters();
         self.idle.borrow_mut().retain(|_, idle| {
             let stays = !idle.life.as_ref().is_some_and(|life| life.drains());
             if !stays {
@@ -387,8 +423,10 @@ impl Crowd {
 
     /// Ends the connections of a generation where they stand: `worker_shutdown_timeout`.
     pub fn close(&self, generation: u64) {
+        self.closed.borrow_mut().push(generation);
+        self.drains.notify_waiters();
         for live in self.live.borrow().values() {
-            if live.generation == generation {
+            if live.generation == generation && !live.told {
                 live.abort.abort();
             }
         }

@@ -7,10 +7,12 @@
 use std::cell::{OnceCell, RefCell};
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, BytesMut};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -167,6 +169,34 @@ impl Io {
                 Ok(rustix::fs::sendfile(&self.stream, file, Some(&mut offset), len)?)
             });
             match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Moves what is there, at most `limit`, into a pipe that is empty. 0 is the end.
+    pub fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &OwnedFd, limit: usize) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let moved = self.stream.try_io(Interest::READABLE, || {
+                Ok(rustix::pipe::splice(&self.stream, None, pipe, None, limit, SpliceFlags::NONBLOCK)?)
+            });
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Moves what the socket takes of the `len` bytes in a pipe.
+    pub fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, len: usize) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let moved = self.stream.try_io(Interest::WRITABLE, || {
+                Ok(rustix::pipe::splice(pipe, None, &self.stream, None, len, SpliceFlags::NONBLOCK)?)
+            });
+            match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -85,6 +85,51 @@ impl Options {
 pub struct Listener {
     pub options: Options,
     pub sockets: Vec<Arc<OwnedFd>>,
+    /// Another process opened them, and looks after the file of a unix socket as long as it is there.
+    pub inherited: bool,
+}
+
+impl Listener {
+    /// A listener of sockets that another process opened; `Err` says, in nginx's words, why `socket` is none. Sockets
+    /// of the same address come together by [`Listener::join`].
+    pub fn inherited(socket: OwnedFd) -> Result<Self, String> {
+        let number = socket.as_raw_fd();
+        let view = SockRef::from(&socket);
+        let bound = view
+            .local_addr()
+            .map_err(|error| format!("getsockname() of the inherited socket #{number} failed{}", said(&error)))?;
+        let unsupported = || format!("the inherited socket #{number} has an unsupported protocol family");
+        let address = match (bound.as_socket(), bound.as_pathname()) {
+            (Some(inet), _) => Address::Inet(inet),
+            (None, Some(path)) => Address::Unix(path.to_owned()),
+            (None, None) => return Err(unsupported()),
+        };
+        if view.r#type().map_err(|error| format!("getsockopt(SO_TYPE) {address} failed{}", said(&error)))?
+            != Type::STREAM
+        {
+            return Err(unsupported());
+        }
+        // Nobody says how long its queue is: one that was never told will be told now.
+        let mut options = Options { backlog: 0, ..Options::new(address) };
+        options.reuseport = view.reuse_port().unwrap_or(false);
+        options.multipath = view.protocol().is_ok_and(|protocol| protocol == Some(Protocol::MPTCP));
+        // A service manager's may block.
+        view.set_nonblocking(true)
+            .map_err(|error| format!("ioctl(FIONBIO) {} failed{}", options.address, said(&error)))?;
+        Ok(Self { options, sockets: vec![Arc::new(socket)], inherited: true })
+    }
+
+    /// Puts sockets of one address together, as with `reuseport`.
+    pub fn join(listeners: Vec<Self>) -> Vec<Self> {
+        let mut joined: Vec<Self> = Vec::new();
+        for listener in listeners {
+            match joined.iter_mut().find(|known| known.options.address == listener.options.address) {
+                Some(known) => known.sockets.extend(listener.sockets),
+                None => joined.push(listener),
+            }
+        }
+        joined
+    }
 }
 
 /// Whether this is `-t`, which tries what it can and disturbs nobody.
@@ -151,7 +196,7 @@ pub fn previous_of<'a>(options: &Options, previous: &'a [Listener]) -> Option<&'
 
 /// A listener with as many sockets of the old one as it can use.
 fn inherit(options: &Options, previous: &[Listener], threads: usize, log: &ErrorLog) -> Listener {
-    let mut sockets = Vec::new();
+    let (mut sockets, mut inherited) = (Vec::new(), false);
     if let Some(old) = previous_of(options, previous) {
         // Another protocol needs another socket; the old one lets it in.
         let usable = old.options.multipath == options.multipath;
@@ -170,9 +215,10 @@ fn inherit(options: &Options, previous: &[Listener], threads: usize, log: &Error
         }
         if usable {
             sockets.extend(old.sockets.iter().take(options.sockets(threads)).cloned());
+            inherited = old.inherited;
         }
     }
-    Listener { options: options.clone(), sockets }
+    Listener { options: options.clone(), sockets, inherited }
 }
 
 /// A new socket that listens; `None` when the address is in use.
@@ -309,6 +355,11 @@ fn failed(log: &ErrorLog, level: Level, error: &io::Error, message: fmt::Argumen
     log.write_os(level, &Context::default(), code(error), message);
 }
 
+/// The reason at the end of a message.
+fn said(error: &io::Error) -> String {
+    errno_text(code(error)).to_string()
+}
+
 fn code(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(0)
 }
@@ -317,7 +368,6 @@ fn code(error: &io::Error) -> i32 {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     fn any_port() -> Options {
@@ -362,6 +412,26 @@ mod tests {
         assert_eq!(third[0].sockets.len(), 2);
         let fourth = opened(std::slice::from_ref(&one), &third, 2);
         assert_eq!(fourth[0].sockets.len(), 1);
+    }
+
+    #[test]
+    fn inherited_sockets_are_known_by_their_addresses() {
+        let (tcp, directory) = (TcpListener::bind("127.0.0.1:0"), tempfile::tempdir());
+        let (tcp, directory) = (tcp.expect("loopback has ports"), directory.expect("a place for temporary files"));
+        let address = tcp.local_addr().expect("it is bound");
+        let path = directory.path().join("s");
+        let unix = std::os::unix::net::UnixListener::bind(&path).expect("the directory is ours");
+        let datagram = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback has ports");
+        let number = datagram.as_raw_fd();
+        let taken = Listener::inherited(tcp.into()).expect("a socket that listens");
+        assert_eq!(taken.options.address, Address::Inet(address));
+        assert_eq!(Listener::inherited(unix.into()).map(|taken| taken.options.address), Ok(Address::Unix(path)));
+        let refused = format!("the inherited socket #{number} has an unsupported protocol family");
+        assert_eq!(Listener::inherited(datagram.into()).map(|_| ()), Err(refused));
+
+        let wanted = Options::new(Address::Inet(address));
+        let opened = opened(std::slice::from_ref(&wanted), &[taken], 1);
+        assert!(opened[0].inherited && connects(&wanted));
     }
 
     #[test]

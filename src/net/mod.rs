@@ -4,6 +4,7 @@ pub mod accept;
 pub mod connect;
 pub mod io;
 pub mod listen;
+pub mod pipe;
 pub mod resolver;
 pub mod tcp_info;
 pub mod timer;

@@ -10,14 +10,9 @@ use lexopt::{Arg, Parser};
 use nix::sys::signal::Signal;
 
 use super::{features, generation};
-use crate::base::release::{self, NGINX_VERSION};
+use crate::base::release::{self, Layout, NGINX_VERSION};
 use crate::base::text;
 use crate::conf::source::Source;
-
-const PREFIX: &str = "/usr/share/weir";
-const CONF_FILE: &str = "/etc/weir/weir.conf";
-/// Where the pid goes when the configuration does not say.
-pub const PID: &str = "/run/weir.pid";
 
 /// What was asked for.
 #[derive(Debug, PartialEq)]
@@ -77,14 +72,14 @@ impl Options {
 
     /// Relative paths in the configuration start here.
     pub fn prefix(&self) -> &Path {
-        self.prefix.as_deref().unwrap_or(Path::new(PREFIX))
+        self.prefix.as_deref().unwrap_or(Path::new(release::layout().prefix))
     }
 
     /// The configuration file. nginx: a relative `-c` starts at `-p`.
     pub fn conf_file(&self) -> PathBuf {
         match &self.conf_file {
             Some(file) => self.conf_start().join(file),
-            None => PathBuf::from(CONF_FILE),
+            None => PathBuf::from(release::layout().conf_file),
         }
     }
 
@@ -104,7 +99,7 @@ impl Options {
 
     /// Where a relative `-c` starts.
     fn conf_start(&self) -> &Path {
-        self.prefix.as_deref().or(Path::new(CONF_FILE).parent()).unwrap_or(Path::new("/"))
+        self.prefix.as_deref().or(Path::new(release::layout().conf_file).parent()).unwrap_or(Path::new("/"))
     }
 }
 
@@ -180,6 +175,7 @@ fn value(parser: &mut Parser, option: char, what: &str) -> Result<OsString, Stri
 }
 
 fn usage() -> String {
+    let Layout { prefix, conf_file, .. } = release::layout();
     format!(
         "\
 Usage: weir [-?hvVtTq] [-s signal] [-p prefix]
@@ -193,13 +189,13 @@ Options:
   -T            : test configuration, dump it and exit
   -q            : suppress non-error messages during configuration testing
   -s signal     : send signal to a master process: stop, quit, reopen, reload
-  -p prefix     : set prefix path (default: {PREFIX}/)
+  -p prefix     : set prefix path (default: {prefix}/)
   -e filename   : set error log file (default: {})
-  -c filename   : set configuration file (default: {CONF_FILE})
+  -c filename   : set configuration file (default: {conf_file})
   -g directives : set global directives out of configuration file
 
 ",
-        release::log_file("error.log", Path::new(PREFIX)).display()
+        release::log_file("error.log", Path::new(prefix)).display()
     )
 }
 

@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::channel::{Kind, Message};
-use super::cli::{self, Options};
+use super::cli::Options;
 use super::core::{CORE, Core, EVENTS_BLOCK, Events, Owner, Settings};
 use crate::base::clock;
+use crate::base::release;
 use crate::base::text::{self, errno};
 use crate::conf::error::Fault;
 use crate::conf::lex::Node;
@@ -153,7 +154,9 @@ impl Draft {
         for options in self.wanted() {
             let missing = || Fault::new(format!("no socket was handed over for {}", options.address));
             let sockets = sockets.remove(&options.address.to_string()).ok_or_else(missing)?;
-            listeners.push(Listener { options: options.clone(), sockets: sockets.into_iter().map(Arc::new).collect() });
+            let sockets = sockets.into_iter().map(Arc::new).collect();
+            // Files are the master's business.
+            listeners.push(Listener { options: options.clone(), sockets, inherited: false });
         }
         Ok(self.join(handover.id, listeners, log))
     }
@@ -340,7 +343,8 @@ impl Main {
     /// Judges the whole: what is missing, and what does not go together.
     fn finish(self) -> Result<Whole, Fault> {
         let has_events = self.events.is_some();
-        let (settings, warnings) = self.core.finish(self.events.unwrap_or_default(), Path::new(cli::PID))?;
+        let (settings, warnings) =
+            self.core.finish(self.events.unwrap_or_default(), Path::new(release::layout().pid))?;
         if !has_events {
             return Err(Fault::new("no \"events\" section in configuration"));
         }

@@ -8,10 +8,18 @@
 //! A reload is offered to the worker that runs, which takes it without a new process. What a process is given only at
 //! its start, such as its user ([`Settings::same_process`](super::core::Settings::same_process)), goes the long way:
 //! a new worker, then `Quit` to the old one.
+//!
+//! USR2 starts a new binary beside this one, with copies of the listening sockets: from then on two masters serve, and
+//! whoever is told to quit leaves the other one alone ([`Upgrade`]).
 
-use std::os::fd::AsFd;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,24 +32,28 @@ use nix::unistd::Pid;
 use super::channel::{Channel, Kind, Message, Received};
 use super::cli::Options;
 use super::generation::{Draft, Generation};
+use super::inherit::From;
 use super::os::{self, Fork};
 use super::signal::Signals;
 use super::worker::{self, Start, redirect_stderr, until};
-use super::{pidfile, report};
+use super::{inherit, notify, pidfile, report};
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
 use crate::net::listen::{self, Purpose, previous_of};
 
 /// A worker that ends so soon after its start, and the one after it, too, will do so again: the next one waits.
 const TOO_SOON: Duration = Duration::from_secs(1);
+/// For so long at first; each time twice as long, up to [`TOO_SOON`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// nginx's first pause before it asks again for an end; each next one is twice as long.
 const FIRST_ASK: Duration = Duration::from_millis(50);
 /// From here on nobody is asked any more.
 const LAST_ASK: Duration = Duration::from_secs(1);
 
 /// Starts a worker and keeps one running until the server shall end.
-pub fn run(start: Start, generation: Generation, arguments: &str) -> ! {
+pub fn run(start: Start, generation: Generation) -> ! {
     if let Some(title) = start.title {
-        title.set(&format!("weir: master process {arguments}"));
+        let words: Vec<_> = start.arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+        title.set(&format!("weir: master process {}", words.join(" ")));
     }
     let signals = Signals::open().unwrap_or_else(|code| {
         let log = &generation.log;
@@ -57,10 +69,13 @@ pub fn run(start: Start, generation: Generation, arguments: &str) -> ! {
         reload_again: false,
         respawn: None,
         early_deaths: 0,
+        new_binary: None,
+        accepting: true,
         ending: Ending::Not,
     };
     master.say(Level::Notice, "start worker processes");
     master.spawn();
+    master.notify(notify::Manager::ready);
     loop {
         match master.wait() {
             Some(index) => master.answer(index),
@@ -112,11 +127,12 @@ pub fn retire(old: &Generation, new: &Generation) {
     redirect(new);
 }
 
-/// The files that a server leaves behind when it ends.
-pub fn leave(generation: &Generation) {
-    pidfile::remove(&generation.settings.pid, &generation.log);
+/// Removes the files of the sockets that nobody listens on when this server has ended.
+pub fn leave_sockets(generation: &Generation, upgrade: &Upgrade) {
     for door in &generation.doors {
-        listen::remove_file(&door.listener, &generation.log);
+        if !(door.listener.inherited && upgrade.kept()) {
+            listen::remove_file(&door.listener, &generation.log);
+        }
     }
 }
 
@@ -138,6 +154,27 @@ fn remove_files(gone: &Generation, kept: &Generation) {
             }
             listen::remove_file(&door.listener, &kept.log);
         }
+    }
+}
+
+/// What this process knows of the one that it replaces.
+#[derive(Clone, Copy, Debug)]
+pub struct Upgrade {
+    /// Who opened the inherited sockets.
+    pub from: From,
+    /// The parent at the start; an old binary as long as it runs.
+    pub parent: Pid,
+}
+
+impl Upgrade {
+    /// This is a new binary, and the old one is still there.
+    fn pending(&self) -> bool {
+        self.from == From::OldBinary && nix::unistd::getppid() == self.parent
+    }
+
+    /// Somebody else has the inherited sockets, too.
+    fn kept(&self) -> bool {
+        self.from == From::Manager || self.pending()
     }
 }
 
@@ -166,6 +203,10 @@ struct Master {
     respawn: Option<Instant>,
     /// Workers in a row that ended too soon.
     early_deaths: u32,
+    /// A master of another binary, started by USR2, that runs beside this one.
+    new_binary: Option<Pid>,
+    /// Workers shall run; WINCH ends them.
+    accepting: bool,
     ending: Ending,
 }
 
@@ -209,19 +250,32 @@ impl Master {
     /// Takes the signals that wait.
     fn signals(&mut self) {
         while let Ok(Some(received)) = self.signals.take() {
+            let busy = received.signal == Signal::SIGUSR2 && (self.new_binary.is_some() || self.upgrade().pending());
+            // A terminal that changes its size sends WINCH as well, by the kernel.
+            let resized = received.signal == Signal::SIGWINCH && received.sender == 0;
             let action = match received.signal {
                 Signal::SIGTERM | Signal::SIGINT => ", exiting",
                 Signal::SIGQUIT => ", shutting down",
                 Signal::SIGHUP => ", reconfiguring",
                 Signal::SIGUSR1 => ", reopening logs",
+                Signal::SIGUSR2 if busy => ", ignoring",
+                Signal::SIGUSR2 => ", changing binary",
+                Signal::SIGWINCH if !resized => ", stop accepting connections",
                 _ => "",
             };
             self.say(Level::Notice, &received.line(action));
             match received.signal {
                 Signal::SIGTERM | Signal::SIGINT => self.terminate(),
                 Signal::SIGQUIT => self.quit(),
-                Signal::SIGHUP => self.reload(),
+                Signal::SIGHUP => self.hang_up(),
                 Signal::SIGUSR1 => self.reopen(),
+                Signal::SIGUSR2 if busy => {
+                    let message = "the changing binary signal is ignored: you should shutdown or terminate before \
+                                   either old or new binary's process";
+                    self.say(Level::Crit, message);
+                }
+                Signal::SIGUSR2 => self.change_binary(),
+                Signal::SIGWINCH if !resized => self.stop_accepting(),
                 Signal::SIGCHLD => self.reap(),
                 _ => {}
             }
@@ -287,15 +341,16 @@ impl Master {
     /// Takes note of the workers that have ended.
     fn reap(&mut self) {
         loop {
+            let name = |pid| if self.new_binary == Some(pid) { "new binary process" } else { "worker process" };
             let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => {
-                    self.say(Level::Notice, &format!("worker process {pid} exited with code {code}"));
+                    self.say(Level::Notice, &format!("{} {pid} exited with code {code}", name(pid)));
                     (pid, Some(code))
                 }
                 Ok(WaitStatus::Signaled(pid, signal, dumped)) => {
                     let core = if dumped { " (core dumped)" } else { "" };
                     let number = signal as i32;
-                    self.say(Level::Alert, &format!("worker process {pid} exited on signal {number}{core}"));
+                    self.say(Level::Alert, &format!("{} {pid} exited on signal {number}{core}", name(pid)));
                     (pid, None)
                 }
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
@@ -305,6 +360,10 @@ impl Master {
                     return self.generation.log.write_os(Level::Alert, &Context::default(), code as i32, message);
                 }
             };
+            if self.new_binary == Some(pid) {
+                self.go_back();
+                continue;
+            }
             let Some(index) = self.workers.iter().position(|worker| worker.pid == pid) else { continue };
             let mut worker = self.workers.remove(index);
             // nginx: code 2 is a fault that the next one would have, too
@@ -323,15 +382,124 @@ impl Master {
     fn ended(&mut self, worker: &Worker) {
         if let Some((generation, pid)) = self.offered.take() {
             match pid == worker.pid {
-                true => self.withdraw(&generation, "it ended meanwhile"),
+                // nginx: what the master has loaded counts, whatever becomes of a worker
+                true => self.commit(generation),
                 false => self.offered = Some((generation, pid)),
             }
         }
-        if worker.respawn && !worker.exiting && self.ending == Ending::Not {
+        if worker.respawn && !worker.exiting && self.accepting && self.ending == Ending::Not {
             let now = Instant::now();
             let early = now.duration_since(worker.since) < TOO_SOON;
             self.early_deaths = if early { self.early_deaths + 1 } else { 0 };
-            self.respawn = Some(if self.early_deaths > 1 { now + TOO_SOON } else { now });
+            self.respawn = Some(match self.early_deaths {
+                0 | 1 => now,
+                more => now + (FIRST_PAUSE * (1 << (more - 2).min(10))).min(TOO_SOON),
+            });
+        }
+    }
+
+    /// HUP: a reload, or beside a new binary the way back to workers of this one.
+    fn hang_up(&mut self) {
+        match self.new_binary {
+            None => self.reload(),
+            // nginx: without reading the configuration, which may be meant for the new binary
+            Some(_) => self.restart(),
+        }
+    }
+
+    /// Has workers run again after WINCH.
+    fn restart(&mut self) {
+        let serving = self.workers.iter().any(|worker| !worker.exiting);
+        self.accepting = true;
+        if self.ending == Ending::Not && !serving {
+            self.say(Level::Notice, "start worker processes");
+            self.respawn = None;
+            self.spawn();
+        }
+    }
+
+    /// WINCH: the workers finish what they have, and no other one starts. The sockets stay open.
+    fn stop_accepting(&mut self) {
+        self.accepting = false;
+        self.respawn = None;
+        self.tell(0..self.workers.len(), Kind::Quit, Signal::SIGQUIT);
+    }
+
+    /// USR2: starts the program anew, whatever its file holds now, and gives it the listening sockets.
+    fn change_binary(&mut self) {
+        if self.ending != Ending::Not {
+            return;
+        }
+        self.say(Level::Notice, "changing binary");
+        let pid = &self.generation.settings.pid;
+        let old = pidfile::old(pid);
+        let program = self.start.as_ref().and_then(|start| start.arguments.first()).map(OsString::as_os_str);
+        let program = program.unwrap_or_default().display();
+        let log = &self.generation.log;
+        let failed = |error: &io::Error, what: std::fmt::Arguments<'_>| {
+            log.write_os(Level::Alert, &Context::default(), error.raw_os_error().unwrap_or(0), what);
+        };
+        if let Err(error) = fs::rename(pid, &old) {
+            let (old, pid) = (old.display(), pid.display());
+            let what = format_args!("rename() {pid} to {old} failed before executing new binary process \"{program}\"");
+            return failed(&error, what);
+        }
+        match self.execute() {
+            Ok(process) => {
+                self.say(Level::Notice, &format!("start new binary process {process}"));
+                self.new_binary = Some(process);
+            }
+            Err(error) => {
+                failed(&error, format_args!("execve() failed while executing new binary process \"{program}\""));
+                if let Err(error) = fs::rename(&old, pid) {
+                    let (old, pid) = (old.display(), pid.display());
+                    let what = format_args!(
+                        "rename() {old} back to {pid} failed after an attempt to execute new binary process \
+                         \"{program}\""
+                    );
+                    failed(&error, what);
+                }
+            }
+        }
+    }
+
+    /// Runs the program again, with the arguments that this one had. nginx: the environment is the workers'.
+    fn execute(&self) -> io::Result<Pid> {
+        let Some(start) = &self.start else { return Err(io::Error::other("a worker has no binary to change")) };
+        let sockets: Vec<_> = self.generation.doors.iter().flat_map(|door| &door.listener.sockets).collect();
+        let numbers: String = sockets.iter().map(|socket| format!("{};", socket.as_raw_fd())).collect();
+        let mut environment = self.generation.settings.environment_from(&start.environment);
+        environment.extend(start.environment.iter().find(|(name, _)| name == notify::VARIABLE).cloned());
+        environment.push((inherit::VARIABLE.into(), numbers.into()));
+        let mut command = Command::new(&start.program);
+        if let [name, arguments @ ..] = &*start.arguments {
+            command.arg0(name).args(arguments);
+        }
+        command.env_clear().envs(environment);
+        for socket in &sockets {
+            os::pass_on(&***socket, true)?;
+        }
+        // It ends when it wants to; `reap` takes note.
+        let spawned = command.spawn().map(|child| Pid::from_raw(child.id().cast_signed()));
+        for socket in &sockets {
+            os::pass_on(&***socket, false)?;
+        }
+        spawned
+    }
+
+    /// The new binary has ended: this one is the server again.
+    fn go_back(&mut self) {
+        let pid = &self.generation.settings.pid;
+        let old = pidfile::old(pid);
+        if let Err(error) = fs::rename(&old, pid) {
+            let (old, pid) = (old.display(), pid.display());
+            let message = format_args!("rename() {old} back to {pid} failed after the new binary process exited");
+            let code = error.raw_os_error().unwrap_or(0);
+            self.generation.log.write_os(Level::Alert, &Context::default(), code, message);
+        }
+        self.new_binary = None;
+        if !self.accepting {
+            self.restart();
         }
     }
 
@@ -344,23 +512,30 @@ impl Master {
             return;
         }
         self.say(Level::Notice, "reconfiguring");
+        self.notify(notify::Manager::reloading);
         let Some(Start { options, sinks, .. }) = &self.start else { return };
-        let Some(generation) = reload(options, sinks, &self.generation) else { return };
+        let Some(generation) = reload(options, sinks, &self.generation) else {
+            return self.notify(notify::Manager::unchanged);
+        };
+        self.accepting = true;
         let generation = Arc::new(generation);
         let serving = self.workers.iter().position(|worker| !worker.exiting);
         match serving {
             Some(index) if self.generation.settings.same_process(&generation.settings) => {
                 self.offer(index, generation);
             }
-            _ => {
-                self.commit(generation);
-                self.respawn = None;
-                self.say(Level::Notice, "start worker processes");
-                let old = self.workers.len();
-                self.spawn();
-                self.tell(0..old, Kind::Quit, Signal::SIGQUIT);
-            }
+            _ => self.replace(generation),
         }
+    }
+
+    /// Puts a generation in force by a new worker.
+    fn replace(&mut self, generation: Arc<Generation>) {
+        self.commit(generation);
+        self.respawn = None;
+        self.say(Level::Notice, "start worker processes");
+        let old = self.workers.len();
+        self.spawn();
+        self.tell(0..old, Kind::Quit, Signal::SIGQUIT);
     }
 
     /// Hands a generation to the worker that serves.
@@ -376,7 +551,11 @@ impl Master {
         };
         match sent {
             Ok(()) => self.offered = Some((generation, pid)),
-            Err(why) => self.withdraw(&generation, &why),
+            Err(why) => {
+                // It has ended a moment ago, or will not be told anything any more.
+                self.say(Level::Warn, &format!("worker process {pid} is replaced, it does not take messages: {why}"));
+                self.replace(generation);
+            }
         }
     }
 
@@ -421,11 +600,13 @@ impl Master {
         error::set_main(generation.log.clone());
         retire(&self.generation, &generation);
         self.generation = generation;
+        self.notify(notify::Manager::ready);
     }
 
     /// Gives a generation up that the worker did not take.
     fn withdraw(&mut self, generation: &Generation, why: &str) {
         self.say(Level::Emerg, &format!("the worker process did not take the new configuration: {why}"));
+        self.notify(notify::Manager::unchanged);
         if generation.settings.pid != self.generation.settings.pid {
             pidfile::remove(&generation.settings.pid, &self.generation.log);
         }
@@ -460,11 +641,10 @@ impl Master {
         }
         self.ending = Ending::Graceful;
         self.respawn = None;
+        self.succession();
         self.tell(0..self.workers.len(), Kind::Quit, Signal::SIGQUIT);
         // New clients are refused from now on, and the next server can have the addresses.
-        for door in &self.generation.doors {
-            listen::remove_file(&door.listener, &self.generation.log);
-        }
+        self.leave_sockets();
         self.generation = Arc::new(self.generation.without_doors());
         self.offered = None;
     }
@@ -474,7 +654,18 @@ impl Master {
             return;
         }
         self.respawn = None;
+        self.succession();
         self.ending = Ending::Now { ask: FIRST_ASK, at: Instant::now() };
+    }
+
+    /// Tells the service manager whether the service ends with this process.
+    fn succession(&self) {
+        match self.new_binary {
+            Some(pid) => self.notify(|manager| manager.succeeded_by(pid)),
+            // The old binary is the main process, as far as anybody knows.
+            None if self.upgrade().pending() => {}
+            None => self.notify(notify::Manager::stopping),
+        }
     }
 
     /// Asks the workers to end, in the end without asking.
@@ -506,9 +697,28 @@ impl Master {
 
     /// Leaves when no worker is left.
     fn exit(&mut self) -> ! {
-        leave(&self.generation);
+        let pid = &self.generation.settings.pid;
+        let pid = if self.new_binary.is_some() { pidfile::old(pid) } else { pid.clone() };
+        pidfile::remove(&pid, &self.generation.log);
+        self.leave_sockets();
         self.say(Level::Notice, "exit");
         std::process::exit(0)
+    }
+
+    fn leave_sockets(&self) {
+        if self.new_binary.is_none() {
+            leave_sockets(&self.generation, &self.upgrade());
+        }
+    }
+
+    fn upgrade(&self) -> Upgrade {
+        self.start.as_ref().map_or(Upgrade { from: From::Nobody, parent: Pid::this() }, |start| start.upgrade)
+    }
+
+    fn notify(&self, tell: impl FnOnce(&notify::Manager)) {
+        if let Some(start) = &self.start {
+            tell(&start.manager);
+        }
     }
 
     fn say(&self, level: Level, message: &str) {

@@ -12,7 +12,10 @@ pub mod core;
 pub mod crew;
 pub mod features;
 pub mod generation;
+pub mod inherit;
+pub mod logs;
 pub mod master;
+pub mod notify;
 pub mod os;
 pub mod pidfile;
 pub mod report;
@@ -23,12 +26,16 @@ pub mod worker;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cli::{Invocation, Options, Task};
 use generation::{Draft, Generation};
+use inherit::Inherited;
+use master::Upgrade;
 use worker::Start;
 
+use crate::base::release;
 use crate::conf::error::Fault;
 use crate::conf::source::Source;
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
@@ -39,8 +46,12 @@ use crate::net::tcp_info;
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let environment = std::env::vars_os().collect();
+    release::started_as(arguments.first().map(OsString::as_os_str).unwrap_or_default());
     if arguments.get(1).is_some_and(|first| first == "serve") {
         return serve::main(&arguments, environment);
+    }
+    if arguments.get(1).is_some_and(|first| first == "logs") {
+        return logs::main(&arguments);
     }
     let options = match cli::parse(arguments.iter().skip(1).cloned()) {
         Ok(Invocation::Run(options)) => options,
@@ -58,28 +69,56 @@ pub fn main() -> ExitCode {
         }
     };
 
-    let (start, log) = begin(options, environment);
+    let (start, inherited, log) = begin(options, &arguments, environment);
     match start.options.task {
         Task::Test { dump, quiet } => test(&start, dump, quiet, &log),
         Task::Signal(signal) => match read(&start, &mut start.options.source(), &log) {
             Some(draft) => ExitCode::from(master::signal(signal, &draft.settings.pid, &log)),
             None => ExitCode::FAILURE,
         },
-        Task::Serve => match prepare(&start, log) {
-            Ok(generation) => run(start, generation, &arguments),
+        Task::Serve => match prepare(&start, inherited, log) {
+            Ok(generation) => run(start, generation),
             Err(NotStarted) => ExitCode::FAILURE,
         },
     }
 }
 
 /// Everything that comes before the configuration.
-fn begin(options: Options, environment: Vec<(OsString, OsString)>) -> (Start, ErrorLog) {
+fn begin(
+    options: Options,
+    arguments: &[OsString],
+    mut environment: Vec<(OsString, OsString)>,
+) -> (Start, Inherited, ErrorLog) {
+    let inherited = match options.task {
+        Task::Serve => inherit::take(&mut environment),
+        Task::Test { .. } | Task::Signal(_) => Inherited::default(),
+    };
     tcp_info::provide(os::tcp_info);
     let title = os::Title::claim();
     let sinks = Sinks::new();
     let log = ErrorLog::startup(&sinks, options.error_log().as_deref());
     error::set_main(log.clone());
-    (Start { options, sinks, title, environment }, log)
+    let start = Start {
+        options,
+        sinks,
+        title,
+        program: program(arguments),
+        arguments: arguments.to_vec(),
+        upgrade: Upgrade { from: inherited.from, parent: nix::unistd::getppid() },
+        manager: notify::Manager::of(&environment),
+        environment,
+    };
+    (start, inherited, log)
+}
+
+/// The file that this program was started from. A name without a slash was found by a shell, which is not there when
+/// the binary changes.
+fn program(arguments: &[OsString]) -> PathBuf {
+    let name = arguments.first().map(PathBuf::from).unwrap_or_default();
+    match name.components().count() {
+        0 | 1 => std::env::current_exe().unwrap_or(name),
+        _ => name,
+    }
 }
 
 /// The reason is told already.
@@ -130,11 +169,14 @@ fn test(start: &Start, dump: bool, quiet: bool, log: &ErrorLog) -> ExitCode {
 }
 
 /// Everything until the server can be said to have started. `log` is the one until then; its file is closed at the end.
-fn prepare(start: &Start, log: ErrorLog) -> Result<Generation, NotStarted> {
+fn prepare(start: &Start, inherited: Inherited, log: ErrorLog) -> Result<Generation, NotStarted> {
+    let from = inherited.from;
+    let inherited = inherited.listeners(&log);
     let mut source = start.options.source();
     let draft = read(start, &mut source, &log).ok_or(NotStarted)?;
     let (daemon, pid) = (draft.settings.daemon, draft.settings.pid.clone());
-    let opened = draft.open(1, &[], Purpose::Serve, &start.sinks, &log);
+    let opened = draft.open(1, &inherited, Purpose::Serve, &start.sinks, &log);
+    drop(inherited);
     let refuse = |fault: Fault, log: &ErrorLog| {
         report::fault(&fault, &source, log);
         NotStarted
@@ -146,7 +188,8 @@ fn prepare(start: &Start, log: ErrorLog) -> Result<Generation, NotStarted> {
 
     // From here on a signal waits until someone takes it.
     signal::block().map_err(|code| refuse(Fault::new(format!("sigprocmask() failed ({code})")), log))?;
-    if daemon {
+    // nginx: a new binary stays the child of the old one, which is a daemon already or was not to be one
+    if daemon && from != inherit::From::OldBinary {
         os::daemonise().map_err(|error| refuse(Fault::new(format!("daemon() failed: {error}")), log))?;
     }
     pidfile::create(&pid).map_err(|fault| refuse(fault, log))?;
@@ -155,10 +198,9 @@ fn prepare(start: &Start, log: ErrorLog) -> Result<Generation, NotStarted> {
     Ok(generation)
 }
 
-fn run(start: Start, generation: Generation, arguments: &[OsString]) -> ! {
+fn run(start: Start, generation: Generation) -> ! {
     if generation.settings.master_process {
-        let words: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
-        master::run(start, generation, &words.join(" "))
+        master::run(start, generation)
     } else {
         worker::run_alone(start, std::sync::Arc::new(generation))
     }

@@ -10,8 +10,9 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, ForkResult, Pid};
 
@@ -61,6 +62,32 @@ pub fn set_environment(variables: &[(OsString, OsString)]) -> io::Result<()> {
         unsafe { std::env::set_var(name, value) };
     }
     Ok(())
+}
+
+/// Takes the sockets that another process left open in this one under the given numbers, in their order; those that
+/// are no open descriptors are `None`. To be called once, before this process has opened anything itself: then a
+/// number that is open and not a standard stream belongs to whoever named it, and to nobody else here.
+pub fn take_descriptors(numbers: &[RawFd]) -> Vec<Option<OwnedFd>> {
+    let mut taken: Vec<RawFd> = Vec::new();
+    let take = |&number: &RawFd| {
+        if number <= libc::STDERR_FILENO || taken.contains(&number) {
+            return None;
+        }
+        // SAFETY: the number is only asked about; one that is not open is an error here, and nothing else.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        // Nothing that this process may start shall have it, but for one that is given it on purpose.
+        fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+        taken.push(number);
+        // SAFETY: it is open, nothing in this process owns it yet, and no number is taken twice.
+        Some(unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    numbers.iter().map(take).collect()
+}
+
+/// Whether programs that this process starts get the descriptor, too.
+pub fn pass_on(descriptor: impl AsFd, passed: bool) -> nix::Result<()> {
+    let flags = if passed { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+    fcntl(descriptor, FcntlArg::F_SETFD(flags)).map(drop)
 }
 
 /// The title that `ps` shows: the memory in which the kernel put the arguments of this process.

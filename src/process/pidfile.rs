@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
@@ -14,12 +14,22 @@ use crate::log::{Context, ErrorLog, Level};
 /// Digits of the largest number and a line end; a file that is longer holds something else.
 const LONGEST: u64 = 22;
 
-/// Writes the number of this process.
+/// Writes the number of this process. Whoever reads the file meanwhile finds the old number or the new one, whole.
 pub fn create(path: &Path) -> Result<(), Fault> {
-    let mut options = OpenOptions::new();
-    let opened = options.read(true).write(true).create(true).truncate(true).mode(0o644).open(path);
-    let mut file = opened.map_err(|error| failed("open()", path, &error))?;
-    file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(|error| failed("pwrite()", path, &error))
+    let number = format!("{}\n", std::process::id());
+    let draft = beside(path, &format!(".{}", std::process::id()));
+    let renamed = write(&draft, &number).and_then(|()| fs::rename(&draft, path));
+    if renamed.is_ok() {
+        return Ok(());
+    }
+    let _ = fs::remove_file(&draft); // it may not have been made
+    // The file may be ours to write where its directory is not.
+    write(path, &number).map_err(|error| failed("open()", path, &error))
+}
+
+fn write(path: &Path, number: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    file.write_all(number.as_bytes())
 }
 
 /// What `-t` can find out: whether the file could be written. An existing one keeps its text.
@@ -29,12 +39,27 @@ pub fn test(path: &Path) -> Result<(), Fault> {
     opened.map(drop).map_err(|error| failed("open()", path, &error))
 }
 
+/// Where the number goes while a new binary has the file.
+pub fn old(path: &Path) -> PathBuf {
+    beside(path, ".oldbin")
+}
+
+/// Removes the file, unless another server has put its number there meanwhile.
 pub fn remove(path: &Path, log: &ErrorLog) {
+    if read(path).is_ok_and(|pid| pid != Pid::this()) {
+        return;
+    }
     if let Err(error) = fs::remove_file(path) {
         let code = error.raw_os_error().unwrap_or(0);
         let message = format_args!("unlink() \"{}\" failed", path.display());
         log.write_os(Level::Alert, &Context::default(), code, message);
     }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// The number in the file.
@@ -70,8 +95,12 @@ mod tests {
         create(&path).expect("the directory is ours");
         test(&path).expect("the file is ours");
         assert_eq!(read(&path).expect("just written"), Pid::this());
+        assert_eq!(fs::read_dir(directory.path()).expect("it is there").count(), 1, "no draft is left");
         remove(&path, &ErrorLog::none());
         assert!(!path.exists());
+        fs::write(&path, format!("{}\n", std::process::id() + 1)).expect("the directory is ours");
+        remove(&path, &ErrorLog::none());
+        assert!(path.exists(), "another server's file stays");
     }
 
     #[test]

@@ -55,11 +55,11 @@ pub fn main(arguments: &[OsString], environment: Vec<(OsString, OsString)>) -> E
         }
     };
     let options = Options::of_text(serve.configuration(&temporary), temporary);
-    let (start, log) = super::begin(options, environment);
-    match super::prepare(&start, log) {
+    let (start, inherited, log) = super::begin(options, arguments, environment);
+    match super::prepare(&start, inherited, log) {
         Ok(generation) => {
             eprintln!("weir: {} is at {} (Ctrl-C ends it)", serve.what(), serve.address());
-            super::run(start, generation, arguments)
+            super::run(start, generation)
         }
         Err(NotStarted) => ExitCode::FAILURE,
     }

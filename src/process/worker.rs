@@ -5,6 +5,7 @@
 //!
 //! Without a master (`master_process off`) the same thread does what the master would: see [`Alone`].
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -22,8 +23,10 @@ use super::cli::Options;
 use super::core::Settings;
 use super::crew::Crew;
 use super::generation::{Draft, Generation, Handover};
-use super::master;
+use super::master::{self, Upgrade};
+use super::notify;
 use super::os::{self, Title};
+use super::pidfile;
 use super::signal::Signals;
 use crate::base::text;
 use crate::conf::error::Fault;
@@ -46,8 +49,13 @@ pub struct Start {
     pub options: Options,
     pub sinks: Sinks,
     pub title: Option<Title>,
-    /// The environment that the first process was given.
-    pub environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+    /// The environment that the first process was given, without what is said to it alone.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The program's file and its arguments, the name first: what a change of the binary runs.
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+    pub upgrade: Upgrade,
+    pub manager: notify::Manager,
 }
 
 /// Becomes a worker and stays one. Called in the forked child.
@@ -91,12 +99,16 @@ pub fn run_alone(start: Start, generation: Arc<Generation>) -> ! {
         generation.log.write(Level::Emerg, &Context::default(), format_args!("the environment was not set: {error}"));
         std::process::exit(FATAL);
     }
+    let upgrade = start.upgrade;
     let mut worker = Worker::start(start, generation);
     worker.alone = true;
+    worker.manager.ready();
     loop {
         match worker.wait(None) {
             Event::Ended => {
-                master::leave(&worker.generation);
+                worker.manager.stopping();
+                pidfile::remove(&worker.generation.settings.pid, &worker.generation.log);
+                master::leave_sockets(&worker.generation, &upgrade);
                 worker.exit();
             }
             Event::Signal => worker.signals(),
@@ -172,6 +184,8 @@ struct Worker {
     options: Options,
     sinks: Sinks,
     title: Option<Title>,
+    /// Spoken to only where there is no master to do it.
+    manager: notify::Manager,
     crew: Crew,
     signals: Signals,
     generation: Arc<Generation>,
@@ -205,9 +219,9 @@ impl Worker {
         let crew = Crew::start(settings.worker_processes.max(1), &settings.worker_cpu_affinity);
         let crew = crew.unwrap_or_else(|error| fatal("pthread_create()", error));
         crew.serve(&generation);
-        let Start { options, sinks, title, .. } = start;
+        let Start { options, sinks, title, manager, .. } = start;
         let (draining, ending) = (Vec::new(), Ending::Not);
-        Self { options, sinks, title, crew, signals, generation, draining, ending, alone: false }
+        Self { options, sinks, title, manager, crew, signals, generation, draining, ending, alone: false }
     }
 
     /// Waits until there is something to do.
@@ -250,6 +264,7 @@ impl Worker {
             let action = match received.signal {
                 Signal::SIGTERM | Signal::SIGINT => ", exiting",
                 Signal::SIGQUIT => ", shutting down",
+                Signal::SIGWINCH if !self.alone && received.sender != 0 => ", shutting down",
                 Signal::SIGUSR1 => ", reopening logs",
                 Signal::SIGHUP if self.alone => ", reconfiguring",
                 Signal::SIGHUP | Signal::SIGUSR2 => ", ignoring",
@@ -261,6 +276,8 @@ impl Worker {
                 // nginx: without a master there is no graceful end
                 Signal::SIGQUIT if self.alone => self.terminate(),
                 Signal::SIGQUIT => self.quit(),
+                // A terminal that changes its size sends it as well, by the kernel.
+                Signal::SIGWINCH if !self.alone && received.sender != 0 => self.quit(),
                 Signal::SIGUSR1 => self.reopen_alone(),
                 Signal::SIGHUP if self.alone => self.reload_alone(),
                 _ => {}
@@ -383,9 +400,14 @@ impl Worker {
 
     fn reload_alone(&mut self) {
         self.say(Level::Notice, "reconfiguring");
-        if let Some(generation) = master::reload(&self.options, &self.sinks, &self.generation) {
-            master::retire(&self.generation, &generation);
-            self.install(Arc::new(generation));
+        self.manager.reloading();
+        match master::reload(&self.options, &self.sinks, &self.generation) {
+            Some(generation) => {
+                master::retire(&self.generation, &generation);
+                self.install(Arc::new(generation));
+                self.manager.ready();
+            }
+            None => self.manager.unchanged(),
         }
     }
 

@@ -4,7 +4,6 @@
 //! task per pool watches the idle ones: it closes those that the peer closes or that have waited too long.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -12,6 +11,7 @@ use std::time::Instant;
 use super::group::Group;
 use crate::base::addr::Address;
 use crate::base::clock;
+use crate::base::hash::QuickMap;
 use crate::net::accept::Slot;
 use crate::net::io::Io;
 use crate::net::timer::Timer;
@@ -55,7 +55,7 @@ struct Pool {
 }
 
 thread_local! {
-    static POOLS: RefCell<HashMap<u64, Pool>> = RefCell::default();
+    static POOLS: RefCell<QuickMap<u64, Pool>> = RefCell::default();
 }
 
 /// Takes an idle connection to `address`.

@@ -11,6 +11,7 @@ pub mod date; // "Sun, 06 Nov 1994 08:49:37 GMT"
 pub mod der; // values within values: certificates, keys
 pub mod fastcgi; // records, both ways
 pub mod http1; // request and response heads, fields, chunks
+pub mod http2; // frames and compressed fields
 pub mod list; // one cookie, one argument, one parameter of many
 pub mod ocsp; // asking whether a certificate is revoked
 pub mod pem; // base64 between marked lines

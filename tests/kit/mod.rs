@@ -6,6 +6,7 @@
 
 pub mod both;
 pub mod client;
+pub mod http2;
 pub mod php_fpm;
 pub mod ports;
 pub mod server;
@@ -61,6 +62,8 @@ pub fn oracle() -> Option<PathBuf> {
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    // Programs from PyPI, by tests/setup.
+    places.push(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/readers/bin"));
     places.extend(["/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/bin"].map(PathBuf::from));
     for place in places {
         let Some(stem) = program.strip_suffix('*') else {

@@ -50,15 +50,15 @@ pub fn framing(request: &Request, head: &Head, trailers: bool) -> Framing {
     }
 }
 
-/// Writes the head. HTTP/0.9 has none.
-pub fn encode(request: &Request, head: &Head, framing: Framing) -> Bytes {
-    if request.head.version < Version::HTTP_10 || head.headless {
-        return Bytes::new();
-    }
+/// Writes the head of the request's answer and lends it to `send`, which leaves nothing of it behind. HTTP/0.9 has none.
+pub fn with_head<T>(request: &Request, framing: Framing, send: impl FnOnce(&mut BytesMut) -> T) -> T {
     HEADS.with_borrow_mut(|heads| {
         heads.reserve(ROOM);
-        write(request, head, framing, heads);
-        heads.split().freeze()
+        if let Some(head) = request.answered().filter(|head| request.head.version >= Version::HTTP_10 && !head.headless)
+        {
+            write(request, &head, framing, heads);
+        }
+        send(heads)
     })
 }
 
@@ -73,7 +73,7 @@ thread_local! {
 }
 
 /// nginx: an answer without content has no type, unless an upstream gave it one along with a status line of its own.
-fn shows_type(head: &Head) -> bool {
+pub(in crate::http) fn shows_type(head: &Head) -> bool {
     head.status != 204 || head.status_line.is_some()
 }
 
@@ -180,15 +180,15 @@ fn status_line(head: &Head, out: &mut BytesMut) {
 
 /// Which fields an upstream or a module has given itself.
 #[derive(Default)]
-struct Own {
-    server: bool,
-    date: bool,
-    content_length: bool,
-    last_modified: bool,
+pub(in crate::http) struct Own {
+    pub(in crate::http) server: bool,
+    pub(in crate::http) date: bool,
+    pub(in crate::http) content_length: bool,
+    pub(in crate::http) last_modified: bool,
 }
 
 impl Own {
-    fn of(head: &Head) -> Self {
+    pub(in crate::http) fn of(head: &Head) -> Self {
         let mut own = Self::default();
         for field in &head.fields {
             match field.name.len() {

@@ -12,21 +12,22 @@ use std::task::{Poll, ready};
 use bytes::BytesMut;
 
 pub use self::encode::location;
+pub(super) use self::encode::{Own, shows_type};
 use self::head::Head;
 use super::activity::State;
 use super::body::{Body, Source};
 use super::connection::Connection;
-use super::core::Lingering;
-use super::phase;
+use super::core::{Lingering, Settings};
+use super::h2;
+use super::phase::{self, Hangup};
 use super::proxy_protocol;
 use super::request::Request;
 use super::response::{Field, Response};
 use super::tls;
 use super::upload::Upload;
-use crate::conf::template::Template;
 use crate::log::{Level, Raw};
 use crate::net::timer::Timer;
-use crate::wire::http1::request::Version;
+use crate::wire::http1::request::{HTTP2_PREFACE, Preface};
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +49,20 @@ pub async fn serve(connection: Rc<Connection>) {
     if connection.address().ssl && !Box::pin(tls::accept(&connection, &mut timer)).await {
         return;
     }
+    if h2::is_agreed(&connection) {
+        return h2::serve(connection).await;
+    }
     loop {
         let together = !connection.input.borrow().is_empty();
         if !together && !wait(&connection, &mut timer).await {
             return;
+        }
+        if connection.requests.get() == 0 && h2::is_spoken(&connection) {
+            match preface(&connection, &mut timer).await {
+                Preface::Http2 => return h2::serve(connection).await,
+                Preface::Other => {}
+                Preface::Undecided => return,
+            }
         }
         connection.pipelined.set(together && connection.requests.get() > 0);
         // On the heap, so that a connection that waits does not hold the room that a request needs.
@@ -59,6 +70,36 @@ pub async fn serve(connection: Rc<Connection>) {
             return;
         }
     }
+}
+
+/// Reads until the first bytes tell which protocol the client speaks; `Undecided` where they never do.
+async fn preface(connection: &Connection, timer: &mut Timer) -> Preface {
+    let timeout = connection.default_server().settings.client_header_timeout;
+    let decided = std::future::poll_fn(|cx| {
+        loop {
+            let input = &mut *connection.input.borrow_mut();
+            match Preface::of(input) {
+                Preface::Undecided => {}
+                decided => return Poll::Ready(decided),
+            }
+            input.reserve(HTTP2_PREFACE.len());
+            match connection.io.poll_read(cx, input) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    log_closed(connection, false);
+                    return Poll::Ready(Preface::Undecided);
+                }
+                Poll::Pending => {
+                    ready!(timer.poll(cx, timeout));
+                    connection.log(Level::Info, WAITING, format_args!("client timed out (110: Connection timed out)"));
+                    return Poll::Ready(Preface::Undecided);
+                }
+            }
+        }
+    })
+    .await;
+    timer.disarm();
+    decided
 }
 
 /// Reads one request, answers it, and says whether another may follow.
@@ -85,7 +126,8 @@ async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
     match after {
         After::Next => request.keepalive.set(false), // nginx: `$sent_http_connection` is `close` in every log
         After::Close => {}
-        After::Linger => linger(&request).await, // nginx: the request is not over before
+        // nginx: the request is not over before
+        After::Linger => Box::pin(linger(connection, &request.plan().core)).await,
     }
     request.write_logs();
     after == After::Next
@@ -168,35 +210,14 @@ fn borrow(size: usize) -> BytesMut {
 /// Answers one request and writes the answer.
 async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
     let connection = &request.connection;
-    let response = {
-        let mut answer = std::pin::pin!(async {
-            match refused {
-                None => phase::answer(request).await,
-                Some(status) => phase::refuse(request, status).await,
-            }
-        });
-        let at_once = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending if connection.output.borrow().is_empty() => Poll::Pending,
-            Poll::Pending => Poll::Ready(None),
-        });
-        match at_once.await {
-            Some(response) => response,
-            None => {
-                // It takes a while: the answers to earlier requests do not wait for it.
-                let _ = send::flush(request).await;
-                answer.await
-            }
-        }
-    };
-    let Ok(response) = response else {
+    let Ok(response) = respond(request, refused).await else {
         let _ = send::flush(request).await;
         request.status.set(match request.status.get() {
             0 => 444,
             status => status,
         });
         if matches!(request.status.get(), 408 | 499) {
-            phase::post_action(request).await;
+            Box::pin(phase::post_action(request)).await;
         }
         return After::Close;
     };
@@ -204,11 +225,34 @@ async fn answer(request: &Rc<Request>, refused: Option<u16>) -> After {
     request.complete.set(sent.is_ok());
     if request.plan().core.post_action.is_some() {
         let _ = send::flush(request).await;
-        phase::post_action(request).await;
+        Box::pin(phase::post_action(request)).await;
     }
     let after = settle(request, sent.is_ok()).await;
     connection.idle_timeout.set(request.plan().core.keepalive_timeout.server);
     after
+}
+
+/// The answer to one request, however long it takes; the answers to earlier requests do not wait for it.
+async fn respond(request: &Rc<Request>, refused: Option<u16>) -> Result<Response, Hangup> {
+    let output = &request.connection.output;
+    let mut answer = std::pin::pin!(async {
+        match refused {
+            None => phase::answer(request).await,
+            Some(status) => Box::pin(phase::refuse(request, status)).await,
+        }
+    });
+    let at_once = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Ready(response) => Poll::Ready(Some(response)),
+        Poll::Pending if output.borrow().is_empty() => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    });
+    match at_once.await {
+        Some(response) => response,
+        None => {
+            let _ = send::flush(request).await;
+            answer.await
+        }
+    }
 }
 
 /// Whether the connection may go on after this request.
@@ -251,41 +295,29 @@ async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Un
     Upload::skip(request);
     // Limits may have been set for the location that answered.
     decide_keepalive(request);
-    let head = Rc::new(head);
     let framing = encode::framing(request, &head, body.promises_trailers());
-    request.sent(head.clone());
+    request.sent(head);
     request.chunked.set(framing == encode::Framing::Chunked);
-    let bytes = encode::encode(request, &head, framing);
     if framing == encode::Framing::None && !matches!(body, Body::Tunnel(_)) {
         body = Body::Empty;
     }
     let hold = request.keepalive.get() && request.body.is_done() && !request.connection.input.borrow().is_empty();
     if let Body::Tunnel(mut tunnel) = body {
         request.keepalive.set(false);
-        send::send(request, bytes, Body::Empty, encode::Framing::None, false).await?;
+        send::send(request, Body::Empty, encode::Framing::None, false).await?;
         std::future::poll_fn(|cx| tunnel.poll(cx)).await;
         return Ok(());
     }
-    send::send(request, bytes, body, framing, hold).await
+    send::send(request, body, framing, hold).await
 }
 
-/// 103: fields that the client may use before the answer is there, where `early_hints` lets them pass. nginx's fields
-/// are the upstream's, as they came.
-pub fn early_hints<'a>(request: &Request, fields: impl Iterator<Item = &'a Field>) {
-    let core = &request.plan().core;
-    let wanted = |template: &Template| !matches!(template.eval(request).as_ref(), b"" | b"0");
-    if request.is_subrequest() || request.head.version < Version::HTTP_11 || !core.early_hints.iter().any(wanted) {
-        return;
-    }
+/// Writes a 103.
+pub(super) fn early_hints(request: &Request, fields: &[&Field]) {
     let mut out = BytesMut::from(&b"HTTP/1.1 103 Early Hints\r\n"[..]);
-    let empty = out.len();
     for field in fields {
         for part in [&field.name[..], b": ", &field.value, b"\r\n"] {
             out.extend_from_slice(part);
         }
-    }
-    if out.len() == empty {
-        return;
     }
     out.extend_from_slice(b"\r\n");
     send::send_now(request, out.freeze());
@@ -316,9 +348,7 @@ async fn settle(request: &Request, sent: bool) -> After {
 }
 
 /// Reads and drops until the client has closed too, so that no reset overtakes the answer.
-async fn linger(request: &Request) {
-    let core = &request.plan().core;
-    let connection = &request.connection;
+pub(super) async fn linger(connection: &Connection, core: &Settings) {
     connection.io.shutdown_write();
     let until = tokio::time::Instant::now() + core.lingering_time;
     let mut waste = BytesMut::with_capacity(4096);

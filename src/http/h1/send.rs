@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
-use super::encode::Framing;
-use crate::base::clock;
-use crate::http::body::{Body, FilePiece, Piece, Source};
+use super::encode::{self, Framing};
+use crate::http::body::{Body, FilePiece, Piece, Source, Spliced};
 use crate::http::connection::Connection;
+use crate::http::pace::{Pace, Quota};
 use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::log::Level;
@@ -46,6 +46,9 @@ pub struct Output {
 const GATHER: u64 = 64 * 1024;
 /// Files up to this size are read and go out with the head; above, sendfile is cheaper.
 const INLINE: u64 = crate::http::open_file::SMALL;
+/// Bodies up to this size are copied behind their head. Measured: send of 250 and 1,024 bytes in one slice takes 0.25 µs
+/// less than writev of two.
+const JOIN: usize = 4 * 1024;
 /// The most pieces in one writev.
 const SLICES: usize = 64;
 
@@ -60,8 +63,9 @@ impl Output {
     }
 }
 
-/// Sends a whole response. With `hold`, a small answer may stay in `output`: another will follow at once.
-pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Framing, hold: bool) -> Result<(), Unsent> {
+/// Sends a whole response, whose head the request knows already. With `hold`, a small answer may stay in `output`:
+/// another will follow at once.
+pub async fn send(request: &Request, mut body: Body, framing: Framing, hold: bool) -> Result<(), Unsent> {
     let mut sender = Sender {
         request,
         connection: &request.connection,
@@ -71,24 +75,20 @@ pub async fn send(request: &Request, head: Bytes, mut body: Body, framing: Frami
         earlier: request.connection.output.borrow().queued,
         ended: None,
     };
-    request.head_sent.set(head.len() as u64);
-    if !hold && sender.earlier == 0 && sender.pace.rate == 0 {
-        match sender.at_once(head, &mut body, framing).await? {
-            AtOnce::Sent => return Ok(()),
-            AtOnce::Queued => return sender.end(hold).await,
-            AtOnce::Other(head) => sender.queue(Piece::Mem(head)),
-        }
-    } else {
-        sender.queue(Piece::Mem(head));
-    }
-    if framing == Framing::None {
-        return sender.end(hold).await;
+    match std::future::poll_fn(|cx| Poll::Ready(sender.begin(cx, &mut body, framing, hold))).await? {
+        Begun::Sent => return Ok(()),
+        Begun::Queued => return sender.end(hold).await,
+        Begun::Head if framing == Framing::None => return sender.end(hold).await,
+        Begun::Head => {}
     }
     let mut left = match framing {
         Framing::Length(length) => length,
         Framing::None | Framing::Chunked | Framing::Close => u64::MAX,
     };
     loop {
+        if matches!(framing, Framing::Length(_)) {
+            sender.splice(&mut body, &mut left).await?;
+        }
         let more = match sender.gather(&mut body, &mut left).await {
             Ok(more) => more,
             Err(unsent) => {
@@ -130,7 +130,8 @@ pub async fn flush(request: &Request) -> Result<(), Unsent> {
         earlier: u64::MAX,
         ended: None,
     };
-    sender.flush(&mut Body::Empty).await
+    // Rare, and so in a box: who may have to wait for it need not have the room.
+    Box::pin(sender.flush(&mut Body::Empty)).await
 }
 
 /// Adds to the queue and writes of it what the socket takes at this moment.
@@ -164,51 +165,94 @@ struct Sender<'a> {
     ended: Option<bool>,
 }
 
-/// What became of a head in [`Sender::at_once`].
-enum AtOnce {
+/// How far [`Sender::begin`] came.
+enum Begun {
+    /// All of the response is sent.
     Sent,
-    /// The socket took less than all: the rest is in the queue.
+    /// All of the response is in memory, and the socket took less than that: the rest is in the queue.
     Queued,
-    /// The body is not of the kind that goes with its head.
-    Other(Bytes),
+    /// The head is in the queue, and the body is still to come.
+    Head,
 }
 
 impl Sender<'_> {
-    /// The common answer: a head and at most one piece that is in memory. It leaves in one call, past the queue.
-    async fn at_once(&mut self, head: Bytes, body: &mut Body, framing: Framing) -> Result<AtOnce, Unsent> {
-        let rest = match (framing, &mut *body) {
-            (Framing::None, _) | (Framing::Length(0), Body::Empty) => Bytes::new(),
-            (Framing::Length(length), Body::One(Piece::Mem(bytes))) if bytes.len() as u64 == length => bytes.clone(),
-            (Framing::Length(length), Body::One(Piece::File(file))) if file.len == length && length <= INLINE => {
-                match file.read_ready(INLINE as usize) {
-                    Ok(Some(bytes)) if file.len == 0 => bytes,
-                    Ok(Some(bytes)) => {
-                        // The file has become shorter, or will be in a moment: the long way finds out.
-                        file.offset -= bytes.len() as u64;
-                        file.len += bytes.len() as u64;
-                        return Ok(AtOnce::Other(head));
+    /// Writes the head. The common answer has at most one piece that is in memory: it leaves with its head in one call,
+    /// past the queue.
+    fn begin(&mut self, cx: &mut Context<'_>, body: &mut Body, framing: Framing, hold: bool) -> Result<Begun, Unsent> {
+        encode::with_head(self.request, framing, |head| {
+            self.request.head_sent.set(head.len() as u64);
+            let alone = !hold && self.earlier == 0 && self.pace.rate == 0;
+            let Some(rest) = alone.then(|| whole(body, framing)).flatten() else {
+                self.queue(Piece::Mem(head.split().freeze()));
+                return Ok(Begun::Head);
+            };
+            // A call with one slice is the cheaper one, by more than the copy of a small body.
+            let joined = rest.len() <= JOIN;
+            let wrote = if joined {
+                head.extend_from_slice(&rest);
+                self.connection.io.poll_write(cx, head)
+            } else {
+                self.connection.io.poll_writev(cx, &[IoSlice::new(head), IoSlice::new(&rest)])
+            };
+            let wrote = match wrote {
+                Poll::Ready(Ok(wrote)) => wrote,
+                Poll::Ready(Err(error)) => {
+                    head.clear();
+                    return Err(self.lost("writev", &error));
+                }
+                Poll::Pending => 0,
+            };
+            self.request.bytes_sent.set(self.request.bytes_sent.get() + wrote as u64);
+            let in_head = wrote.min(head.len());
+            if in_head < head.len() {
+                self.queue(Piece::Mem(head.split().freeze().slice(in_head..)));
+            }
+            head.clear();
+            if !joined {
+                self.queue(Piece::Mem(rest.slice((wrote - in_head).min(rest.len())..)));
+            }
+            Ok(if self.output.borrow().is_empty() { Begun::Sent } else { Begun::Queued })
+        })
+    }
+
+    /// Lets the body move past us what nobody must see, as long as it can and nothing else waits to be written.
+    async fn splice(&mut self, body: &mut Body, left: &mut u64) -> Result<(), Unsent> {
+        if !matches!(self.pace.quota(self.request), Quota::Bytes(u64::MAX)) || !self.output.borrow().is_empty() {
+            return Ok(());
+        }
+        let io = &self.connection.io;
+        std::future::poll_fn(|cx| {
+            while *left > 0 {
+                match body.poll_splice(cx, io, *left) {
+                    Spliced::Not => break,
+                    Spliced::Moved(moved) => {
+                        *left = left.saturating_sub(moved);
+                        self.request.bytes_sent.set(self.request.bytes_sent.get() + moved);
+                        self.output.borrow_mut().timer.disarm();
                     }
-                    Ok(None) | Err(_) => return Ok(AtOnce::Other(head)),
+                    Spliced::Waits => return Poll::Pending,
+                    Spliced::Full => return self.poll_patience(cx, &mut self.output.borrow_mut().timer).map(Err),
+                    Spliced::Failed(error) => return Poll::Ready(Err(self.lost("splice", &error))),
                 }
             }
-            _ => return Ok(AtOnce::Other(head)),
-        };
-        let slices = [IoSlice::new(&head), IoSlice::new(&rest)];
-        let count = if rest.is_empty() { 1 } else { 2 };
-        let wrote = std::future::poll_fn(|cx| Poll::Ready(self.connection.io.poll_writev(cx, &slices[..count]))).await;
-        let wrote = match wrote {
-            Poll::Ready(Ok(wrote)) => wrote,
-            Poll::Ready(Err(error)) => return Err(self.lost("writev", &error)),
-            Poll::Pending => 0,
-        };
-        self.request.bytes_sent.set(self.request.bytes_sent.get() + wrote as u64);
-        if wrote == head.len() + rest.len() {
-            return Ok(AtOnce::Sent);
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// The client's socket takes nothing: for how long that is borne.
+    fn poll_patience(&self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<Unsent> {
+        let core = &self.request.plan().core;
+        ready!(timer.poll(cx, core.send_timeout));
+        self.request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
+        // nginx: whoever got nothing is logged with the status of his slowness
+        if self.request.bytes_sent.get() == 0 {
+            self.request.status.set(408);
         }
-        let in_head = wrote.min(head.len());
-        self.queue(Piece::Mem(head.slice(in_head..)));
-        self.queue(Piece::Mem(rest.slice((wrote - in_head).min(rest.len())..)));
-        Ok(AtOnce::Queued)
+        if core.reset_timedout_connection {
+            self.connection.io.reset_on_close();
+        }
+        Poll::Ready(Unsent::Client)
     }
 
     fn queue(&mut self, piece: Piece) {
@@ -220,6 +264,7 @@ impl Sender<'_> {
     /// Takes pieces off the body until there is enough for a write, or it has nothing at the moment. `false`: the end.
     async fn gather(&mut self, body: &mut Body, left: &mut u64) -> Result<bool, Unsent> {
         let mut gathered: Vec<Piece> = Vec::new();
+        let splices = !self.chunked && self.pace.rate == 0 && !self.connection.io.is_secure();
         let mut size = 0;
         let result = std::future::poll_fn(|cx| {
             loop {
@@ -247,7 +292,7 @@ impl Sender<'_> {
                 if !piece.is_empty() {
                     gathered.push(piece);
                 }
-                if size >= GATHER {
+                if size >= GATHER || splices && body.may_splice() {
                     return Poll::Ready(Ok(true));
                 }
             }
@@ -290,13 +335,13 @@ impl Sender<'_> {
             let quota = match self.pace.quota(self.request) {
                 Quota::Bytes(bytes) => bytes,
                 Quota::Wait(delay) => {
-                    self.rest(delay, body).await?;
+                    Box::pin(self.rest(delay, body)).await?;
                     continue;
                 }
             };
             while let Some(cold) = self.fill()? {
                 let warm_only = cold.warm_only;
-                self.warm(cold).await?;
+                Box::pin(self.warm(cold)).await?;
                 if warm_only {
                     break; // once is enough: some file systems never say that they are ready
                 }
@@ -313,7 +358,7 @@ impl Sender<'_> {
             self.earlier = self.earlier.saturating_sub(wrote);
             self.request.bytes_sent.set(self.request.bytes_sent.get() + own);
             if let Some(delay) = self.pace.after(wrote) {
-                self.rest(delay, body).await?;
+                Box::pin(self.rest(delay, body)).await?;
             } else if wrote >= self.chunk() as u64 {
                 // A client that takes all there is must not keep the others waiting.
                 tokio::task::yield_now().await;
@@ -379,16 +424,8 @@ impl Sender<'_> {
         };
         match written {
             Poll::Pending => {
-                ready!(output.timer.poll(cx, self.request.plan().core.send_timeout));
-                self.request.log(Level::Info, format_args!("client timed out (110: Connection timed out)"));
-                // nginx: whoever got nothing is logged with the status of his slowness
-                if self.request.bytes_sent.get() == 0 {
-                    self.request.status.set(408);
-                }
-                if self.request.plan().core.reset_timedout_connection {
-                    self.connection.io.reset_on_close();
-                }
-                Poll::Ready(Err(Unsent::Client))
+                let unsent = ready!(self.poll_patience(cx, &mut output.timer));
+                Poll::Ready(Err(unsent))
             }
             Poll::Ready((call, Ok(0))) => {
                 let _ = call;
@@ -480,6 +517,25 @@ impl Sender<'_> {
     }
 }
 
+/// A body of the kind that goes with its head: in memory, and as long as the head says.
+fn whole(body: &mut Body, framing: Framing) -> Option<Bytes> {
+    match (framing, body) {
+        (Framing::None, _) | (Framing::Length(0), Body::Empty) => Some(Bytes::new()),
+        (Framing::Length(length), Body::One(Piece::Mem(bytes))) if bytes.len() as u64 == length => Some(bytes.clone()),
+        (Framing::Length(length), Body::One(Piece::File(file))) if file.len == length && length <= INLINE => {
+            let bytes = file.read_ready(INLINE as usize).ok()??;
+            if file.len > 0 {
+                // The file has become shorter, or will be in a moment: the long way finds out.
+                file.offset -= bytes.len() as u64;
+                file.len += bytes.len() as u64;
+                return None;
+            }
+            Some(bytes)
+        }
+        _ => None,
+    }
+}
+
 /// Linux sends at most this much at once.
 const SENDFILE: usize = 0x7fff_f000;
 /// How much a thread reads at a time to have it in memory.
@@ -542,62 +598,4 @@ fn last_chunk(trailers: &[Field]) -> Bytes {
     }
     out.extend_from_slice(b"\r\n");
     out.into()
-}
-
-/// `limit_rate` and `limit_rate_after`.
-#[derive(Default)]
-struct Pace {
-    /// Bytes per second; 0: as fast as the client takes them.
-    rate: u64,
-    after: u64,
-    sent: u64,
-    started: Option<Instant>,
-}
-
-enum Quota {
-    Bytes(u64),
-    Wait(Duration),
-}
-
-impl Pace {
-    fn new(request: &Request) -> Self {
-        let core = &request.plan().core;
-        let size = |template: &Option<crate::conf::template::Template>| {
-            let text = template.as_ref()?.eval(request as &Request);
-            crate::base::units::size(std::str::from_utf8(&text).ok()?)
-        };
-        let rate = request.limit_rate.get().or_else(|| size(&core.limit_rate)).unwrap_or(0);
-        request.limit_rate.set(Some(rate));
-        let after = request.limit_rate_after.get().or_else(|| size(&core.limit_rate_after)).unwrap_or(0);
-        Self { rate, after, sent: 0, started: (rate > 0).then(clock::now) }
-    }
-
-    /// How much may go out now. nginx counts from the start of the request in whole seconds, and grants one ahead.
-    fn quota(&self, request: &Request) -> Quota {
-        // X-Accel-Limit-Rate and `set $limit_rate` may come late.
-        let rate = request.limit_rate.get().unwrap_or(self.rate);
-        if rate == 0 || self.started.is_none() && request.limit_rate.get().is_none() {
-            return Quota::Bytes(u64::MAX);
-        }
-        let seconds = clock::now().saturating_duration_since(request.started).as_secs() + 1;
-        let granted = rate.saturating_mul(seconds).saturating_add(self.after);
-        match granted.checked_sub(self.sent) {
-            Some(bytes @ 1..) => Quota::Bytes(bytes),
-            _ => {
-                let over = self.sent.saturating_sub(granted);
-                Quota::Wait(Duration::from_millis(over.saturating_mul(1000) / rate + 1))
-            }
-        }
-    }
-
-    /// How long to wait after a write of this size.
-    fn after(&mut self, wrote: u64) -> Option<Duration> {
-        self.sent += wrote;
-        if self.rate == 0 || self.sent <= self.after {
-            return None;
-        }
-        let limited = wrote.min(self.sent - self.after);
-        let delay = limited.saturating_mul(1000) / self.rate;
-        (delay > 0).then(|| Duration::from_millis(delay))
-    }
 }

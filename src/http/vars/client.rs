@@ -31,7 +31,7 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
 
 fn connection(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     vars.define("connection", Row::once(|r: &Request| decimal(r.connection.slot.number())))?;
-    vars.define("connection_requests", Row::once(|r: &Request| decimal(r.connection.requests.get())))?;
+    vars.define("connection_requests", Row::once(|r: &Request| decimal(r.number)))?;
     vars.define(
         "connection_time",
         Row::each(|r: &Request| {

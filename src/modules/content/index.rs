@@ -80,7 +80,7 @@ impl Content for Names {
         }
         match self.search(request, &path) {
             Ok(None) => Answer::Decline,
-            Ok(Some(path)) => Answer::Now(Err(Refusal::Jump(Jump::Path { path, args: None }))),
+            Ok(Some(path)) => Answer::Now(Err(Refusal::Jump(Box::new(Jump::Path { path, args: None })))),
             Err(refusal) => Answer::Now(Err(refusal)),
         }
     }

@@ -111,7 +111,7 @@ pub fn respond(request: &Request, path: &[u8], found: Found) -> Response {
         Some(file) if stat.size > 0 => Body::One(Piece::File(FilePiece { file, offset: 0, len: stat.size })),
         _ => Body::Empty,
     };
-    Response { head, body }
+    Response::new(head, body)
 }
 
 /// nginx's entity tag of a file: its date and its size.

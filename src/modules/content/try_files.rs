@@ -158,11 +158,11 @@ impl Tries {
             Otherwise::Target(name) => {
                 let target = name.eval(request, &path);
                 if target.starts_with(b"@") {
-                    return Err(Refusal::Jump(Jump::Named(target)));
+                    return Err(Refusal::Jump(Box::new(Jump::Named(target))));
                 }
                 let (path, args) = uri::split_args(&target);
                 let args = target.slice_ref(args.unwrap_or_default());
-                Refusal::Jump(Jump::Path { path: target.slice_ref(path), args: Some(args) })
+                Refusal::Jump(Box::new(Jump::Path { path: target.slice_ref(path), args: Some(args) }))
             }
         })
     }

@@ -412,7 +412,7 @@ mod tests {
                     .map(|_| {
                         let request = Request::new(connection.clone(), head(), text(b"/x"), Bytes::new(), ServerId(0));
                         request.enter(crate::http::plan::LocationId(id.expect("a location") as u32));
-                        request.sent(Rc::new(Head::new(200)));
+                        request.sent(Box::new(Head::new(200)));
                         request
                     })
                     .collect();

@@ -95,6 +95,6 @@ impl Target {
             request.log(LogLevel::Error, format_args!("no port in upstream \"{}\"", url.host_text));
             return Err(Refusal::Status(500));
         }
-        resolve::group(request, &url, minds_client).await
+        Box::pin(resolve::group(request, &url, minds_client)).await
     }
 }

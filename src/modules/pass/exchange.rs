@@ -82,6 +82,15 @@ pub trait Codec: 'static {
     /// The upstream has closed: whether the body may end so.
     fn ends_with_connection(&self) -> bool;
 
+    /// How many bytes follow in the connection that are the body's and need no look, if they are all that follows; 0 where
+    /// each must be looked at.
+    fn plain(&self) -> u64 {
+        0
+    }
+
+    /// So many of them passed by.
+    fn passed(&mut self, _: u64) {}
+
     /// How many bytes are worth reading at once.
     fn expected(&self) -> u64;
 
@@ -319,9 +328,10 @@ impl<C: Codec> Exchange<C> {
         let link = match kept {
             Some(link) => link,
             None => {
-                let mut link = self.connect().await?;
+                // Rare, where connections are kept, and large.
+                let mut link = Box::pin(self.connect()).await?;
                 if self.wanted.is_some() {
-                    self.secure(&mut link).await?;
+                    Box::pin(self.secure(&mut link)).await?;
                 }
                 link
             }
@@ -605,7 +615,7 @@ impl<C: Codec> Exchange<C> {
             return self.at.log(Level::Info, message, action::HEAD);
         }
         let shown = fields.iter().filter(|field| !self.settings.hide.has(&field.name));
-        crate::http::h1::early_hints(&self.at.request, shown);
+        crate::http::respond::early_hints(&self.at.request, shown);
     }
 
     /// Whether another peer should be asked instead.
@@ -686,13 +696,13 @@ impl<C: Codec> Exchange<C> {
             let Some(link) = self.at.link.take() else { return Err(Refusal::Status(502)) };
             request.keepalive.set(false);
             let tunnel = Tunnel::new(self.at, link, self.settings, self.input);
-            return Ok(Response { head, body: Body::Tunnel(Box::new(tunnel)) });
+            return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
         let buffering = reply.buffering.unwrap_or(self.settings.buffering);
         let stores = !matches!(self.settings.store, Store::Off);
         if request.is_head() && !stores {
             self.leave();
-            return Ok(Response { head, body: Body::Empty });
+            return Ok(Response::new(head, Body::Empty));
         }
         let came = self.input.len() as u64;
         self.at.note(|attempt| attempt.response_length += came);
@@ -707,7 +717,7 @@ impl<C: Codec> Exchange<C> {
                     1 => queue.pop_front().map_or(Body::Empty, Body::One),
                     _ => Body::pieces(queue.into()),
                 };
-                return Ok(Response { head, body });
+                return Ok(Response::new(head, body));
             }
             Flow::Broken if queue.is_empty() => {
                 // nginx: the head has not left when its body turns out to be nonsense
@@ -722,7 +732,7 @@ impl<C: Codec> Exchange<C> {
             buffering,
             &reply,
         );
-        Ok(Response { head, body: Body::stream(relay) })
+        Ok(Response::new(head, Body::stream(relay)))
     }
 
     /// The body is not wanted. A connection on which none follows can be kept.
@@ -746,7 +756,7 @@ impl<C: Codec> Exchange<C> {
 
 /// Whether the client has closed its connection. A part of a page does not ask.
 fn is_gone(request: &Request, cx: &mut Context<'_>) -> bool {
-    request.connection.io.poll_gone(cx).is_ready()
+    request.poll_gone(cx).is_ready()
 }
 
 /// So much of a body that is sent as it comes is gathered for one write.
@@ -780,7 +790,11 @@ fn poll_write(
                 slices[count] = IoSlice::new(bytes);
                 count += 1;
             }
-            ready!(io.poll_writev(cx, &slices[..count])).map_err(|error| ("writev", error))
+            let sent = match &slices[..count] {
+                [one] => io.poll_write(cx, one), // the cheaper call
+                several => io.poll_writev(cx, several),
+            };
+            ready!(sent).map_err(|error| ("writev", error))
         }
     };
     match wrote {

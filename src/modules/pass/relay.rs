@@ -19,10 +19,12 @@ use super::store::Keeper;
 use crate::base::clock;
 use crate::base::text::errno;
 use crate::base::units;
-use crate::http::body::{Broken, FilePiece, Next, Piece, Source};
+use crate::http::body::{Broken, FilePiece, Next, Piece, Source, Spliced};
 use crate::http::open_file::OpenFile;
 use crate::http::response::{Field, Replied};
 use crate::log::Level;
+use crate::net::io::Io;
+use crate::net::pipe::Pipe;
 use crate::net::timer::Timer;
 
 /// See the module's head. It outlives the client only where the answer is to be stored.
@@ -47,6 +49,8 @@ struct Inner<C> {
     hold: bool,
     pace: Option<Pace>,
     store: Option<Keeper>,
+    /// While bytes pass that nobody looks at.
+    pipe: Option<Pipe>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,9 @@ struct Temp {
 
 /// The most that is read at once.
 const READ: usize = 256 * 1024;
+
+/// Less than this is copied.
+const SPLICE: u64 = 16 * 1024;
 
 /// What is there when the body's relay begins.
 pub struct Start {
@@ -102,6 +109,7 @@ impl<C: Codec> Relay<C> {
             hold: buffering && reply.status == 101,
             pace,
             store,
+            pipe: None,
         });
         inner.took(0, flow);
         Self(Some(inner))
@@ -111,6 +119,7 @@ impl<C: Codec> Relay<C> {
 impl<C: Codec> Source for Relay<C> {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         let Some(inner) = &mut self.0 else { return Poll::Ready(Ok(None)) };
+        inner.surface();
         loop {
             if inner.hold && inner.state == State::Reading && inner.memory < inner.settings.buffers.total() {
                 ready!(inner.poll_input(cx));
@@ -149,6 +158,15 @@ impl<C: Codec> Source for Relay<C> {
         }
     }
 
+    fn may_splice(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.may_splice())
+    }
+
+    fn poll_splice(&mut self, cx: &mut Context<'_>, client: &Io, limit: u64) -> Spliced {
+        let Some(inner) = &mut self.0 else { return Spliced::Not };
+        inner.poll_splice(cx, client, limit)
+    }
+
     fn promises_trailers(&self) -> bool {
         self.0.as_ref().is_some_and(|inner| inner.codec.has_trailers())
     }
@@ -180,6 +198,98 @@ impl<C: Codec> Drop for Relay<C> {
 }
 
 impl<C: Codec> Inner<C> {
+    /// Nobody needs to see what comes next, and there is enough of it.
+    fn may_splice(&self) -> bool {
+        let idle = self.queue.is_empty() && self.input.is_empty() && self.temp.is_none();
+        let free = self.store.is_none() && self.pace.is_none() && !self.hold;
+        let secure = self.at.link.as_ref().is_none_or(|link| link.io.is_secure());
+        self.state == State::Reading && idle && free && !secure && self.codec.plain() >= SPLICE
+    }
+
+    /// Moves bytes from the upstream to the client through a pipe: a body of known length that is not kept, not slowed
+    /// and not changed. A buffered body comes back to memory when the client is slow, to be read ahead.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, client: &Io, limit: u64) -> Spliced {
+        loop {
+            if let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
+                return match pipe.poll_pour(cx, client) {
+                    Poll::Ready(Ok(moved)) => Spliced::Moved(moved as u64),
+                    Poll::Ready(Err(error)) => Spliced::Failed(error),
+                    Poll::Pending if self.buffering => {
+                        self.surface();
+                        Spliced::Not
+                    }
+                    Poll::Pending => Spliced::Full,
+                };
+            }
+            if client.is_secure() || !self.may_splice() {
+                return Spliced::Not;
+            }
+            let plain = self.codec.plain().min(limit);
+            let Ok(pipe) = self.pipe.take().map_or_else(Pipe::take, Ok) else { return Spliced::Not };
+            let pipe = self.pipe.insert(pipe);
+            let Some(link) = &mut self.at.link else { return Spliced::Not };
+            let limit = usize::try_from(plain).unwrap_or(usize::MAX).min(self.settings.buffers.total());
+            match pipe.poll_fill(cx, &link.io, limit) {
+                Poll::Pending => {
+                    return match self.poll_patience(cx) {
+                        Poll::Pending => Spliced::Waits,
+                        Poll::Ready(()) => Spliced::Not,
+                    };
+                }
+                Poll::Ready(Ok(0)) => {
+                    self.closed();
+                    return Spliced::Not;
+                }
+                Poll::Ready(Ok(read)) => {
+                    link.timer.disarm();
+                    self.codec.passed(read as u64);
+                    self.at.note(|attempt| {
+                        attempt.bytes_received += read as u64;
+                        attempt.response_length += read as u64;
+                    });
+                    if self.codec.plain() == 0 {
+                        self.end();
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    self.at.log(Level::Error, format_args!("splice() failed {}", errno(&error)), action::BODY);
+                    self.fail();
+                    return Spliced::Not;
+                }
+            }
+        }
+    }
+
+    /// What is in the pipe becomes a piece like any other.
+    fn surface(&mut self) {
+        let Some(mut pipe) = self.pipe.take().filter(|pipe| !pipe.is_empty()) else { return };
+        match pipe.drain() {
+            Ok(bytes) => {
+                self.memory += bytes.len();
+                self.queue.push_back(Piece::Mem(bytes.freeze()));
+            }
+            Err(error) => {
+                self.at.log(Level::Alert, format_args!("read() of a pipe failed {}", errno(&error)), action::BODY);
+                self.fail();
+            }
+        }
+    }
+
+    /// Nothing comes from the upstream: whether that is still borne.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.settings.minds_client() && self.at.request.poll_gone(cx).is_ready() {
+            let message = format_args!("client prematurely closed connection, so upstream connection is closed too");
+            self.at.log(Level::Info, message, action::BODY);
+            self.fail();
+            return Poll::Ready(());
+        }
+        let Some(link) = &mut self.at.link else { return Poll::Pending };
+        ready!(link.timer.poll(cx, self.settings.read_timeout));
+        self.at.log(Level::Error, format_args!("upstream timed out (110: Connection timed out)"), action::BODY);
+        self.fail();
+        Poll::Ready(())
+    }
+
     /// Reads once, and takes what came apart. Ready when something changed.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut limit = usize::MAX;
@@ -197,21 +307,7 @@ impl<C: Codec> Inner<C> {
             self.input.reserve(want);
         }
         let read = match link.io.poll_read_at_most(cx, &mut self.input, limit) {
-            Poll::Pending => {
-                if self.settings.minds_client() && self.at.request.connection.io.poll_gone(cx).is_ready() {
-                    let message =
-                        format_args!("client prematurely closed connection, so upstream connection is closed too");
-                    self.at.log(Level::Info, message, action::BODY);
-                    self.fail();
-                    return Poll::Ready(());
-                }
-                let Some(link) = &mut self.at.link else { return Poll::Pending };
-                ready!(link.timer.poll(cx, self.settings.read_timeout));
-                let message = format_args!("upstream timed out (110: Connection timed out)");
-                self.at.log(Level::Error, message, action::BODY);
-                self.fail();
-                return Poll::Ready(());
-            }
+            Poll::Pending => return self.poll_patience(cx),
             Poll::Ready(Ok(read)) => read,
             Poll::Ready(Err(error)) => {
                 self.at.log(Level::Error, format_args!("recv() failed {}", errno(&error)), action::BODY);

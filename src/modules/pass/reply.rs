@@ -220,7 +220,7 @@ impl Reply {
             }
         }
         if target.starts_with(b"@") {
-            return Err(Refusal::Jump(Jump::Named(target.clone())));
+            return Err(Refusal::Jump(Box::new(Jump::Named(target.clone()))));
         }
         let Ok(untrusted) = uri::untrusted(target) else {
             request.log(Level::Error, format_args!("unsafe URI \"{}\" was detected", Raw(target)));
@@ -231,7 +231,7 @@ impl Reply {
         }
         let path = Bytes::from(untrusted.path.into_owned());
         let args = untrusted.args.map(Bytes::copy_from_slice).unwrap_or_default();
-        Err(Refusal::Jump(Jump::Path { path, args: Some(args) }))
+        Err(Refusal::Jump(Box::new(Jump::Path { path, args: Some(args) })))
     }
 
     /// The head for the client. `rewrite` is asked for the values that a protocol may change.

@@ -48,7 +48,7 @@ async fn until_gone<T>(request: &Request, minds_client: bool, future: impl Futur
         if let Poll::Ready(done) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        if minds_client && request.connection.io.poll_gone(cx).is_ready() {
+        if minds_client && request.poll_gone(cx).is_ready() {
             request.log(Level::Info, format_args!("client prematurely closed connection"));
             request.status.set(499);
             return Poll::Ready(Err(Refusal::Close));

@@ -5,6 +5,7 @@
 //! tunnels share, and only what a socket does not take is kept.
 
 use std::cell::RefCell;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use bytes::{Buf, BytesMut};
 use super::exchange::{At, action};
 use super::settings::Settings;
 use crate::http::body;
+use crate::http::request::Request;
 use crate::log::Level;
 use crate::net::io::Io;
 use crate::net::timer::Timer;
@@ -63,7 +65,7 @@ thread_local! {
 impl Tunnel {
     /// `rest`: what came behind the upstream's head.
     pub fn new(at: At, link: Link, settings: Arc<Settings>, rest: BytesMut) -> Self {
-        let early = at.request.connection.input.take();
+        let early = at.request.take_early();
         if at.request.plan().core.tcp_nodelay {
             let _ = link.io.stream().set_nodelay(true); // fails on a unix socket, which has no delay
         }
@@ -81,12 +83,11 @@ impl Tunnel {
 
 impl body::Tunnel for Tunnel {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let client = self.at.request.clone();
-        let client = &client.connection.io;
+        let request = self.at.request.clone();
         let (mut up, mut down);
         loop {
-            up = self.up.turn(cx, client, &self.link.io);
-            down = self.down.turn(cx, &self.link.io, client);
+            up = self.up.turn(cx, &*request, &self.link.io);
+            down = self.down.turn(cx, &self.link.io, &*request);
             let mut moved = false;
             if let Turn::Moved(bytes) = up {
                 self.at.note(|attempt| attempt.bytes_sent += bytes);
@@ -129,9 +130,38 @@ impl body::Tunnel for Tunnel {
     }
 }
 
+/// Either end of a tunnel.
+trait End {
+    /// Appends what is there to `buffer`; 0 is the end.
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>>;
+
+    /// Takes what it can of these bytes.
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+}
+
+impl End for Io {
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        self.poll_read(cx, buffer)
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write(cx, bytes)
+    }
+}
+
+impl End for Request {
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        self.poll_read(cx, buffer)
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write(cx, bytes)
+    }
+}
+
 impl Way {
     /// Moves what there is, once.
-    fn turn(&mut self, cx: &mut Context<'_>, from: &Io, to: &Io) -> Turn {
+    fn turn(&mut self, cx: &mut Context<'_>, from: &impl End, to: &impl End) -> Turn {
         if !self.rest.is_empty() {
             return match to.poll_write(cx, &self.rest) {
                 Poll::Pending => Turn::Blocked,

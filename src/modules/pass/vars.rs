@@ -6,18 +6,22 @@ use crate::conf::error::Fault;
 use crate::conf::vars::{Definitions, Row, Value};
 use crate::http::request::Request;
 use crate::http::response::Field;
+use crate::http::vars::push_seconds;
 use crate::upstream::Attempt;
+use crate::wire::byte;
 
 /// Defines them.
 pub fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
-    vars.define("upstream_addr", Row::each(|r: &Request| list(r, |try_| Some(try_.peer.to_vec()))))?;
-    vars.define("upstream_status", Row::each(|r: &Request| list(r, |try_| number(u64::from(try_.status)))))?;
-    vars.define("upstream_connect_time", Row::each(|r: &Request| list(r, |try_| try_.connect_time.map(seconds))))?;
-    vars.define("upstream_header_time", Row::each(|r: &Request| list(r, |try_| try_.header_time.map(seconds))))?;
-    vars.define("upstream_response_time", Row::each(|r: &Request| list(r, |try_| try_.response_time.map(seconds))))?;
-    vars.define("upstream_response_length", Row::each(|r: &Request| list(r, |try_| digits(try_.response_length))))?;
-    vars.define("upstream_bytes_received", Row::each(|r: &Request| list(r, |try_| digits(try_.bytes_received))))?;
-    vars.define("upstream_bytes_sent", Row::each(|r: &Request| list(r, |try_| digits(try_.bytes_sent))))?;
+    let each = |word: fn(&Attempt) -> Word| Row::each(move |r: &Request| list(r, |try_, out| word(try_).append(out)));
+    let peer = |try_: &Attempt, out: &mut Vec<u8>| out.extend_from_slice(&try_.peer);
+    vars.define("upstream_addr", Row::each(move |r: &Request| list(r, peer)))?;
+    vars.define("upstream_status", each(|try_| Word::of_status(try_.status)))?;
+    vars.define("upstream_connect_time", each(|try_| Word::of_time(try_.connect_time)))?;
+    vars.define("upstream_header_time", each(|try_| Word::of_time(try_.header_time)))?;
+    vars.define("upstream_response_time", each(|try_| Word::of_time(try_.response_time)))?;
+    vars.define("upstream_response_length", each(|try_| Word::Number(try_.response_length)))?;
+    vars.define("upstream_bytes_received", each(|try_| Word::Number(try_.bytes_received)))?;
+    vars.define("upstream_bytes_sent", each(|try_| Word::Number(try_.bytes_sent)))?;
     vars.family("upstream_http_", |rest| {
         let name = rest.to_owned();
         Row::each(move |r: &Request| joined(&r.replied.borrow().as_ref()?.fields, &name))
@@ -33,38 +37,49 @@ pub fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// One word for each try: `, ` between tries, ` : ` behind an internal redirect; `-` for what did not come to be.
-fn list(request: &Request, word: impl Fn(&Attempt) -> Option<Vec<u8>>) -> Value {
+/// One word for each try: `, ` between tries, ` : ` behind an internal redirect.
+fn list(request: &Request, word: impl Fn(&Attempt, &mut Vec<u8>)) -> Value {
     let attempts = request.attempts.borrow();
     if attempts.is_empty() {
         return None;
     }
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(32);
     for (n, attempt) in attempts.iter().enumerate() {
         match n {
             0 => {}
             _ if attempt.after_redirect => out.extend_from_slice(b" : "),
             _ => out.extend_from_slice(b", "),
         }
-        match word(attempt) {
-            Some(word) => out.extend_from_slice(&word),
-            None => out.push(b'-'),
-        }
+        word(attempt, &mut out);
     }
     Some(out.into())
 }
 
-fn digits(number: u64) -> Option<Vec<u8>> {
-    Some(number.to_string().into_bytes())
+/// What a variable says of one try.
+enum Word {
+    /// It did not come to be: `-`.
+    Nothing,
+    Number(u64),
+    Time(Duration),
 }
 
-fn number(status: u64) -> Option<Vec<u8>> {
-    if status == 0 { None } else { digits(status) }
-}
+impl Word {
+    fn of_status(status: u16) -> Self {
+        if status == 0 { Self::Nothing } else { Self::Number(u64::from(status)) }
+    }
 
-/// Milliseconds behind the point, as nginx counts.
-fn seconds(time: Duration) -> Vec<u8> {
-    format!("{}.{:03}", time.as_secs(), time.subsec_millis()).into_bytes()
+    fn of_time(time: Option<Duration>) -> Self {
+        time.map_or(Self::Nothing, Self::Time)
+    }
+
+    fn append(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Nothing => out.push(b'-'),
+            Self::Number(number) => byte::push_decimal(out, number),
+            // Milliseconds behind the point, as nginx counts.
+            Self::Time(time) => push_seconds(out, time),
+        }
+    }
 }
 
 /// All fields of that name, in which `_` stands for any `-`, joined by commas.

@@ -453,7 +453,7 @@ impl Return {
         let mut head = Head::new(self.status);
         head.content_length = Some(text.len() as u64);
         head.content_type = Some(content_type(request, &request.path()));
-        Ok(Response { head, body: Body::memory(text) })
+        Ok(Response::new(head, Body::memory(text)))
     }
 }
 

@@ -467,8 +467,11 @@ impl Conf {
             alpn: ALPN.map(<[u8]>::to_vec).to_vec(),
         };
         let config = settings.config().map_err(Fault::nowhere)?;
+        let mut with_http2 = config.clone();
+        with_http2.alpn_protocols.insert(0, b"h2".to_vec());
         let dynamic = dynamic.map(|dynamic| Arc::new(dynamic) as Arc<dyn crate::http::tls::Choose>);
-        Ok(Offer { config: Some(Arc::new(config)), reject, verify, trust, dynamic, ocsp })
+        let (config, with_http2) = (Some(Arc::new(config)), Some(Arc::new(with_http2)));
+        Ok(Offer { config, with_http2, reject, verify, trust, dynamic, ocsp })
     }
 
     /// Who is trusted, and the names that clients are told.
@@ -603,7 +606,8 @@ impl Conf {
     }
 }
 
-/// What is offered by ALPN, and so the protocols of HTTP that are spoken behind TLS, the most wanted first.
+/// What is offered by ALPN, and so the protocols of HTTP that are spoken behind TLS, the most wanted first. `h2` stands
+/// before them where it is spoken.
 pub const ALPN: [&[u8]; 3] = [b"http/1.1", b"http/1.0", b"http/0.9"];
 
 /// Reads a list of versions, here and for upstreams. Old ones are left out; something must be left.

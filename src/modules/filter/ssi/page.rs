@@ -676,7 +676,7 @@ async fn stubbed(
     block: Bytes,
     (content_type, media_end): (Option<Bytes>, Option<usize>),
 ) -> Result<Body, Broken> {
-    let stub = Response { head: Head { content_type, media_end, ..Head::new(200) }, body: Body::memory(block.clone()) };
+    let stub = Response::new(Head { content_type, media_end, ..Head::new(200) }, Body::memory(block.clone()));
     match phase::attempt(&child).await {
         Ok(mut response) => {
             subrequest::answered(&child, &response);

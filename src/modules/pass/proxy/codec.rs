@@ -348,6 +348,21 @@ impl Codec for Http1 {
         matches!(self.left, Left::UntilClose | Left::Over)
     }
 
+    fn plain(&self) -> u64 {
+        match &self.left {
+            Left::Length(left) => *left,
+            Left::Chunked(_) | Left::Trailers(..) | Left::UntilClose | Left::Over => 0,
+        }
+    }
+
+    fn passed(&mut self, bytes: u64) {
+        let Left::Length(left) = &mut self.left else { return };
+        *left = left.saturating_sub(bytes);
+        if *left == 0 {
+            self.left = Left::Over;
+        }
+    }
+
     fn expected(&self) -> u64 {
         match &self.left {
             Left::Length(left) => *left,

@@ -121,7 +121,7 @@ impl Target {
         let (host, port) = names(&url, secure);
         let group = match groups.find(&url) {
             Some(group) => group,
-            None => resolve::group(request, &url, minds_client).await?,
+            None => Box::pin(resolve::group(request, &url, minds_client)).await?, // rare, and large
         };
         Ok(Meant { group, host, port, uri: Uri::Whole(text::bytes(&uri).into()), secure })
     }

@@ -1,0 +1,237 @@
+//! HTTP/2 from clients: what requests mean, what answers look like, how a connection lives and ends.
+
+use std::process::Command;
+
+use rustls::ClientConfig;
+
+use crate::kit::http2::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, RST_STREAM, SETTINGS, WINDOW_UPDATE, base, block, frame,
+};
+use crate::kit::{Pair, Server, Setup, TlsClient, Upstream, need};
+
+const LOG: &str = "log_format two '$request|$status|$body_bytes_sent|$request_length|$http2|$server_protocol|\
+                   $connection_requests|$request_completion'; access_log logs/two.log two; ";
+
+fn start(server: &str) -> Server {
+    Setup::new()
+        .file("html/a.txt", "a file\n")
+        .start(&format!("{LOG} server {{ listen %%ADDR_0%%; http2 on; {server} }}"))
+}
+
+fn proxied(upstream: &Upstream, more: &str) -> Server {
+    Setup::new().set("UPSTREAM", upstream.address()).start(&format!(
+        "{LOG} server {{ listen %%ADDR_0%%; http2 on; location / {{ proxy_pass http://%%UPSTREAM%%; {more} }} }}"
+    ))
+}
+
+/// A request with these fields beside the usual ones, without its end.
+fn post(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let mut fields = base(path).to_vec();
+    fields[0].1 = "POST";
+    fields.extend(more);
+    block(&fields)
+}
+
+#[test]
+fn a_file_and_its_line_in_the_log() {
+    let server = start("");
+    let mut client = Http2::connect(&server.address(0));
+    let answer = client.get(1, "/a.txt").answer(1).expect_status("200").expect_body("a file\n");
+    let names: Vec<&str> = answer.fields.iter().map(|field| field.0.as_str()).collect();
+    let order =
+        [":status", "server", "date", "content-type", "content-length", "last-modified", "etag", "accept-ranges"];
+    assert_eq!(names, order);
+    client.get(3, "/none").answer(3).expect_status("404");
+    let line = server.wait_for_line("two.log", "/a.txt");
+    assert_eq!(line, "GET /a.txt HTTP/2.0|200|7|63|h2c|HTTP/2.0|1|OK");
+    let line = server.wait_for_line("two.log", "/none");
+    assert!(line.starts_with("GET /none HTTP/2.0|404|"), "{line}");
+    assert!(line.ends_with("|HTTP/2.0|2|OK"), "{line}");
+}
+
+#[test]
+fn http1_and_http2_on_one_port() {
+    let server = start("");
+    server.client().get("/a.txt").response().expect_status(200).expect_body("a file\n");
+    Http2::connect(&server.address(0)).get(1, "/a.txt").answer(1).expect_body("a file\n");
+    let line = server.wait_for_line("two.log", "HTTP/1.1");
+    assert!(line.contains("||HTTP/1.1|"), "{line}");
+    // The preface in pieces, and then something else that begins like it.
+    let mut slow = Http2::raw(&server.address(0));
+    for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" {
+        slow.send([*byte]);
+    }
+    slow.send(frame(SETTINGS, 0, 0, &[])).get(1, "/a.txt").answer(1).expect_body("a file\n");
+    server.client().send("PRINT /a.txt HTTP/1.1\r\nHost: a\r\n\r\n").response().expect_status(405);
+}
+
+#[test]
+fn without_the_directive_it_is_not_spoken() {
+    let server = Setup::new().start("server { listen %%ADDR_0%%; }");
+    let answer = server.client().send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").response();
+    assert!(answer.status >= 400, "{}", answer.status);
+}
+
+#[test]
+fn a_proxied_answer_and_its_request() {
+    let upstream = Upstream::start();
+    let server = proxied(&upstream, "");
+    let mut client = Http2::connect(&server.address(0));
+    let mut fields = base("/x?y=1").to_vec();
+    fields.extend([("x-a", "1"), ("cookie", "a=b"), ("cookie", "c=d"), ("x-b", "2"), ("te", "trailers")]);
+    client.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&fields)));
+    let mut asked = upstream.expect("GET /x?y=1 HTTP/1.1");
+    let head = asked.asked.head.clone();
+    assert!(head.contains("\r\nx-a: 1\r\nx-b: 2\r\ncookie: a=b; c=d\r\n"), "{head}");
+    asked.reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-One: 1\r\nConnection: close\r\n\r\nok");
+    let answer = client.answer(1).expect_status("200").expect_body("ok");
+    assert_eq!((answer.field("x-one"), answer.field("connection")), (Some("1"), None));
+}
+
+#[test]
+fn a_body_is_buffered_and_goes_on_as_one() {
+    let upstream = Upstream::start();
+    let server = proxied(&upstream, "");
+    let mut client = Http2::connect(&server.address(0));
+    client.send(frame(HEADERS, END_HEADERS, 1, &post("/up", &[])));
+    client.send(frame(DATA, 0, 1, b"ab")).settle().send(frame(DATA, END_STREAM, 1, b"cde"));
+    let mut asked = upstream.expect("POST /up");
+    asked.expect_field("Content-Length", "5").expect_body("abcde").reply("HTTP/1.1 204 No Content\r\n\r\n");
+    client.answer(1).expect_status("204");
+}
+
+#[test]
+fn a_body_is_streamed_as_it_comes() {
+    let upstream = Upstream::start();
+    let server = proxied(&upstream, STREAMED);
+    let mut client = Http2::connect(&server.address(0));
+    client.send(frame(HEADERS, END_HEADERS, 1, &post("/up", &[]))).send(frame(DATA, 0, 1, b"ab"));
+    let mut asked = upstream.accept();
+    asked.expect_head("POST /up").expect_field("Transfer-Encoding", "chunked").expect_bytes("2\r\nab\r\n");
+    client.send(frame(DATA, END_STREAM, 1, b"cde"));
+    asked.expect_bytes("3\r\ncde\r\n0\r\n\r\n").reply("HTTP/1.1 204 No Content\r\n\r\n");
+    client.answer(1).expect_status("204");
+}
+
+const STREAMED: &str = "proxy_request_buffering off; proxy_http_version 1.1;";
+
+#[test]
+fn a_large_body_waits_for_the_window() {
+    let server = start("client_max_body_size 0; http2_body_preread_size 10; location /r { return 200; }");
+    let mut client = Http2::connect(&server.address(0));
+    let settings = client.expect(SETTINGS);
+    assert!(settings.payload.chunks(6).any(|setting| setting == [0, 4, 0, 0, 0, 10]), "{settings:?}");
+    client.settle();
+    client.send(frame(SETTINGS, 1, 0, &[]));
+    client.send(frame(HEADERS, END_HEADERS, 1, &post("/r", &[])));
+    // Nobody reads the body: the answer comes, and the stream is over.
+    client.answer(1).expect_status("200");
+    assert_eq!(client.expect(RST_STREAM).number(0), 0);
+    // Too much for the window ends the stream.
+    client.send(frame(HEADERS, END_HEADERS, 3, &post("/a.txt", &[]))).send(frame(DATA, 0, 3, &[0; 11]));
+    assert_eq!(client.expect(RST_STREAM).stream, 3);
+}
+
+#[test]
+fn windows_hold_an_answer_back() {
+    let body = "0123456789".repeat(10_000);
+    let server = Setup::new().file("html/big", &body).start("server { listen %%ADDR_0%%; http2 on; }");
+    let mut client = Http2::connect(&server.address(0));
+    client.send(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 100])).get(1, "/big");
+    let mut got = client.expect(DATA).payload;
+    assert_eq!(got.len(), 100);
+    client.settle();
+    client.send(frame(WINDOW_UPDATE, 0, 1, &50u32.to_be_bytes()));
+    let next = client.expect(DATA).payload;
+    assert_eq!(next.len(), 50);
+    got.extend(next);
+    client.send(frame(WINDOW_UPDATE, 0, 1, &1_000_000u32.to_be_bytes()));
+    client.send(frame(WINDOW_UPDATE, 0, 0, &1_000_000u32.to_be_bytes()));
+    got.extend(client.answer(1).body);
+    assert_eq!(String::from_utf8_lossy(&got), body);
+}
+
+#[test]
+fn frames_are_as_large_as_chunks() {
+    let server = Setup::new()
+        .file("html/big", "x".repeat(3000))
+        .start("server { listen %%ADDR_0%%; http2 on; http2_chunk_size 1k; }");
+    let mut client = Http2::connect(&server.address(0));
+    client.get(1, "/big");
+    let sizes = [client.expect(DATA), client.expect(DATA), client.expect(DATA)].map(|frame| frame.payload.len());
+    assert_eq!(sizes, [1024, 1024, 952]);
+}
+
+#[test]
+fn goodbye_after_so_many_requests() {
+    let server = start("keepalive_requests 2;");
+    let mut client = Http2::connect(&server.address(0));
+    client.get(1, "/a.txt").answer(1).expect_status("200");
+    client.get(3, "/a.txt");
+    let goodbye = client.expect(GOAWAY);
+    assert_eq!((goodbye.number(0), goodbye.number(4)), (3, 0));
+    client.answer(3).expect_status("200");
+    assert_eq!(client.frame(), None);
+}
+
+#[test]
+fn a_reload_says_goodbye_and_lets_answers_finish() {
+    let upstream = Upstream::start();
+    let server = proxied(&upstream, "");
+    let mut idle = Http2::connect(&server.address(0));
+    idle.settle();
+    let mut busy = Http2::connect(&server.address(0));
+    busy.get(1, "/slow");
+    let mut asked = upstream.expect("GET /slow");
+    server.reload();
+    assert_eq!(idle.expect(GOAWAY).number(4), 0);
+    assert_eq!(busy.expect(GOAWAY).number(0), 1);
+    asked.reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    busy.answer(1).expect_status("200").expect_body("ok");
+    assert_eq!(busy.frame(), None);
+}
+
+#[test]
+fn by_tls_the_handshake_agrees_on_it() {
+    let pair = Pair::of_itself("localhost");
+    let setup = Setup::new().file("conf/a.crt", &pair.certificate).file("conf/a.key", &pair.key);
+    let server = setup.file("html/a.txt", "a file\n").start(
+        "ssl_certificate a.crt; ssl_certificate_key a.key; \
+         server { listen %%ADDR_0%% ssl; http2 on; server_name localhost; location / { root html; } \
+         location /v { return 200 \"$http2|$ssl_alpn_protocol|$scheme\"; } } \
+         server { listen %%ADDR_0%% ssl; server_name old; location / { return 200 \"old $http2\"; } }",
+    );
+    let offers = |client: &mut ClientConfig| client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut old = TlsClient::with(offers).connect(&server.address(0), "old").client;
+    old.send("GET / HTTP/1.1\r\nHost: old\r\n\r\n").response().expect_status(200).expect_body("old ");
+    let Some(curl) = need("curl") else { return };
+    let fetch = |more: &[&str], path: &str| {
+        let url = format!("https://localhost:{}{path}", server.port(0));
+        let out =
+            Command::new(&curl).args(["-sSk", "-w", "%{http_version}", "--resolve"]).args(more).arg(&url).output();
+        let out = out.expect("curl runs");
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let here = format!("localhost:{}:{}", server.port(0), server.host());
+    assert_eq!(fetch(&[&here, "--http2"], "/a.txt"), "a file\n2");
+    assert_eq!(fetch(&[&here, "--http2"], "/v"), "h2|h2|https2");
+    assert_eq!(fetch(&[&here, "--http1.1"], "/v"), "|http/1.1|https1.1");
+}
+
+#[test]
+fn curl_and_h2load() {
+    let server = start("");
+    if let Some(curl) = need("curl") {
+        let url = format!("http://{}/a.txt", server.address(0));
+        let out = Command::new(curl).args(["-sS", "--http2-prior-knowledge", "-w", "%{http_version}", &url]).output();
+        let out = out.expect("curl runs");
+        assert_eq!(String::from_utf8_lossy(&out.stdout), "a file\n2", "{out:?}");
+    }
+    if let Some(h2load) = need("h2load") {
+        let url = format!("http://{}/a.txt", server.address(0));
+        let out = Command::new(h2load).args(["-n", "2000", "-c", "4", "-m", "50", &url]).output().expect("h2load runs");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(text.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
+    }
+}
