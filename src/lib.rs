@@ -18,6 +18,9 @@ pub mod net;
 // 3: groups of peers, which one is next, connections that are kept
 pub mod upstream;
 
+// 3: is there a copy of an answer, may it be served, may one be kept
+pub mod cache;
+
 // 3: modules that requests and sessions share
 pub mod both;
 

@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use crate::kit::http2::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, RST_STREAM, SETTINGS, WINDOW_UPDATE, base, block, frame,
 };
+use crate::kit::websocket::Echo;
 use crate::kit::{Pair, Server, Setup, TlsClient, Upstream, need};
 
 const LOG: &str = "log_format two '$request|$status|$body_bytes_sent|$request_length|$http2|$server_protocol|\
@@ -111,6 +112,220 @@ fn a_body_is_streamed_as_it_comes() {
     client.send(frame(DATA, END_STREAM, 1, b"cde"));
     asked.expect_bytes("3\r\ncde\r\n0\r\n\r\n").reply("HTTP/1.1 204 No Content\r\n\r\n");
     client.answer(1).expect_status("204");
+}
+
+#[test]
+fn fields_behind_a_body_go_on() {
+    let end = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&[("x-sum", "1"), ("host", "evil"), ("x-set", "2")]));
+    for more in ["", STREAMED] {
+        let upstream = Upstream::start();
+        let server = proxied(&upstream, &format!("{more} proxy_set_header X-Set ours;"));
+        let mut client = Http2::connect(&server.address(0));
+        client.send(frame(HEADERS, END_HEADERS, 1, &post("/up", &[]))).send(frame(DATA, 0, 1, b"ab"));
+        client.settle().send(&end);
+        let mut asked = upstream.accept();
+        asked.expect_head("POST /up").expect_field("Transfer-Encoding", "chunked").expect_field("X-Set", "ours");
+        asked.expect_bytes("2\r\nab\r\n0\r\nx-sum: 1\r\n\r\n").reply("HTTP/1.1 204 No Content\r\n\r\n");
+        client.answer(1).expect_status("204");
+    }
+}
+
+#[test]
+fn fields_behind_an_answer_come_through() {
+    let upstream = Upstream::start();
+    let server = proxied(&upstream, "proxy_http_version 1.1; proxy_pass_trailers on;");
+    let mut client = Http2::connect(&server.address(0));
+    client.get(1, "/");
+    upstream
+        .expect("GET /")
+        .reply("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n");
+    let answer = client.answer(1).expect_status("200").expect_body("ok");
+    assert_eq!(answer.trailers, [("x-sum".to_owned(), "7".to_owned())]);
+}
+
+#[test]
+fn early_hints_come_before_the_answer() {
+    let upstream = Upstream::start();
+    let server = proxied(&upstream, "proxy_http_version 1.1; early_hints 1;");
+    let mut client = Http2::connect(&server.address(0));
+    client.get(1, "/");
+    upstream
+        .expect("GET /")
+        .reply("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let answer = client.answer(1).expect_status("200").expect_body("ok");
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(answer.interim, [pair(":status", "103"), pair("link", "</a.css>")]);
+}
+
+#[test]
+fn head_and_not_modified_have_no_body() {
+    let server = start("");
+    let mut client = Http2::connect(&server.address(0));
+    let mut fields = base("/a.txt");
+    fields[0].1 = "HEAD";
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields)));
+    let head = client.expect(HEADERS);
+    assert_ne!(head.flags & END_STREAM, 0);
+    let fields = client.fields(&head.payload);
+    assert!(fields.contains(&("content-length".to_owned(), "7".to_owned())), "{fields:?}");
+    let etag = fields.iter().find(|field| field.0 == "etag").expect("a file has one").1.clone();
+    let mut fields = base("/a.txt").to_vec();
+    fields.push(("if-none-match", &etag));
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, &block(&fields)));
+    client.answer(3).expect_status("304").expect_body("");
+}
+
+#[test]
+fn a_client_that_takes_its_request_back() {
+    let upstream = Upstream::start();
+    let server = proxied(&upstream, "");
+    let mut client = Http2::connect(&server.address(0));
+    client.get(1, "/slow").settle();
+    let mut asked = upstream.expect("GET /slow");
+    client.send(frame(RST_STREAM, 0, 1, &8u32.to_be_bytes()));
+    asked.expect_closed();
+    let line = server.wait_for_line("two.log", "/slow");
+    assert!(line.contains("|499|0|"), "{line}");
+    server.wait_for_log("client canceled stream 1");
+    // The connection goes on.
+    client.get(3, "/next");
+    upstream.expect("GET /next").reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    client.answer(3).expect_status("200");
+}
+
+#[test]
+fn a_location_without_an_answer_resets_its_stream() {
+    let server = start("location /none { return 444; }");
+    let mut client = Http2::connect(&server.address(0));
+    assert_eq!(client.get(1, "/none").answer(1).reset, Some(2));
+    client.get(3, "/a.txt").answer(3).expect_status("200");
+}
+
+#[test]
+fn the_name_that_is_asked_for_chooses_the_server() {
+    let server = Setup::new().start(
+        "server { listen %%ADDR_0%%; http2 on; location / { return 200 default; } } \
+         server { listen %%ADDR_0%%; http2 on; server_name ~^(?<who>.+)\\.example$; location / { return 200 $who; } } \
+         server { listen %%ADDR_0%%; server_name old; location / { return 200 old; } }",
+    );
+    let mut client = Http2::connect(&server.address(0));
+    let mut ask = |stream: u32, name: &str| {
+        let mut fields = base("/");
+        fields[3].1 = name;
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&fields)));
+        client.answer(stream)
+    };
+    ask(1, "any").expect_body("default");
+    ask(3, "A.Example:8080").expect_body("a");
+    // nginx: the server does not speak it, and the client has come to the wrong place.
+    ask(5, "old").expect_status("421");
+}
+
+/// The request that opens a WebSocket (RFC 8441).
+fn connect(path: &str) -> Vec<u8> {
+    let mut fields = base(path).to_vec();
+    fields[0].1 = "CONNECT";
+    fields.extend([(":protocol", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-protocol", "chat")]);
+    frame(HEADERS, END_HEADERS, 1, &block(&fields))
+}
+
+const IDIOM: &str = "map $http_upgrade $connection_upgrade { default upgrade; '' close; } ";
+const TUNNEL: &str = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;";
+
+fn tunnel(upstream: &str) -> Server {
+    Setup::new().set("UPSTREAM", upstream).start(&format!(
+        "{IDIOM} {LOG} server {{ listen %%ADDR_0%%; http2 on; location / {{ proxy_pass http://%%UPSTREAM%%; {TUNNEL} }} \
+         location /text {{ return 200 text; }} }}"
+    ))
+}
+
+#[test]
+fn a_websocket_passes_by_the_usual_location() {
+    let upstream = Upstream::start();
+    let server = tunnel(&upstream.address().to_string());
+    let mut client = Http2::connect(&server.address(0));
+    let settings = client.expect(SETTINGS);
+    assert!(settings.payload.chunks(6).any(|setting| setting == [0, 8, 0, 0, 0, 1]), "{settings:?}");
+    client.send(connect("/chat?x=1"));
+    let mut asked = upstream.accept();
+    asked.expect_head("GET /chat?x=1 HTTP/1.1\r\n").expect_field("Upgrade", "websocket");
+    asked.expect_field("Connection", "upgrade").expect_field("sec-websocket-version", "13");
+    assert_eq!(asked.asked.field("sec-websocket-key").map(str::len), Some(24));
+    asked.reply(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: x\r\nSec-WebSocket-Protocol: chat\r\n\r\nhello",
+    );
+    let head = client.expect(HEADERS);
+    assert_eq!(head.flags & END_STREAM, 0);
+    let fields = client.fields(&head.payload);
+    let names: Vec<&str> = fields.iter().map(|field| field.0.as_str()).collect();
+    assert_eq!(
+        (&names[..], fields[0].1.as_str()),
+        (&[":status", "server", "date", "sec-websocket-protocol"][..], "200")
+    );
+    assert_eq!(client.expect(DATA).payload, b"hello");
+    client.send(frame(DATA, 0, 1, b"to the upstream"));
+    asked.expect_bytes("to the upstream").reply("and back");
+    assert_eq!(client.expect(DATA).payload, b"and back");
+    // Other streams go on beside it.
+    client.get(3, "/text").answer(3).expect_body("text");
+    client.send(frame(DATA, END_STREAM, 1, b"bye"));
+    asked.expect_bytes("bye").expect_closed();
+    assert_eq!(client.answer(1).body, b"");
+    let line = server.wait_for_line("two.log", "/chat");
+    assert!(line.starts_with("CONNECT /chat?x=1 HTTP/2.0|200|13|"), "{line}");
+}
+
+#[test]
+fn a_websocket_carries_more_than_its_windows() {
+    let echo = Echo::start();
+    let server = tunnel(&echo.address.to_string());
+    let mut client = Http2::connect(&server.address(0));
+    client.send(connect("/"));
+    client.expect(HEADERS);
+    // One message of a megabyte, masked with nothing.
+    let message = vec![7; 1 << 20];
+    let mut head = vec![0x82, 0xff];
+    head.extend((message.len() as u64).to_be_bytes());
+    head.extend([0; 4]);
+    let bytes = [head, message.clone()].concat();
+    let (mut sent, mut room, mut got) = (0, 65536_usize.min(bytes.len()), Vec::new());
+    while got.len() < message.len() + 10 {
+        while sent < bytes.len() && room > 0 {
+            let len = room.min(16384).min(bytes.len() - sent);
+            client.send(frame(DATA, 0, 1, &bytes[sent..sent + len]));
+            (sent, room) = (sent + len, room - len);
+        }
+        let came = client.frame().expect("the tunnel is open");
+        match (came.kind, came.stream) {
+            (WINDOW_UPDATE, 1) => room += came.number(0) as usize,
+            (DATA, 1) => {
+                got.extend(&came.payload);
+                for stream in [0, 1] {
+                    client.send(frame(WINDOW_UPDATE, 0, stream, &(came.payload.len() as u32).to_be_bytes()));
+                }
+            }
+            (RST_STREAM | GOAWAY, _) => panic!("{came:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!((&got[..2], got[10..] == message), (&[0x82, 127][..], true));
+}
+
+#[test]
+fn who_cannot_open_a_tunnel_does_not_say_yes() {
+    let upstream = Upstream::start();
+    let server = tunnel(&upstream.address().to_string());
+    let mut client = Http2::connect(&server.address(0));
+    client.send(connect("/text")).answer(1).expect_status("501");
+    let mut client = Http2::connect(&server.address(0));
+    client.send(connect("/"));
+    upstream.expect("GET /").reply("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+    client.answer(1).expect_status("403").expect_body("no");
+    let mut other = base("/").to_vec();
+    other[0].1 = "CONNECT";
+    other.push((":protocol", "connect-udp"));
+    client.send(frame(HEADERS, END_HEADERS, 3, &block(&other))).answer(3).expect_status("501");
 }
 
 const STREAMED: &str = "proxy_request_buffering off; proxy_http_version 1.1;";

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::kit::tls::{Pair, TlsClient};
 use crate::kit::{self, Client, Server, Setup, eventually};
 
 const SITE: &str = "server { listen %%ADDR_0%%; root html; location = /slow { return 503; } }";
@@ -93,23 +94,42 @@ fn crossplane_reads_the_packaged_configuration() {
 }
 
 #[test]
-fn certbot_takes_weir_for_nginx() {
+fn certbot_takes_weir_for_nginx_and_deploys_a_certificate() {
     let Some(certbot) = kit::need("certbot") else { return };
-    let announced = Command::new(kit::binary()).arg("-V").output().expect("the binary runs");
-    if !String::from_utf8_lossy(&announced.stderr).contains("--with-http_ssl_module") {
-        return; // without TLS it has nothing to do, and says so
-    }
     let server = Server::start("server { listen %%ADDR_0%%; server_name a.example; return 200 one; }");
     let place = server.path("conf");
+    let pair = Pair::of_itself("a.example");
+    for (name, text) in [("certificate.pem", &pair.certificate), ("key.pem", &pair.key)] {
+        fs::write(place.join(name), text).expect("the directory is ours");
+    }
+    // It calls the program with options of its own; these come first.
+    let control = server.path("control");
+    let (binary, prefix) = (kit::binary(), server.prefix().display());
+    let script = format!("#!/bin/sh\nexec {} -p {prefix} -e {prefix}/logs/error.log \"$@\"\n", binary.display());
+    fs::write(&control, script).expect("the directory is ours");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&control, executable).expect("the file is ours");
+    let port = kit::ports::Port::allot();
     let output = run(Command::new(certbot)
-        .args(["plugins", "--prepare", "--nginx-ctl"])
-        .arg(kit::binary())
+        .args(["install", "--nginx", "--non-interactive", "--no-redirect", "-d", "a.example", "--nginx-ctl"])
+        .arg(&control)
         .arg("--nginx-server-root")
         .arg(&place)
+        .args(["--https-port", &port.number.to_string()])
+        .arg("--cert-path")
+        .arg(place.join("certificate.pem"))
+        .arg("--fullchain-path")
+        .arg(place.join("certificate.pem"))
+        .arg("--key-path")
+        .arg(place.join("key.pem"))
         .args(["--config-dir", "c", "--work-dir", "w", "--logs-dir", "l"])
         .current_dir(server.prefix()));
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("* nginx") && text.contains("Nginx Web Server plugin"), "{text}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("Successfully deployed certificate for a.example"), "{said}");
+    let address = format!("127.0.0.1:{}", port.number);
+    eventually("it listens", || std::net::TcpStream::connect(&address).is_ok());
+    let mut client = TlsClient::new().connect(&address, "a.example").client;
+    client.get("/").response().expect_status(200).expect_body("one");
 }
 
 #[test]

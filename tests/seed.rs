@@ -25,12 +25,11 @@ fn start(setup: Setup, upstream: &str) -> Server {
     change("user apps apps;", if root { "user nobody nogroup;" } else { "" });
     change("/dev/shm/temp", "%%PREFIX%%/temp/proxy");
     change("/home/apps/tengine/conf/test.com", "%%PREFIX%%/conf/test.com");
-    // The one line that is the cache's, which has a room of its own.
+    change("/dev/shm/cache", "%%PREFIX%%/temp/cache");
+    // What the seed leaves to defaults is not where a test may write.
     let cache = text.lines().find(|line| line.trim_start().starts_with("proxy_cache_path")).map(str::to_owned);
-    text = text.replace(
-        &cache.expect("the seed has a cache"),
-        "    client_body_temp_path temp/body; fastcgi_temp_path temp/fastcgi;",
-    );
+    let cache = cache.expect("the seed has a cache");
+    text = text.replace(&cache, &format!("{cache} client_body_temp_path temp/body; fastcgi_temp_path temp/fastcgi;"));
     let server = TEST_COM.replace("192.168.1.5:9000", upstream).replace("listen       80;", "listen %%ADDR_0%%;");
     // Its format is defined and not used; what it says is to be seen.
     let server =

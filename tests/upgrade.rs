@@ -443,6 +443,42 @@ fn a_hundred_reloads_under_load_lose_no_request() {
     assert!(grown < 2048, "80 reloads cost the master {grown} KiB");
 }
 
+#[test]
+fn a_large_configuration_is_read_while_clients_are_served() {
+    if !is_weir() {
+        return;
+    }
+    let conf = |answer: &str| {
+        let mut conf = format!("server {{ listen ADDRESS default_server; return 200 {answer}; }}\n");
+        for number in 0..5000 {
+            conf.push_str(&format!(
+                "server {{ listen ADDRESS; server_name s{number}.example *.s{number}.example; root /srv/{number};\n\
+                 location / {{ try_files $uri =404; }} location /api/ {{ return 204; }} }}\n"
+            ));
+        }
+        conf
+    };
+    let fleet = Fleet::start(&kit::binary(), &conf("one"));
+    fleet.fetch().expect_body("one");
+    fleet.configure(&conf("two"));
+    let begun = std::time::Instant::now();
+    fleet.signal(fleet.master(), Signal::SIGHUP);
+    let (mut answers, mut longest) = (0, Duration::ZERO);
+    loop {
+        let asked = std::time::Instant::now();
+        let answer = fleet.fetch().expect_status(200).text_body();
+        longest = longest.max(asked.elapsed());
+        if answer == "two" {
+            break;
+        }
+        answers += 1;
+        assert!(begun.elapsed() < DEADLINE, "{}", fleet.log());
+    }
+    let whole = begun.elapsed();
+    // Nobody waits for the load: whatever it takes here, an answer takes a part of it.
+    assert!(answers > 3 && longest * 2 < whole, "{answers} answers in {whole:?}, the longest took {longest:?}");
+}
+
 /// KiB of memory in use.
 fn resident(pid: Pid) -> usize {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");

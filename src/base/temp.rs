@@ -1,6 +1,6 @@
 //! Temporary files: numbered names below a directory with levels, as nginx names them.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -64,6 +64,73 @@ impl TempPath {
         path.push(number);
         path
     }
+}
+
+/// Creates a file beside `path`, under its name with a dot and ten digits behind it.
+pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{number:010}"));
+        let name = PathBuf::from(name);
+        let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&name);
+        let opened = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_directory(path.parent().unwrap_or(Path::new("/")), 0o700)?;
+                open()
+            }
+            other => other,
+        };
+        match opened {
+            Ok(file) => return Ok((file, name)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Makes a directory, and those above that are missing: the deepest is tried first, for most are there.
+fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(mode).create(path)
+        }
+        done => done,
+    }
+}
+
+/// Renames, making directories that are missing, and copies where the target is on another disk.
+pub fn put(temp: &Path, name: &Path, mode: u32) -> Result<(), (&'static str, std::io::Error)> {
+    let error = match fs::rename(temp, name) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if error.raw_os_error() == Some(libc::ENOENT) {
+        let parent = name.parent().unwrap_or(Path::new("/"));
+        // A directory that may be read may be entered.
+        let mode = mode | ((mode & 0o444) >> 2);
+        make_directory(parent, mode).map_err(|error| ("mkdir", error))?;
+    } else if error.raw_os_error() != Some(libc::EXDEV) {
+        return Err(("rename", error));
+    }
+    let error = match fs::rename(temp, name) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if error.raw_os_error() != Some(libc::EXDEV) {
+        return Err(("rename", error));
+    }
+    // Beside the target first, so that the last step is a rename again.
+    let mut beside = name.as_os_str().to_owned();
+    beside.push(format!(".{:010}", std::process::id()));
+    let modified = fs::metadata(temp).and_then(|meta| meta.modified());
+    fs::copy(temp, &beside).map_err(|error| ("copy", error))?;
+    if let (Ok(modified), Ok(file)) = (modified, File::options().write(true).open(&beside)) {
+        let _ = file.set_modified(modified);
+    }
+    fs::rename(&beside, name).map_err(|error| ("rename", error))?;
+    fs::remove_file(temp).map_err(|error| ("unlink", error))
 }
 
 #[cfg(test)]

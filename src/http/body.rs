@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -103,6 +104,16 @@ pub trait Source {
 
     /// Called while the client's socket takes nothing: a chance to read ahead, within the source's own bounds.
     fn poll_ahead(&mut self, _: &mut Context<'_>) {}
+
+    /// Only this part of the whole is wanted. `true`: nothing else will come; `false`: the caller has to cut.
+    fn narrow(&mut self, _: &Range<u64>) -> bool {
+        false
+    }
+
+    /// `true`: what came so far shall wait for what comes next, and not go out if that is a break.
+    fn holds_back(&self) -> bool {
+        false
+    }
 
     /// Whether [`Source::poll_splice`] could move what comes next: then it is better not asked for as a piece.
     fn may_splice(&self) -> bool {
@@ -226,6 +237,10 @@ impl Source for Body {
         if let Self::Stream(source) = self {
             source.poll_ahead(cx);
         }
+    }
+
+    fn holds_back(&self) -> bool {
+        matches!(self, Self::Stream(source) if source.holds_back())
     }
 
     fn may_splice(&self) -> bool {

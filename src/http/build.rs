@@ -72,9 +72,10 @@ impl Builder<'_> {
             conf.push(child);
         }
         let listens = listens(&conf, &servers)?;
-        let vars = Table::new(&level.cx.names, main.vars)?;
+        let vars = Table::new(&level.cx.names, std::mem::take(&mut main.vars))?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
         let hello_is_asked_for = vars.names().any(|name| matches!(name, "ssl_ciphers" | "ssl_curves"));
+        let Main { post_read, http2_recv_buffer_size, caches, cache_memory, .. } = main;
         Ok(Http {
             head_is_asked_for,
             hello_is_asked_for,
@@ -82,8 +83,10 @@ impl Builder<'_> {
             locations: self.locations,
             listens,
             vars,
-            post_read: main.post_read,
-            http2_recv_buffer_size: main.http2_recv_buffer_size,
+            post_read,
+            http2_recv_buffer_size,
+            caches,
+            cache_memory: cache_memory.unwrap_or(64 * 1024 * 1024),
         })
     }
 

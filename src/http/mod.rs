@@ -38,12 +38,22 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::cache::hot;
 use crate::log;
 use crate::net::accept::{Accepted, Serve};
 use crate::net::io::Io;
 
 /// Serves the connections of an `http` block.
 impl Serve for plan::Http {
+    fn begin(&self) {
+        if !self.caches.is_empty() {
+            hot::set_size(self.cache_memory);
+        }
+        for zone in &self.caches {
+            zone.begin();
+        }
+    }
+
     fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>> {
         let Accepted { stream, peer, slot } = accepted;
         let connection = Rc::new(connection::Connection::new(self, listener, Io::new(stream), slot, peer));

@@ -350,7 +350,7 @@ async fn delayed(request: &Rc<Request>, refusal: Refusal) -> Result<Option<Respo
 }
 
 /// Asks the location's handler, or index, autoindex and static files in turn.
-async fn content(request: &Rc<Request>) -> Result<Response, Refusal> {
+pub async fn content(request: &Rc<Request>) -> Result<Response, Refusal> {
     let plan = request.plan();
     let handlers = match &plan.handler {
         Some(handler) => std::slice::from_ref(handler),

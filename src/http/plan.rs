@@ -19,6 +19,7 @@ use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
 use super::tls::Offer;
 use crate::base::regex::Pattern;
+use crate::cache::Zone;
 use crate::conf;
 use crate::conf::vars::{Defines, Definitions, Table};
 use bytes::Bytes;
@@ -137,6 +138,8 @@ pub struct Plan {
     /// The handler serves a tree: `/path` is answered with a redirect to the location `/path/`.
     pub auto_redirect: bool,
     pub script: ScriptPath,
+    /// Bytes of a slice (`slice`); 0: bodies are asked for whole.
+    pub slice: u64,
     pub filters: Vec<Box<dyn Filter>>,
     pub logs: Vec<Box<dyn Log>>,
     /// The most that one frame of HTTP/2 carries of a body.
@@ -165,6 +168,10 @@ pub struct Main {
     pub post_read: Vec<Box<dyn Gate>>,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,
+    /// Every cache on disk.
+    pub caches: Vec<Arc<Zone>>,
+    /// How many bytes of small cache files are kept in memory, where that is said.
+    pub cache_memory: Option<u64>,
 }
 
 impl Defines for Main {
@@ -228,6 +235,8 @@ pub struct Http {
     pub post_read: Vec<Box<dyn Gate>>,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,
+    pub caches: Vec<Arc<Zone>>,
+    pub cache_memory: u64,
 }
 
 impl Http {

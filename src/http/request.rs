@@ -16,6 +16,7 @@ use super::response::{Field, Head, Replied};
 use super::stream::Stream;
 use super::upload::Upload;
 use crate::base::regex::Failed;
+use crate::cache;
 use crate::conf::pattern::{Matched, Matching};
 use crate::conf::vars::{Keep, Named, Value, Values, VarId};
 use crate::log::Level;
@@ -135,6 +136,8 @@ pub struct Request {
 
     /// The connection may serve another request after this one.
     pub keepalive: Cell<bool>,
+    /// This request is for one slice of a body (`slice`), which begins at this byte.
+    pub slice: Cell<Option<u64>>,
     pub limit_rate: Cell<Option<u64>>,
     pub limit_rate_after: Cell<Option<u64>>,
 
@@ -161,6 +164,8 @@ pub struct Request {
     pub replied: RefCell<Option<Rc<Replied>>>,
     /// Every upstream peer that was tried, for `$upstream_*`.
     pub attempts: RefCell<Vec<Attempt>>,
+    /// What came of asking the cache; it stays over internal redirects.
+    pub cache: RefCell<cache::Seen>,
 }
 
 /// nginx's `NGX_HTTP_MAX_URI_CHANGES` is 10; the one that reaches zero is refused.
@@ -200,6 +205,7 @@ impl Request {
             captures: RefCell::default(),
             extensions: RefCell::default(),
             keepalive,
+            slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
             answered: RefCell::default(),
@@ -214,6 +220,7 @@ impl Request {
             upstream_url: RefCell::default(),
             replied: RefCell::default(),
             attempts: RefCell::default(),
+            cache: RefCell::default(),
             parent: None,
             head: Rc::new(head),
             connection,
@@ -253,6 +260,7 @@ impl Request {
             captures: RefCell::default(),
             extensions: RefCell::default(),
             keepalive: Cell::new(false),
+            slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
             answered: RefCell::default(),
@@ -267,7 +275,55 @@ impl Request {
             upstream_url: RefCell::default(),
             replied: RefCell::default(),
             attempts: RefCell::default(),
+            cache: RefCell::default(),
         }
+    }
+
+    /// The same request once more, for its own sake: its answer is for nobody, it is in no log, and what it does is not
+    /// seen in this one's variables of upstreams.
+    pub fn again(self: &Rc<Self>) -> Self {
+        let again = Self::child(self, self.path(), self.args());
+        again.method.replace(self.method());
+        again.location.set(self.location.get());
+        again.internal.set(self.internal.get());
+        again.location_valid.set(self.location_valid.get());
+        again.add_path_to_alias.set(self.add_path_to_alias.get());
+        again.target_valid.set(self.target_valid.get());
+        again.slice.set(self.slice.get());
+        again.captures.replace(self.captures.borrow().clone());
+        if let Some(body) = self.body.stored() {
+            again.body.store(body);
+        }
+        again
+    }
+
+    /// A GET of another target in the same location, with this request's fields: for what variables say of it, not to be
+    /// answered.
+    pub fn about(self: &Rc<Self>, target: Bytes, path: Bytes, args: Bytes) -> Self {
+        let head = &self.head;
+        let get = Bytes::from_static(b"GET");
+        let about = RequestHead {
+            line: [b"GET ", target.as_ref(), b" ", head.protocol.as_ref()].concat().into(),
+            method: get.clone(),
+            target,
+            protocol: head.protocol.clone(),
+            version: head.version,
+            fields: head.fields.clone(),
+            host: head.host.clone(),
+            host_port: head.host_port,
+            content_length: None,
+            chunked: false,
+            escaped: head.escaped,
+            size: head.size,
+        };
+        let mut request = Self::child(self, path, args);
+        request.head = Rc::new(about);
+        request.slots = Rc::default();
+        request.method.replace(get);
+        request.location.set(self.location.get());
+        request.location_valid.set(self.location_valid.get());
+        request.target_valid.set(self.target_valid.get());
+        request
     }
 
     pub fn http(&self) -> &Http {
@@ -464,6 +520,7 @@ impl Request {
 
     /// An internal redirect begins anew: modules forget what they kept of the location before.
     pub fn forget_extensions(&self) {
+        self.slice.set(None);
         self.extensions.borrow_mut().clear();
     }
 

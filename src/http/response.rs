@@ -53,8 +53,12 @@ pub struct Head {
     pub vary_encoding: bool,
     /// Where in the whole representation the body begins, when an upstream answered 206 itself.
     pub offset: u64,
-    /// An upstream made this: whether it is modified was its to judge, and statuses without a body may have one.
+    /// An upstream made this: statuses without a body may have one.
     pub foreign: bool,
+    /// Whether it is what the client has already was its maker's to judge.
+    pub unconditional: bool,
+    /// This is or will be a stored answer: a tag in the request's conditions decides alone, without the date beside it.
+    pub tag_decides: bool,
     /// Fields of ours that stay away.
     pub no_server: bool,
     pub no_date: bool,

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use super::body::{Body, Broken, Piece, Source};
 use super::phase::{self, Hangup};
 use super::request::Request;
-use super::response::Response;
+use super::response::{Refusal, Response};
 use crate::log::{Level, Raw};
 
 /// nginx: `NGX_HTTP_MAX_SUBREQUESTS`. A subrequest may have a part of its own, and so on, this deep.
@@ -26,25 +26,38 @@ const FAMILY: usize = 65535 - 1000;
 /// A subrequest of `parent`, ready to be answered. `None`: they are too many, as the log says; `doing` is the end of what
 /// it says, ` while …` or nothing.
 pub fn new(parent: &Rc<Request>, path: Bytes, args: Bytes, doing: &str) -> Option<Rc<Request>> {
-    let fault = match () {
-        () if parent.generation() > DEPTH => Some((Level::Error, "subrequests cycle")),
-        () if parent.family() >= FAMILY => Some((Level::Crit, "request reference counter overflow")),
-        () => None,
-    };
-    if let Some((level, fault)) = fault {
-        parent.log(level, format_args!("{fault} while processing \"{}\"{doing}", Raw(&path)));
-        return None;
-    }
-    let child = Request::child(parent, path, args);
+    let child = may_have_another(parent, &path, doing).then(|| Request::child(parent, path, args))?;
     if let Some(body) = parent.body.stored() {
         child.body.store(body);
     }
     Some(Rc::new(child))
 }
 
+/// A subrequest that asks for the same as `parent`, in the location where that stands; see [`content`]. `None`: as above.
+pub fn again(parent: &Rc<Request>, doing: &str) -> Option<Rc<Request>> {
+    may_have_another(parent, &parent.path(), doing).then(|| Rc::new(parent.again()))
+}
+
+fn may_have_another(parent: &Request, path: &[u8], doing: &str) -> bool {
+    let fault = match () {
+        () if parent.generation() > DEPTH => Some((Level::Error, "subrequests cycle")),
+        () if parent.family() >= FAMILY => Some((Level::Crit, "request reference counter overflow")),
+        () => None,
+    };
+    if let Some((level, fault)) = fault {
+        parent.log(level, format_args!("{fault} while processing \"{}\"{doing}", Raw(path)));
+    }
+    fault.is_none()
+}
+
 /// The response, error pages and internal redirects included.
 pub async fn answer(request: &Rc<Request>) -> Result<Response, Hangup> {
     phase::answer(request).await
+}
+
+/// The answer of the handler alone: no rule, no filter, no error page.
+pub async fn content(request: &Rc<Request>) -> Result<Response, Refusal> {
+    phase::content(request).await
 }
 
 /// Notes what was answered, for `$status` and `$sent_http_` of the log.

@@ -36,6 +36,9 @@ use crate::log::{self, ErrorLog, Level};
 
 /// What runs connections: `http`, `stream`. One for each generation, shared by all threads.
 pub trait Serve: Send + Sync {
+    /// It is in force in this process from now on: what works beside connections may begin.
+    fn begin(&self) {}
+
     /// Runs one connection to its end. Called, and the future polled, on the thread that accepted it.
     fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>>;
 }

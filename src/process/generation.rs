@@ -190,6 +190,13 @@ impl Draft {
 }
 
 impl Generation {
+    /// What works beside connections begins; in a worker only.
+    pub fn begin(&self) {
+        for door in &self.doors {
+            door.serve.begin();
+        }
+    }
+
     pub fn listeners(&self) -> Vec<Listener> {
         self.doors.iter().map(|door| door.listener.clone()).collect()
     }

@@ -10,6 +10,7 @@ pub mod channel;
 pub mod cli;
 pub mod core;
 pub mod crew;
+pub mod explain;
 pub mod features;
 pub mod generation;
 pub mod inherit;
@@ -52,6 +53,9 @@ pub fn main() -> ExitCode {
     }
     if arguments.get(1).is_some_and(|first| first == "logs") {
         return logs::main(&arguments);
+    }
+    if arguments.get(1).is_some_and(|first| first == "explain") {
+        return explain::main(&arguments);
     }
     let options = match cli::parse(arguments.iter().skip(1).cloned()) {
         Ok(Invocation::Run(options)) => options,

@@ -218,6 +218,7 @@ impl Worker {
         // A process without threads can only be the one without a master, where nginx does not count.
         let crew = Crew::start(settings.worker_processes.max(1), &settings.worker_cpu_affinity);
         let crew = crew.unwrap_or_else(|error| fatal("pthread_create()", error));
+        generation.begin();
         crew.serve(&generation);
         let Start { options, sinks, title, manager, .. } = start;
         let (draining, ending) = (Vec::new(), Ending::Not);
@@ -334,6 +335,7 @@ impl Worker {
         master::redirect(&generation);
         let old = std::mem::replace(&mut self.generation, generation);
         self.drain(&old);
+        self.generation.begin();
         self.crew.serve(&self.generation);
     }
 
@@ -414,6 +416,7 @@ impl Worker {
     /// Leaves, all threads being done or given up.
     fn exit(&mut self) -> ! {
         self.say(Level::Notice, "exiting");
+        crate::cache::store::save_all();
         self.say(Level::Notice, "exit");
         self.sinks.stop_writers(LAST_LINES);
         std::process::exit(0)

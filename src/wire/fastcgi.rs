@@ -108,6 +108,12 @@ pub fn stdin(len: usize) -> [u8; HEADER] {
     header(STDIN, len.min(MAX_STDIN) as u16)
 }
 
+/// The header of a record of `len` bytes that a program has written, nothing behind them.
+pub fn stdout(len: usize) -> [u8; HEADER] {
+    let [high, low] = u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
+    [VERSION, STDOUT, 0, REQUEST_ID, high, low, 0, 0]
+}
+
 /// The bytes that fill `len` up to a multiple of 8.
 pub fn padding(len: usize) -> &'static [u8] {
     const ZEROS: [u8; 7] = [0; 7];

@@ -71,6 +71,43 @@ pub fn ranges(value: &[u8], length: u64, max_ranges: Option<u32>) -> Ranges {
     }
 }
 
+/// The first byte of the range in `value`, which has no others and does not count from the end; `None` otherwise (nginx:
+/// `ngx_http_slice_get_start`).
+pub fn first(value: &[u8]) -> Option<u64> {
+    let (unit, mut rest) = value.split_at_checked(6)?;
+    if !unit.eq_ignore_ascii_case(b"bytes=") || rest.is_empty() || memchr::memchr(b',', rest).is_some() {
+        return None;
+    }
+    rest = trim_start(rest);
+    number(&mut rest)
+}
+
+/// What a `Content-Range` says: a part, and the length of the whole where it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub start: u64,
+    /// Behind the last byte.
+    pub end: u64,
+    pub complete: Option<u64>,
+}
+
+/// Reads `bytes 0-99/1000` or `bytes 0-99/*` (nginx: `ngx_http_slice_parse_content_range`).
+pub fn content_range(value: &[u8]) -> Option<Part> {
+    let mut rest = trim_start(value.strip_prefix(b"bytes ")?);
+    let start = number(&mut rest)?;
+    rest = trim_start(trim_start(rest).strip_prefix(b"-")?);
+    let end = number(&mut rest)?.checked_add(1)?;
+    rest = trim_start(trim_start(rest).strip_prefix(b"/")?);
+    let complete = match rest.strip_prefix(b"*") {
+        Some(behind) => {
+            rest = behind;
+            None
+        }
+        None => Some(number(&mut rest)?),
+    };
+    trim_start(rest).is_empty().then_some(Part { start, end, complete })
+}
+
 /// One range, cut at the body's end; empty when it lies behind it. `None` is wrong syntax.
 fn range(text: &[u8], length: u64) -> Option<Range<u64>> {
     let mut rest = trim_start(text);
@@ -180,5 +217,45 @@ mod tests {
         assert_eq!(ranges(value(17).as_bytes(), 100, None), Whole);
         assert!(matches!(ranges(value(16).as_bytes(), 100, None), Many(parts) if parts.len() == 16));
         assert!(matches!(ranges(value(17).as_bytes(), 100, Some(17)), Many(parts) if parts.len() == 17));
+    }
+
+    #[test]
+    fn where_a_single_range_begins() {
+        let cases = [
+            ("bytes=5-", Some(5)),
+            ("Bytes= 5-9", Some(5)),
+            ("bytes=0-0", Some(0)),
+            ("bytes=-5", None),
+            ("bytes=1-2,3-4", None),
+            ("bytes=", None),
+            ("items=1-2", None),
+            ("bytes=99999999999999999999-", None),
+            ("", None),
+        ];
+        for (value, start) in cases {
+            assert_eq!(first(value.as_bytes()), start, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_a_part_says_of_itself() {
+        let cases = [
+            ("bytes 0-99/1000", Some((0, 100, Some(1000)))),
+            ("bytes 2-2/*", Some((2, 3, None))),
+            ("bytes  2 - 3 / 4 ", Some((2, 4, Some(4)))),
+            ("bytes 5-2/10", Some((5, 3, Some(10)))),
+            ("bytes */10", None),
+            ("bytes 0-1", None),
+            ("bytes 0-/10", None),
+            ("bytes 0-1/", None),
+            ("bytes 0-1/10x", None),
+            ("Bytes 0-1/10", None),
+            ("bytes", None),
+            ("bytes 0-9223372036854775808/10", None),
+        ];
+        for (value, expected) in cases {
+            let part = content_range(value.as_bytes()).map(|part| (part.start, part.end, part.complete));
+            assert_eq!(part, expected, "{value}");
+        }
     }
 }

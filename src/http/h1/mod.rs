@@ -127,7 +127,7 @@ async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
         After::Next => request.keepalive.set(false), // nginx: `$sent_http_connection` is `close` in every log
         After::Close => {}
         // nginx: the request is not over before
-        After::Linger => Box::pin(linger(connection, &request.plan().core)).await,
+        After::Linger => Box::pin(linger(connection, &request.plan().core, usize::MAX)).await,
     }
     request.write_logs();
     after == After::Next
@@ -347,8 +347,8 @@ async fn settle(request: &Request, sent: bool) -> After {
     }
 }
 
-/// Reads and drops until the client has closed too, so that no reset overtakes the answer.
-pub(super) async fn linger(connection: &Connection, core: &Settings) {
+/// Reads and drops until the client has closed too, so that no reset overtakes the answer; no more than `most` bytes.
+pub(super) async fn linger(connection: &Connection, core: &Settings, mut most: usize) {
     connection.io.shutdown_write();
     let until = tokio::time::Instant::now() + core.lingering_time;
     let mut waste = BytesMut::with_capacity(4096);
@@ -360,8 +360,8 @@ pub(super) async fn linger(connection: &Connection, core: &Settings) {
         }
         let read = std::future::poll_fn(|cx| connection.io.poll_read(cx, &mut waste));
         match tokio::time::timeout(left.min(core.lingering_timeout), read).await {
-            Ok(Ok(1..)) => {}
-            Ok(Ok(0) | Err(_)) | Err(_) => return,
+            Ok(Ok(read @ 1..)) if read <= most => most -= read,
+            Ok(Ok(_) | Err(_)) | Err(_) => return,
         }
     }
 }

@@ -91,6 +91,8 @@ pub async fn send(request: &Request, mut body: Body, framing: Framing, hold: boo
         }
         let more = match sender.gather(&mut body, &mut left).await {
             Ok(more) => more,
+            // nothing is on its way yet
+            Err(unsent) if body.holds_back() && sender.earlier == 0 => return Err(unsent),
             Err(unsent) => {
                 // What came before the break still goes out: the client sees how far it got.
                 sender.flush(&mut body).await?;
@@ -272,6 +274,7 @@ impl Sender<'_> {
                     Poll::Ready(Ok(Some(piece))) => piece,
                     Poll::Ready(Ok(None)) => return Poll::Ready(Ok(false)),
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Unsent::Body)),
+                    Poll::Pending if body.holds_back() => return Poll::Pending,
                     Poll::Pending if size > 0 || !self.output.borrow().is_empty() => return Poll::Ready(Ok(true)),
                     Poll::Pending => return Poll::Pending,
                 };

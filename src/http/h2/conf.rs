@@ -176,7 +176,7 @@ impl Server {
 }
 
 /// nginx's `NGX_MIN_POOL_SIZE` on 64-bit Linux.
-const MIN_POOL: usize = 192;
+const MIN_POOL: usize = 112;
 const POOL_ALIGNMENT: usize = 16;
 
 fn ignored(words: &Words<'_>) {

@@ -31,6 +31,7 @@ use self::head::Refused;
 use self::session::{Born, End, FULL, PROCESSING, Session};
 use super::activity::State;
 use super::connection::Connection;
+use super::core::Lingering;
 use super::h1;
 use super::request::Request;
 use super::tls;
@@ -86,16 +87,26 @@ pub async fn serve(connection: Rc<Connection>) {
     };
     let ended = std::future::poll_fn(|cx| task.poll(cx)).await;
     drop(task);
-    if ended == Ended::Politely && core.lingering_close != super::core::Lingering::Off {
-        h1::linger(&connection, core).await;
+    let most = match ended {
+        Ended::Politely => usize::MAX,
+        Ended::Strictly => PATIENCE,
+        Ended::Gone => return,
+    };
+    if core.lingering_close != Lingering::Off {
+        h1::linger(&connection, core, most).await;
     }
 }
+
+/// Who breaks the rules may go on for so many bytes, to see why it is over.
+const PATIENCE: usize = 256 * 1024;
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// We have said why, and let the client read it.
+    /// We have said goodbye, and let the client read it.
     Politely,
+    /// The client has broken the rules.
+    Strictly,
     /// Nobody is there.
     Gone,
 }
@@ -213,7 +224,7 @@ impl<D: Future<Output = ()>, C: Future<Output = ()>> Task<'_, D, C> {
         self.connection.log(Level::Info, PROCESSING, format_args!("{}", end.why));
         self.session.state.borrow_mut().goodbye(end.code);
         self.abandon();
-        self.end = Some(Ended::Politely);
+        self.end = Some(Ended::Strictly);
     }
 
     /// The client is gone.

@@ -24,6 +24,12 @@ use crate::wire::http2::frame::HEAD;
 
 /// Answers a request, to its line in the log.
 pub(super) async fn answer(session: Rc<Session>, request: Rc<Request>, stream: Rc<Stream>, refused: Option<Refused>) {
+    if stream.inner.borrow().gone {
+        // It was taken back in the same breath.
+        request.status.set(499);
+        request.write_logs();
+        return session.finish(&stream);
+    }
     let response = match refused {
         None => phase::answer(&request).await,
         Some(refused) => phase::refuse(&request, refused.status).await,

@@ -6,4 +6,5 @@ pub mod headers; // add_header, add_trailer, expires
 pub mod not_modified; // 304 and 412
 mod outlet; // what a coder has written
 pub mod range; // 206 and 416
+pub mod slice; // bodies that are fetched slice by slice
 pub mod ssi; // pages with commands

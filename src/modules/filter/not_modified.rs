@@ -2,7 +2,7 @@
 //!
 //! In: a 200 with its date and entity tag. Out: the same, or 304 without a body, or a refusal. nginx:
 //! `ngx_http_not_modified_filter_module`; RFC 9110, 13. nginx asks both conditions of a kind where the RFC lets the tag
-//! decide alone.
+//! decide alone; so do we, but of answers that are stored.
 
 use std::rc::Rc;
 
@@ -48,7 +48,7 @@ impl Filter for Conditions {
     }
 
     fn check(&self, request: &Request, head: &mut Head, _: &Body) -> Result<(), Refusal> {
-        if head.status != 200 || head.foreign || request.is_subrequest() {
+        if head.status != 200 || head.unconditional || request.is_subrequest() {
             return Ok(());
         }
         match Asked::of(request).judge(head, request.plan().core.if_modified_since) {
@@ -99,7 +99,10 @@ impl<'a> Asked<'a> {
     fn judge(&self, head: &Head, rule: IfModifiedSince) -> Verdict {
         // A date that cannot be read is older than everything.
         let date = |value| date::parse(value).unwrap_or(-1);
+        // RFC 9110, 13.2.2; nginx asks both
+        let alone = |tag: Option<&[u8]>| head.tag_decides && tag.is_some();
         if let Some(since) = self.if_unmodified_since
+            && !alone(self.if_match)
             && head.last_modified.is_none_or(|modified| date(since) < modified)
         {
             return Verdict::Failed;
@@ -114,6 +117,7 @@ impl<'a> Asked<'a> {
             return Verdict::Serve;
         }
         if let Some(since) = self.if_modified_since
+            && !alone(self.if_none_match)
             && head.last_modified.is_none_or(|modified| match rule {
                 IfModifiedSince::Off => true,
                 IfModifiedSince::Exact => date(since) != modified,

@@ -118,7 +118,10 @@ fn one(range: Range<u64>, head: &mut Head, body: Body) -> Body {
     match body {
         Body::Empty | Body::Tunnel(_) => Body::Empty,
         Body::One(piece) => Body::One(piece.slice(range.start.saturating_sub(before), range.end - range.start)),
-        Body::Stream(_) => Body::stream(Cut { inner: body, place: before, range }),
+        Body::Stream(mut source) => match source.narrow(&range) {
+            true => Body::Stream(source),
+            false => Body::stream(Cut { inner: Body::Stream(source), place: before, range }),
+        },
     }
 }
 
@@ -168,11 +171,11 @@ fn partial(head: &mut Head) {
 }
 
 /// A range of a body that flows by. What comes behind it is read and dropped: somebody may be keeping a copy.
-struct Cut {
-    inner: Body,
+pub(super) struct Cut {
+    pub(super) inner: Body,
     /// Where in the whole the next piece begins.
-    place: u64,
-    range: Range<u64>,
+    pub(super) place: u64,
+    pub(super) range: Range<u64>,
 }
 
 impl Source for Cut {

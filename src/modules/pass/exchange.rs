@@ -18,8 +18,9 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::cache::keep::Copy;
 use super::relay::{Relay, Start};
-use super::reply::{Reply, Rewritten};
+use super::reply::{Reply, Rewritten, Role};
 use super::settings::{Next, Settings, Store};
 use super::tls::Wanted;
 use super::tunnel::Tunnel;
@@ -70,11 +71,16 @@ pub trait Codec: 'static {
     /// A new try begins: everything that was read so far is forgotten.
     fn begin(&mut self);
 
-    /// Wraps what came of a body that is sent as it comes; `last`: nothing follows.
-    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>);
+    /// Wraps what came of a body that is sent as it comes. `end`: nothing follows but these fields.
+    fn wrap(&mut self, parts: Vec<Bytes>, end: Option<&[Field]>, out: &mut VecDeque<Piece>);
 
     /// Takes the head from the front of `input`, or leaves it until there is more.
     fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked;
+
+    /// The head as a cache keeps it, where that is not the bytes that came: [`Codec::head`] reads it again.
+    fn kept_head(&self) -> Option<Bytes> {
+        None
+    }
 
     /// Takes from `input` what belongs to the body and appends its pieces to `out`.
     fn body(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow;
@@ -132,6 +138,15 @@ pub struct Job<C> {
     pub early: Vec<Bytes>,
     /// The target, for the error log.
     pub uri: Bytes,
+    /// The answer may be kept: its head stays at hand as it came, and who asked need not stay to the end.
+    pub keeping: Option<Keeping>,
+}
+
+/// What an exchange does for a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping {
+    /// Bytes that a kept file has before the head; nginx has both in one buffer.
+    pub room: usize,
 }
 
 /// What of a body that would be streamed is there already. `true`: all of it, and it is read as others are.
@@ -163,16 +178,37 @@ pub async fn preread(request: &Request, early: &mut Vec<Bytes>) -> Result<bool, 
     Ok(true)
 }
 
-/// Runs an exchange up to the point where the client's head is known.
-pub async fn run<C: Codec>(job: Job<C>) -> Result<Response, Refusal> {
-    run_by(job, None).await
+/// An upstream has answered: its head is here.
+pub struct Asked<C> {
+    exchange: Exchange<C>,
+    pub reply: Reply,
+    /// The head as it came, where it is to be kept.
+    pub head: Bytes,
 }
 
-/// As [`run`], by TLS where it is `wanted`.
-pub async fn run_by<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Result<Response, Refusal> {
+/// No upstream has answered.
+#[derive(Debug)]
+pub struct Failed {
+    /// What the last one did wrong; `None` when it was not for an upstream's sake.
+    pub why: Option<Next>,
+    pub refusal: Refusal,
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self { why: None, refusal }
+    }
+}
+
+/// Runs an exchange until an upstream's head is here; by TLS where it is `wanted`.
+pub async fn ask<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Result<Asked<C>, Failed> {
     let request = job.request.clone();
     let seen = request.attempts.borrow().len();
+    let buffer_size = job.settings.buffer_size;
     let mut exchange = Exchange {
+        minds_client: job.settings.minds_client() && job.keeping.is_none(),
+        head_size: buffer_size.saturating_sub(job.keeping.map_or(0, |keeping| keeping.room)),
+        raw: job.keeping.map(|_| BytesMut::new()),
         settings: job.settings,
         wanted,
         choice: job.choice,
@@ -197,13 +233,54 @@ pub async fn run_by<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Result<Res
     }
     loop {
         match exchange.attempt().await {
-            Ok(reply) => return exchange.answer(*reply),
+            Ok(reply) => {
+                let raw = exchange.raw.take().unwrap_or_default();
+                let end = raw.len().saturating_sub(exchange.input.len());
+                let head = exchange.codec.kept_head().unwrap_or_else(|| raw.freeze().slice(..end));
+                return Ok(Asked { exchange, reply: *reply, head });
+            }
             Err(Stop::Refuse(refusal)) => {
                 exchange.at.finish(None);
-                return Err(refusal);
+                return Err(refusal.into());
             }
             Err(Stop::Next(why)) => exchange.next(why)?,
         }
+    }
+}
+
+impl<C: Codec> Asked<C> {
+    /// The connection speaks another protocol from now on.
+    pub fn is_upgraded(&self) -> bool {
+        self.exchange.codec.is_upgraded()
+    }
+
+    /// Whether an `error_page` takes the place of this answer.
+    pub fn is_intercepted(&self) -> bool {
+        let status = self.reply.status;
+        self.exchange.settings.intercept_errors
+            && status >= 300
+            && self.exchange.at.request.plan().core.error_pages.iter().any(|page| page.status == status)
+    }
+
+    /// A body follows, or may.
+    pub fn has_body(&self) -> bool {
+        self.exchange.codec.expected() != 0
+    }
+
+    /// The body tells itself where it ends.
+    pub fn ends_by_itself(&self) -> bool {
+        !self.exchange.codec.ends_with_connection()
+    }
+
+    /// The answer is not wanted.
+    pub fn leave(mut self) {
+        self.exchange.leave();
+    }
+
+    /// What the client gets of it. `copy` gets the body, too, whether or not the client stays.
+    pub fn answer(self, copy: Option<Copy>, role: Role) -> Result<Response, Refusal> {
+        let intercepted = self.is_intercepted();
+        self.exchange.answer(self.reply, intercepted, copy, role)
     }
 }
 
@@ -238,6 +315,12 @@ struct Exchange<C> {
     /// Bytes of early hints so far.
     hints: usize,
     after_redirect: bool,
+    /// A client that goes away takes the upstream's connection with it.
+    minds_client: bool,
+    /// The most that a head may take.
+    head_size: usize,
+    /// The bytes of the head as they come, where it is to be kept.
+    raw: Option<BytesMut>,
 }
 
 /// The try at hand: who is asked, on which connection, and its line in the request's list of attempts.
@@ -342,11 +425,14 @@ impl<C: Codec> Exchange<C> {
         self.codec.begin();
         self.output.extend(self.pieces.iter().filter(|piece| !piece.is_empty()).cloned());
         if !self.early.is_empty() {
-            self.codec.wrap(self.early.clone(), false, &mut self.output);
+            self.codec.wrap(self.early.clone(), None, &mut self.output);
         }
         self.request_sent = true;
         self.body_sent = false;
         self.input = BytesMut::with_capacity(self.settings.buffer_size);
+        if let Some(raw) = &mut self.raw {
+            raw.clear();
+        }
         std::future::poll_fn(|cx| self.poll_head(cx)).await
     }
 
@@ -376,7 +462,7 @@ impl<C: Codec> Exchange<C> {
             Err(failed) => return Err(self.not_connected(&failed, &address.to_string())),
         };
         let mut timer = Timer::default();
-        let minds = self.settings.minds_client();
+        let minds = self.minds_client;
         let connected = std::future::poll_fn(|cx| {
             if let Poll::Ready(connected) = connecting.poll(cx) {
                 return Poll::Ready(connected.map_err(|error| {
@@ -416,7 +502,7 @@ impl<C: Codec> Exchange<C> {
         }
         link.kind = wanted.kind;
         let Link { io, timer, .. } = link;
-        let minds = self.settings.minds_client();
+        let minds = self.minds_client;
         let done = std::future::poll_fn(|cx| {
             if let Poll::Ready(done) = io.poll_handshake(cx) {
                 return Poll::Ready(Ok(done));
@@ -514,7 +600,7 @@ impl<C: Codec> Exchange<C> {
             Poll::Pending => None,
         };
         let reading_body = self.streamed && !self.body_sent;
-        if !reading_body && self.settings.minds_client() && is_gone(&self.at.request, cx) {
+        if !reading_body && self.minds_client && is_gone(&self.at.request, cx) {
             self.client_gone();
             return Poll::Ready(Err(Stop::Refuse(Refusal::Close)));
         }
@@ -558,7 +644,8 @@ impl<C: Codec> Exchange<C> {
                     Poll::Pending => return Poll::Pending,
                 }
             }
-            self.codec.wrap(parts, self.body_read, &mut self.output);
+            let trailers = if self.body_read { self.at.request.body.trailers() } else { Vec::new() };
+            self.codec.wrap(parts, self.body_read.then_some(&trailers), &mut self.output);
         }
     }
 
@@ -580,10 +667,19 @@ impl<C: Codec> Exchange<C> {
             };
             link.timer.disarm();
             self.at.note(|attempt| attempt.bytes_received += read as u64);
+            if let Some(raw) = &mut self.raw {
+                raw.extend_from_slice(&self.input[self.input.len() - read..]);
+            }
             loop {
                 let before = self.input.len();
                 match self.codec.head(&self.at.request, &self.settings, &mut self.input) {
-                    Looked::More => break,
+                    Looked::More => {
+                        // What came before the head is not kept.
+                        if let Some(raw) = self.raw.as_mut().filter(|_| self.input.is_empty()) {
+                            raw.clear();
+                        }
+                        break;
+                    }
                     Looked::Head(reply) => {
                         let elapsed = self.at.elapsed();
                         self.at.note(|attempt| {
@@ -592,11 +688,16 @@ impl<C: Codec> Exchange<C> {
                         });
                         return Poll::Ready(self.consider(reply));
                     }
-                    Looked::Hints(fields) => self.hint(&fields, before - self.input.len()),
+                    Looked::Hints(fields) => {
+                        self.hint(&fields, before - self.input.len());
+                        if let Some(raw) = &mut self.raw {
+                            *raw = self.input.clone();
+                        }
+                    }
                     Looked::Invalid => return Poll::Ready(Err(Stop::Next(Next::INVALID_HEADER))),
                 }
             }
-            if self.input.len() >= self.settings.buffer_size {
+            if self.input.len() >= self.head_size {
                 self.at.log(Level::Error, format_args!("upstream sent too big header"), action::HEAD);
                 return Poll::Ready(Err(Stop::Next(Next::INVALID_HEADER)));
             }
@@ -636,7 +737,7 @@ impl<C: Codec> Exchange<C> {
     }
 
     /// A try has failed: `Err` when it was the last.
-    fn next(&mut self, why: Next) -> Result<(), Refusal> {
+    fn next(&mut self, why: Next) -> Result<(), Failed> {
         let doing = self.doing();
         let cached = self.at.link.take().is_some_and(|link| link.cached);
         let status = match why {
@@ -664,20 +765,16 @@ impl<C: Codec> Exchange<C> {
         }
         self.output.clear();
         if self.choice.tries == 0 || !self.may_repeat(why) {
-            return Err(Refusal::Status(status));
+            return Err(Failed { why: Some(why), refusal: Refusal::Status(status) });
         }
         Ok(())
     }
 
     /// The answer is there: what the client gets of it.
-    fn answer(mut self, reply: Reply) -> Result<Response, Refusal> {
+    fn answer(mut self, reply: Reply, intercepted: bool, copy: Option<Copy>, role: Role) -> Result<Response, Refusal> {
         let request = self.at.request.clone();
         request.replied.replace(Some(reply.replied.clone()));
-        let core = &request.plan().core;
-        if self.settings.intercept_errors
-            && reply.status >= 300
-            && core.error_pages.iter().any(|page| page.status == reply.status)
-        {
+        if intercepted {
             if reply.status == 401 {
                 for field in reply.replied.fields.iter().filter(|field| field.is("WWW-Authenticate")) {
                     request.owe(field.name.clone(), field.value.clone());
@@ -691,7 +788,7 @@ impl<C: Codec> Exchange<C> {
             return Err(jump);
         }
         let codec = &self.codec;
-        let head = reply.head(&self.settings, |what, value| codec.rewrite(&request, what, value));
+        let head = reply.head(&self.settings, role, |what, value| codec.rewrite(&request, what, value));
         if self.codec.is_upgraded() {
             let Some(link) = self.at.link.take() else { return Err(Refusal::Status(502)) };
             request.keepalive.set(false);
@@ -699,7 +796,7 @@ impl<C: Codec> Exchange<C> {
             return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
         let buffering = reply.buffering.unwrap_or(self.settings.buffering);
-        let stores = !matches!(self.settings.store, Store::Off);
+        let stores = copy.is_some() || !matches!(self.settings.store, Store::Off);
         if request.is_head() && !stores {
             self.leave();
             return Ok(Response::new(head, Body::Empty));
@@ -731,6 +828,7 @@ impl<C: Codec> Exchange<C> {
             self.codec,
             buffering,
             &reply,
+            copy,
         );
         Ok(Response::new(head, Body::stream(relay)))
     }

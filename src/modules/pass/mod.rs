@@ -7,6 +7,7 @@
 //! A protocol is a [`settings::Family`] (its directives), a handler, and an [`exchange::Codec`].
 
 pub mod address; // targets without a path
+pub mod cache; // answers that are kept
 pub mod exchange; // one request's exchange with its upstream
 pub mod fastcgi; // programs
 pub mod group; // upstream {} blocks

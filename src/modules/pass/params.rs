@@ -60,6 +60,25 @@ pub trait Writer {
 }
 
 impl Params {
+    /// As [`Params::link`], where the answer may be kept: what makes an answer one client's own is left out, unless the
+    /// operator says so.
+    pub fn link_for_all(mut said: Vec<Param>, names: &Names) -> Result<Self, Fault> {
+        for (name, value) in [
+            ("HTTP_IF_MODIFIED_SINCE", "$upstream_cache_last_modified"),
+            ("HTTP_IF_UNMODIFIED_SINCE", ""),
+            ("HTTP_IF_NONE_MATCH", "$upstream_cache_etag"),
+            ("HTTP_IF_MATCH", ""),
+            ("HTTP_RANGE", ""),
+            ("HTTP_IF_RANGE", ""),
+        ] {
+            if !said.iter().any(|param| param.name.eq_ignore_ascii_case(name)) {
+                let value = Template::new(value, names)?;
+                said.push(Param { name: name.to_owned(), value, if_not_empty: true });
+            }
+        }
+        Self::link(said, names)
+    }
+
     pub fn link(mut said: Vec<Param>, names: &Names) -> Result<Self, Fault> {
         for (name, value) in DEFAULTS {
             if !said.iter().any(|param| param.name.eq_ignore_ascii_case(name)) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::cache::keep::Copy;
 use super::exchange::{At, Codec, Flow, action};
 use super::reply::Reply;
 use super::settings::Settings;
@@ -48,7 +49,9 @@ struct Inner<C> {
     /// A 101 that nobody asked for: nothing behind it is shown until the upstream has closed, as nginx's buffers have it.
     hold: bool,
     pace: Option<Pace>,
-    store: Option<Keeper>,
+    copy: Option<Copy>,
+    /// A client that goes away takes the upstream's connection with it.
+    minds_client: bool,
     /// While bytes pass that nobody looks at.
     pipe: Option<Pipe>,
 }
@@ -86,14 +89,15 @@ pub struct Start {
 }
 
 impl<C: Codec> Relay<C> {
-    pub fn new(start: Start, codec: C, buffering: bool, reply: &Reply) -> Self {
+    pub fn new(start: Start, codec: C, buffering: bool, reply: &Reply, copy: Option<Copy>) -> Self {
         let Start { at, settings, input, queue, flow, body_sent } = start;
         let pace = settings.limit_rate.as_ref().filter(|_| buffering).and_then(|template| {
             let text = template.eval(at.request.as_ref());
             let rate = units::size(std::str::from_utf8(&text).ok()?).filter(|rate| *rate > 0)?;
             Some(Pace { rate, read: 0, started: clock::seconds(), timer: Timer::default(), rest: None })
         });
-        let store = Keeper::new(&at.request, &settings, reply);
+        let copy = copy.or_else(|| Keeper::new(&at.request, &settings, reply).map(Copy::File));
+        let minds_client = settings.minds_client() && copy.is_none();
         let mut inner = Box::new(Inner {
             at,
             settings,
@@ -108,7 +112,8 @@ impl<C: Codec> Relay<C> {
             buffering,
             hold: buffering && reply.status == 101,
             pace,
-            store,
+            copy,
+            minds_client,
             pipe: None,
         });
         inner.took(0, flow);
@@ -181,7 +186,7 @@ impl<C: Codec> Source for Relay<C> {
 impl<C: Codec> Drop for Relay<C> {
     fn drop(&mut self) {
         // nginx: what is being stored is read to its end, though nobody takes it any more.
-        if let Some(mut inner) = self.0.take_if(|inner| inner.state == State::Reading && inner.store.is_some()) {
+        if let Some(mut inner) = self.0.take_if(|inner| inner.state == State::Reading && inner.copy.is_some()) {
             tokio::task::spawn_local(async move {
                 std::future::poll_fn(|cx| {
                     while inner.state == State::Reading {
@@ -201,7 +206,7 @@ impl<C: Codec> Inner<C> {
     /// Nobody needs to see what comes next, and there is enough of it.
     fn may_splice(&self) -> bool {
         let idle = self.queue.is_empty() && self.input.is_empty() && self.temp.is_none();
-        let free = self.store.is_none() && self.pace.is_none() && !self.hold;
+        let free = self.copy.is_none() && self.pace.is_none() && !self.hold;
         let secure = self.at.link.as_ref().is_none_or(|link| link.io.is_secure());
         self.state == State::Reading && idle && free && !secure && self.codec.plain() >= SPLICE
     }
@@ -277,7 +282,7 @@ impl<C: Codec> Inner<C> {
 
     /// Nothing comes from the upstream: whether that is still borne.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.settings.minds_client() && self.at.request.poll_gone(cx).is_ready() {
+        if self.minds_client && self.at.request.poll_gone(cx).is_ready() {
             let message = format_args!("client prematurely closed connection, so upstream connection is closed too");
             self.at.log(Level::Info, message, action::BODY);
             self.fail();
@@ -350,6 +355,7 @@ impl<C: Codec> Inner<C> {
 
     fn fail(&mut self) {
         self.state = State::Broken;
+        self.copy = None;
         self.at.link = None;
         self.at.finish(None);
     }
@@ -365,8 +371,8 @@ impl<C: Codec> Inner<C> {
     fn took(&mut self, before: usize, flow: Flow) {
         for n in before..self.queue.len() {
             self.memory += usize::try_from(self.queue[n].len()).unwrap_or(usize::MAX);
-            if let (Some(store), Piece::Mem(bytes)) = (&mut self.store, &self.queue[n]) {
-                store.write(&self.at.request, bytes);
+            if let (Some(copy), Piece::Mem(bytes)) = (&mut self.copy, &self.queue[n]) {
+                copy.write(&self.at.request, bytes);
             }
         }
         if !self.buffering && self.queue.len() > before {
@@ -389,8 +395,8 @@ impl<C: Codec> Inner<C> {
         }
         self.at.link = None;
         self.at.finish(None);
-        if let Some(store) = self.store.take() {
-            store.finish(&self.at.request, &self.settings);
+        if let Some(copy) = self.copy.take() {
+            copy.finish(&self.at.request, &self.settings);
         }
     }
 

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::settings::{Ignore, Settings};
+use crate::cache::rfc9111;
 use crate::http::request::Request;
 use crate::http::response::{Field, Head, Jump, Refusal, Replied};
 use crate::log::{Level, Raw};
@@ -31,6 +32,17 @@ pub struct Reply {
     limit_rate: Option<u64>,
     /// There was no head at all: HTTP/0.9.
     pub headless: bool,
+}
+
+/// What an answer is to the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It passes, and is forgotten.
+    Passed,
+    /// It passes, and may be kept: what the client has of it already is ours to judge.
+    Kept,
+    /// It comes from the cache.
+    Cached,
 }
 
 /// The upstream's head cannot be used; why is in the log.
@@ -234,12 +246,23 @@ impl Reply {
         Err(Refusal::Jump(Box::new(Jump::Path { path, args: Some(args) })))
     }
 
+    /// It sends the request elsewhere.
+    pub fn redirects(&self) -> bool {
+        self.redirect.is_some()
+    }
+
+    /// An answer that had no head.
+    pub fn without_head(request: &Request, settings: &Settings) -> Result<Self, InvalidHead> {
+        Ok(Self { headless: true, ..Self::new(request, settings, 200, None, Vec::new())? })
+    }
+
     /// The head for the client. `rewrite` is asked for the values that a protocol may change.
-    pub fn head(&self, settings: &Settings, rewrite: impl Fn(Rewritten, &Bytes) -> Option<Bytes>) -> Head {
+    pub fn head(&self, settings: &Settings, role: Role, rewrite: impl Fn(Rewritten, &Bytes) -> Option<Bytes>) -> Head {
         let mut head = Head::new(self.status);
         head.status_line.clone_from(&self.status_line);
         head.fields.reserve(self.replied.fields.len() + 2);
         let mut own = (false, false);
+        let mut allows_ranges = settings.force_ranges;
         for field in &self.replied.fields {
             if settings.hide.has(&field.name) {
                 continue;
@@ -251,6 +274,10 @@ impl Reply {
                     continue;
                 }
                 Some(Known::AcceptRanges) if settings.force_ranges => continue,
+                Some(Known::AcceptRanges) if role != Role::Passed => {
+                    allows_ranges = true;
+                    continue;
+                }
                 Some(Known::LastModified) => head.last_modified = date::parse(&field.value),
                 Some(Known::Server) => own.0 = true,
                 Some(Known::Date) => own.1 = true,
@@ -281,13 +308,20 @@ impl Reply {
             }
             head.fields.push(field.clone());
         }
+        if settings.drops_connection_fields {
+            let connection = self.replied.fields.iter().filter(|field| field.is("Connection"));
+            let connection: Vec<u8> = connection.flat_map(|field| [&field.value[..], b","].concat()).collect();
+            head.fields.retain(|field| rfc9111::is_stored(&field.name, &connection));
+        }
         // nginx: what is passed and yet missing stays missing
         head.no_server = settings.are_servers && !own.0 && !settings.hide.has(b"Server");
         head.no_date = settings.are_servers && !own.1 && !settings.hide.has(b"Date");
         head.content_length = self.framing.length;
-        head.allow_ranges = settings.force_ranges;
+        head.allow_ranges = allows_ranges;
         head.foreign = true;
-        head.single_range = settings.force_ranges;
+        head.unconditional = role == Role::Passed;
+        head.tag_decides = role != Role::Passed;
+        head.single_range = allows_ranges && role != Role::Cached;
         head.headless = self.headless;
         head.override_charset.clone_from(&self.charset);
         head

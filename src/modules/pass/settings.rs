@@ -25,6 +25,8 @@ pub trait Family: 'static {
     const PREFIX: &'static str;
     /// The module's name, after nginx's.
     const NAME: &'static str;
+    /// The same of its cache's directives.
+    const CACHE_NAME: &'static str;
     /// Fields of an upstream's answer that clients do not see unless `*_pass_header` says so.
     const HIDDEN: &'static [&'static str];
     /// What `*_next_upstream` may name.
@@ -120,6 +122,8 @@ pub struct Conf {
     ignore_headers: Setting<Ignore>,
     store: Setting<Store>,
     store_access: Setting<u32>,
+    /// `*_store` was said at this very level: then it has precedence over a cache further out.
+    stores_itself: bool,
 }
 
 /// Where connections come from: `*_bind`.
@@ -171,8 +175,8 @@ impl Next {
     /// No live upstream: there is nobody to go to.
     pub const NO_LIVE: Self = Self(1 << 11);
     const OFF: Self = Self(1 << 12);
-    /// nginx takes the word, which means something to caches only.
-    const UPDATING: Self = Self(1 << 13);
+    /// Somebody is fetching it anew; this means something to caches only.
+    pub const UPDATING: Self = Self(1 << 13);
 
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -181,6 +185,17 @@ impl Next {
     /// All of `other` is in here.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Something of `other` is in here.
+    pub fn has_any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// What the words of a directive name, beside what was named before; `off` outweighs them all.
+    pub fn of_words(words: &Words<'_>, table: &[(&str, Self)], before: Self) -> Result<Self, Fault> {
+        let next = bits(words, table, Self::and, before)?;
+        Ok(if next.has(Self::OFF) { Self::OFF } else { next })
     }
 
     /// The bit of an upstream's answer.
@@ -273,6 +288,11 @@ pub enum Store {
 }
 
 impl Conf {
+    /// Whether `*_store` was switched on at this very level.
+    pub fn stores_itself(&self) -> bool {
+        self.stores_itself
+    }
+
     /// Syntax: `proxy_bind address [transparent] | off;`
     fn bind(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         if words.len() == 1 && words.one() == "off" {
@@ -402,8 +422,9 @@ impl Conf {
     /// Syntax: `proxy_next_upstream error | timeout | invalid_header | http_500 | … | non_idempotent | off ...;`
     /// Default: `error timeout`
     fn next_upstream<F: Family>(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        let next = bits(words, F::NEXT, |all, word| all.and(word), Next::default())?;
-        self.next_upstream.set(if next.has(Next::OFF) { Next::OFF } else { next })
+        let next = self.next_upstream.list();
+        *next = Next::of_words(words, F::NEXT, *next)?;
+        Ok(())
     }
 
     /// Syntax: `proxy_next_upstream_tries number;`  Default: `0`
@@ -430,8 +451,9 @@ impl Conf {
 
     /// Syntax: `proxy_ignore_headers field ...;`
     fn ignore_headers(&mut self, words: &Words<'_>) -> Result<(), Fault> {
-        let ignore = bits(words, Ignore::WORDS, |all, word| Ignore(all.0 | word.0), Ignore::default())?;
-        self.ignore_headers.set(ignore)
+        let ignore = self.ignore_headers.list();
+        *ignore = bits(words, Ignore::WORDS, |all, word| Ignore(all.0 | word.0), *ignore)?;
+        Ok(())
     }
 
     /// Syntax: `proxy_store on | off | string;`  Default: `off`
@@ -442,6 +464,7 @@ impl Conf {
             "" => return Err(words.fault(0, "empty path")),
             _ => Store::At(words.template(0)?),
         };
+        self.stores_itself = !matches!(store, Store::Off);
         self.store.set(store)
     }
 
@@ -551,6 +574,7 @@ impl Conf {
             store_access: self.store_access.or(0o600),
             pass_trailers: false,
             are_servers: false,
+            drops_connection_fields: false,
             scheme: "",
         })
     }
@@ -611,6 +635,7 @@ impl Section for Conf {
             ignore_headers,
             store,
             store_access,
+            stores_itself: _,
         } = self;
         bind.inherit(&outer.bind);
         socket_keepalive.inherit(&outer.socket_keepalive);
@@ -680,6 +705,8 @@ pub struct Settings {
     pub pass_trailers: bool,
     /// Upstreams are HTTP servers: where such a one is silent on `Server` and `Date`, and those pass, so are we.
     pub are_servers: bool,
+    /// Fields that an upstream's `Connection` names stay here (`*_cache_rfc9111 on`).
+    pub drops_connection_fields: bool,
     /// `http://`: how the error log begins the upstream's address.
     pub scheme: &'static str,
 }

@@ -3,15 +3,16 @@
 //! In: the bytes of a whole answer with status 200. Out: a file under the name that the directive gives, by rename, so
 //! that nobody sees half of it.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::reply::Reply;
 use super::settings::{Settings, Store};
+use crate::base::temp;
 use crate::base::text::errno;
 use crate::http::core::file_path;
 use crate::http::request::Request;
@@ -82,7 +83,7 @@ impl Keeper {
         if name.is_empty() {
             return;
         }
-        let Some((file, temp)) = self.file.take() else { return };
+        let Some((file, from)) = self.file.take() else { return };
         let name = PathBuf::from(std::ffi::OsString::from_vec(name));
         let mode = settings.store_access;
         let _ = file.set_permissions(Permissions::from_mode(mode));
@@ -90,10 +91,10 @@ impl Keeper {
             let _ = file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds));
         }
         drop(file);
-        if let Err((call, error)) = put(&temp, &name, mode) {
-            let (from, to) = (temp.display(), name.display());
-            request.log(Level::Crit, format_args!("{call}() \"{from}\" to \"{to}\" failed {}", errno(&error)));
-            let _ = fs::remove_file(&temp);
+        if let Err((call, error)) = temp::put(&from, &name, mode) {
+            let (shown, to) = (from.display(), name.display());
+            request.log(Level::Crit, format_args!("{call}() \"{shown}\" to \"{to}\" failed {}", errno(&error)));
+            let _ = fs::remove_file(&from);
         }
     }
 
@@ -108,37 +109,4 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         self.discard();
     }
-}
-
-/// Renames, making directories that are missing, and copies where the target is on another disk.
-fn put(temp: &Path, name: &Path, mode: u32) -> Result<(), (&'static str, std::io::Error)> {
-    let error = match fs::rename(temp, name) {
-        Ok(()) => return Ok(()),
-        Err(error) => error,
-    };
-    if error.raw_os_error() == Some(libc::ENOENT) {
-        let parent = name.parent().unwrap_or(Path::new("/"));
-        // A directory that may be read may be entered.
-        let mode = mode | ((mode & 0o444) >> 2);
-        DirBuilder::new().recursive(true).mode(mode).create(parent).map_err(|error| ("mkdir", error))?;
-    } else if error.raw_os_error() != Some(libc::EXDEV) {
-        return Err(("rename", error));
-    }
-    let error = match fs::rename(temp, name) {
-        Ok(()) => return Ok(()),
-        Err(error) => error,
-    };
-    if error.raw_os_error() != Some(libc::EXDEV) {
-        return Err(("rename", error));
-    }
-    // Beside the target first, so that the last step is a rename again.
-    let mut beside = name.as_os_str().to_owned();
-    beside.push(format!(".{:010}", std::process::id()));
-    let modified = fs::metadata(temp).and_then(|meta| meta.modified());
-    fs::copy(temp, &beside).map_err(|error| ("copy", error))?;
-    if let (Ok(modified), Ok(file)) = (modified, File::options().write(true).open(&beside)) {
-        let _ = file.set_modified(modified);
-    }
-    fs::rename(&beside, name).map_err(|error| ("rename", error))?;
-    fs::remove_file(temp).map_err(|error| ("unlink", error))
 }

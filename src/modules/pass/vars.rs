@@ -34,7 +34,7 @@ pub fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
         let name = rest.to_owned();
         Row::each(move |r: &Request| cookie(&r.replied.borrow().as_ref()?.fields, &name))
     });
-    Ok(())
+    super::cache::vars::define(vars)
 }
 
 /// One word for each try: `, ` between tries, ` : ` behind an internal redirect.

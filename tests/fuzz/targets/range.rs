@@ -2,11 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir::wire::range::{Ranges, ranges};
+use weir::wire::range::{Ranges, content_range, first, ranges};
 
 fuzz_target!(|input: (u64, Option<u8>, &[u8])| {
     let (length, max_ranges, value) = input;
     let length = length >> 1;
+    let _ = (first(value), content_range(value));
     match ranges(value, length, max_ranges.map(u32::from)) {
         Ranges::Whole | Ranges::Unsatisfiable => {}
         Ranges::One(range) => assert!(range.start < range.end && range.end <= length),

@@ -32,6 +32,8 @@ pub struct Records {
     text: BytesMut,
     parser: FieldParser,
     fields: Vec<field::Field>,
+    /// The lines of the head, once it is whole.
+    head: Bytes,
     state: State,
     /// What is left of the length that the head announced.
     left: Left,
@@ -78,6 +80,7 @@ impl Records {
             text: BytesMut::new(),
             parser: FieldParser::new(0),
             fields: Vec::new(),
+            head: Bytes::new(),
             state: State::Open,
             left: Left::Unknown,
             keepalive: false,
@@ -108,6 +111,7 @@ impl Records {
     /// The head ends at `end` of the text; what follows in the record belongs to the body, and stays in the input.
     fn finish(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut, end: usize) -> Looked {
         let head = self.text.split_to(end.min(self.text.len())).freeze();
+        self.head = head.clone();
         let body = std::mem::take(&mut self.text).len();
         self.reader.put_back(body);
         input.advance(self.seen.saturating_sub(body).min(input.len()));
@@ -165,9 +169,9 @@ impl Codec for Records {
         *self = Self::new(self.fastcgi.clone());
     }
 
-    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>) {
+    fn wrap(&mut self, parts: Vec<Bytes>, end: Option<&[Field]>, out: &mut VecDeque<Piece>) {
         out.extend(parts.into_iter().flat_map(|part| stdin(Piece::Mem(part))));
-        if last {
+        if end.is_some() {
             out.push_back(Piece::Mem(Bytes::from_static(&STDIN_END)));
         }
     }
@@ -215,6 +219,11 @@ impl Codec for Records {
                 }
             }
         }
+    }
+
+    /// nginx keeps the records as they come, with what was written to stderr before the head; one record says the same.
+    fn kept_head(&self) -> Option<Bytes> {
+        Some([&fastcgi::stdout(self.head.len())[..], &self.head].concat().into())
     }
 
     fn body(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow {

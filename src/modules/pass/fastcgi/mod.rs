@@ -12,7 +12,9 @@ use bytes::Bytes;
 
 use self::codec::Records;
 use super::address::{PassAddress, Target};
-use super::exchange::{self, Job};
+use super::cache;
+use super::cache::serve::{self, Origin};
+use super::exchange::{self, Asked, Failed, Job, Keeping};
 use super::params::{Param, Params};
 use super::settings::{self, Family, Next, Settings};
 use crate::base::regex::{Captures, Pattern};
@@ -27,7 +29,7 @@ use crate::http::core::Core;
 use crate::http::location::Matcher;
 use crate::http::plan::{Answer, Content, Main, Plan, ScriptPath};
 use crate::http::request::Request;
-use crate::http::response::{Refusal, Response};
+use crate::http::response::Refusal;
 use crate::http::upload::Upload;
 use crate::log::Level as LogLevel;
 use crate::upstream::group::Choice;
@@ -39,6 +41,7 @@ pub struct Programs;
 impl Family for Programs {
     const PREFIX: &'static str = "fastcgi";
     const NAME: &'static str = "http_fastcgi_pass";
+    const CACHE_NAME: &'static str = "http_fastcgi_cache";
     const HIDDEN: &'static [&'static str] = &[
         "Status",
         "X-Accel-Expires",
@@ -84,12 +87,21 @@ impl Module for FastCgiModule {
         };
         let own = conf.pass.as_ref();
         let Some(pass) = PassAddress::of(own, conf.outer.as_ref(), level, plan) else { return Ok(()) };
+        let mut settings = Settings { scheme: "fastcgi://", ..settings::settings::<Programs>(level)? };
+        let cache = cache::plan::<Programs>(level, &mut settings)?;
+        let said = conf.fastcgi_param.or_else(Vec::new);
+        let kept_params = match &cache {
+            Some(_) => Some(Params::link_for_all(said.clone(), &level.cx.names)?),
+            None => None,
+        };
         let fastcgi = FastCgi {
             target: Target::link(level, pass).map_err(|fault| fault.or_at(&pass.at))?,
-            params: Params::link(conf.fastcgi_param.or_else(Vec::new), &level.cx.names)?,
+            params: Params::link(said, &level.cx.names)?,
+            cache,
+            kept_params,
             catch_stderr: conf.fastcgi_catch_stderr.or_else(Vec::new),
             keep_conn: conf.fastcgi_keep_conn.or(false),
-            settings: Arc::new(Settings { scheme: "fastcgi://", ..settings::settings::<Programs>(level)? }),
+            settings: Arc::new(settings),
         };
         plan.handler = Some(Box::new(Handler { fastcgi: Arc::new(fastcgi) }));
         let tree = matches!(&level.location::<Core>().matcher,
@@ -208,6 +220,9 @@ fn split(request: &Request) -> Option<(Bytes, Bytes)> {
 pub struct FastCgi {
     target: Target,
     params: Params,
+    cache: Option<cache::Plan>,
+    /// The params where the answer may be kept.
+    kept_params: Option<Params>,
     /// A message that has one of these makes the answer invalid.
     catch_stderr: Vec<Vec<u8>>,
     keep_conn: bool,
@@ -220,12 +235,31 @@ struct Handler {
 
 impl Content for Handler {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        Answer::Wait(Box::pin(async move { Some(self.fastcgi.clone().pass(request).await) }))
+        Answer::Wait(Box::pin(async move { Some(serve::answer(self.fastcgi.clone(), request).await) }))
     }
 }
 
-impl FastCgi {
-    async fn pass(self: Arc<Self>, request: &Rc<Request>) -> Result<Response, Refusal> {
+impl Origin for FastCgi {
+    type Codec = Records;
+
+    fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    fn cache(&self) -> Option<&cache::Plan> {
+        self.cache.as_ref()
+    }
+
+    /// nginx: there is none, and `fastcgi_cache_key` is for the operator to choose.
+    fn key(&self, _: &Rc<Request>) -> Result<Bytes, Refusal> {
+        Ok(Bytes::new())
+    }
+
+    fn codec(self: &Arc<Self>, _: &Request) -> Records {
+        Records::new(self.clone())
+    }
+
+    async fn ask(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Asked<Records>, Failed> {
         let group = self.target.find(request, self.settings.minds_client()).await?;
         let settings = self.settings.clone();
         let mut streamed = !settings.request_buffering
@@ -238,7 +272,8 @@ impl FastCgi {
         }
         let body = if streamed { None } else { Some(Upload::read(request).await?) };
         let mut writer = RequestWriter::new(self.keep_conn);
-        self.params.write(request, settings.pass_request_headers, &mut writer);
+        let own_params = self.kept_params.as_ref().filter(|_| keeping.is_some());
+        own_params.unwrap_or(&self.params).write(request, settings.pass_request_headers, &mut writer);
         let head = writer.finish().map_err(|too_big| {
             request.log(LogLevel::Alert, format_args!("fastcgi request record is too big: {}", too_big.0));
             Refusal::Status(500)
@@ -249,7 +284,8 @@ impl FastCgi {
         }
         let codec = Records::new(self.clone());
         let choice = Choice::new(group);
-        let request = request.clone();
-        exchange::run(Job { request, settings, choice, codec, pieces, streamed, early, uri: Bytes::new() }).await
+        let (request, uri) = (request.clone(), Bytes::new());
+        let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
+        exchange::ask(job, None).await
     }
 }

@@ -249,7 +249,7 @@ impl Codec for Http1 {
         self.trailers.clear();
     }
 
-    fn wrap(&mut self, parts: Vec<Bytes>, last: bool, out: &mut VecDeque<Piece>) {
+    fn wrap(&mut self, parts: Vec<Bytes>, end: Option<&[Field]>, out: &mut VecDeque<Piece>) {
         let size: usize = parts.iter().map(Bytes::len).sum();
         if !self.chunked_request {
             return out.extend(parts.into_iter().map(Piece::Mem));
@@ -259,8 +259,8 @@ impl Codec for Http1 {
             out.extend(parts.into_iter().map(Piece::Mem));
             out.push_back(Piece::Mem(Bytes::from_static(b"\r\n")));
         }
-        if last {
-            out.push_back(Piece::Mem(Bytes::from_static(b"0\r\n\r\n")));
+        if let Some(trailers) = end {
+            out.push_back(Piece::Mem(self.proxy.last_chunk(trailers)));
         }
     }
 

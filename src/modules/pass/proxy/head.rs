@@ -11,7 +11,7 @@ use super::target::Uri;
 use super::{HttpVersion, Proxy};
 use crate::conf::template::Template;
 use crate::http::request::Request;
-use crate::http::response::Refusal;
+use crate::http::response::{Field, Refusal};
 use crate::log::Level;
 use crate::modules::pass::names::FieldNames;
 use crate::wire::uri::{Escape, escape};
@@ -98,6 +98,11 @@ impl RequestHead {
         head
     }
 
+    /// Whether the client's field behind its body goes on: as little as in a head may it replace what is set here.
+    pub fn lets_pass(&self, field: &Field) -> bool {
+        !self.own.has(&field.name)
+    }
+
     fn flush(&mut self, text: &mut BytesMut) {
         if !text.is_empty() {
             self.parts.push(Part::Text(text.split().freeze()));
@@ -111,7 +116,7 @@ impl RequestHead {
         out.put_slice(parts.method);
         out.put_slice(b" ");
         let start = out.len();
-        target(parts, &mut out);
+        target(request, parts.target, &mut out);
         let uri = start..out.len();
         if uri.is_empty() {
             request.log(Level::Error, format_args!("zero length URI to proxy"));
@@ -176,9 +181,8 @@ fn line(out: &mut BytesMut, name: &[u8], value: &[u8]) {
 }
 
 /// The target that the upstream sees.
-fn target(parts: &Parts<'_>, out: &mut BytesMut) {
-    let request = parts.request;
-    let (uri, location) = match parts.target {
+pub fn target(request: &Request, meant: &Uri, out: &mut BytesMut) {
+    let (uri, location) = match meant {
         Uri::Whole(uri) => {
             // Made by variables: it is all there is.
             if !uri.is_empty() {
@@ -188,7 +192,7 @@ fn target(parts: &Parts<'_>, out: &mut BytesMut) {
         }
         Uri::Replace { uri, location } => (uri.as_ref(), *location),
     };
-    if uri.is_empty() && request.target_valid.get() && !request.is_subrequest() {
+    if uri.is_empty() && request.target_valid.get() {
         return out.put_slice(&request.head.target);
     }
     let path = request.path();

@@ -11,29 +11,32 @@ mod target;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use self::codec::Http1;
 use self::head::RequestHead;
 use self::rewrite::{Cookies, Flags, Pattern, Rule, Rules};
 use self::target::{Meant, Target};
-use super::exchange::{self, Job};
+use super::cache;
+use super::cache::serve::{self, Origin};
+use super::exchange::{self, Asked, Failed, Job, Keeping};
 use super::settings::{self, Family, Next, Settings};
 use super::tls::{self, Secure, Tls};
 use crate::conf::error::{At, Fault};
 use crate::conf::module::{Arity, Directive, EVERYWHERE, IF_LOCATION, LIMIT_EXCEPT, LOCATION, Level, Module, Section};
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
-use crate::conf::vars::Row;
+use crate::conf::vars::{Names, Row};
 use crate::conf::words::Words;
 use crate::http::body::{FilePiece, Piece};
 use crate::http::core::Core;
 use crate::http::location::Matcher;
 use crate::http::plan::{Answer, Content, Main, Plan};
 use crate::http::request::Request;
-use crate::http::response::{Refusal, Response};
+use crate::http::response::{Field, Refusal};
 use crate::http::upload::{Stored, Upload};
 use crate::upstream::group::Choice;
+use crate::wire::http1::chunked::SizeLine;
 
 /// The common directives under `proxy`.
 pub struct Http;
@@ -45,6 +48,7 @@ impl Secure for Http {
 impl Family for Http {
     const PREFIX: &'static str = "proxy";
     const NAME: &'static str = "http_proxy_pass";
+    const CACHE_NAME: &'static str = "http_proxy_cache";
     const HIDDEN: &'static [&'static str] = &[
         "Date",
         "Server",
@@ -79,6 +83,7 @@ impl Module for ProxyModule {
         Directive::location("proxy_set_body", EVERYWHERE, Arity::Exactly(1), Conf::proxy_set_body),
         Directive::location("proxy_method", EVERYWHERE, Arity::Exactly(1), Conf::proxy_method),
         Directive::location("proxy_http_version", EVERYWHERE, Arity::Exactly(1), Conf::proxy_http_version),
+        Directive::location("proxy_cache_convert_head", EVERYWHERE, Arity::Flag, Conf::proxy_cache_convert_head),
         Directive::location("proxy_pass_trailers", EVERYWHERE, Arity::Flag, Conf::proxy_pass_trailers),
         Directive::location("proxy_headers_hash_max_size", EVERYWHERE, Arity::Exactly(1), Conf::hash_size),
         Directive::location("proxy_headers_hash_bucket_size", EVERYWHERE, Arity::Exactly(1), Conf::hash_size),
@@ -128,8 +133,18 @@ impl Module for ProxyModule {
         settings.pass_trailers = conf.proxy_pass_trailers.or(false);
         let version = conf.proxy_http_version.or(HttpVersion::One);
         let headers = conf.proxy_set_header.or_else(Vec::new);
+        let mut cache = cache::plan::<Http>(level, &mut settings)?;
+        if let Some(plan) = &mut cache {
+            plan.convert_head = conf.proxy_cache_convert_head.or(true);
+        }
+        let kept_head = match &cache {
+            Some(_) => Some(RequestHead::link(&for_all(&headers, &level.cx.names)?, version)),
+            None => None,
+        };
         let proxy = Arc::new(Proxy {
             head: RequestHead::link(&headers, version),
+            cache,
+            kept_head,
             redirects: redirects(conf, pass, location)?,
             cookies: Cookies {
                 domains: conf.proxy_cookie_domain.said().flatten().unwrap_or_default(),
@@ -187,6 +202,7 @@ pub struct Conf {
     proxy_set_body: Setting<Template>,
     proxy_method: Setting<Template>,
     proxy_http_version: Setting<HttpVersion>,
+    proxy_cache_convert_head: Setting<bool>,
     proxy_pass_trailers: Setting<bool>,
 }
 
@@ -283,6 +299,11 @@ impl Conf {
         self.proxy_http_version.set(words.choice(0, &[("1.0", HttpVersion::Zero), ("1.1", HttpVersion::One)])?)
     }
 
+    /// Syntax: `proxy_cache_convert_head on | off;`  Default: `on`
+    fn proxy_cache_convert_head(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.proxy_cache_convert_head.set(words.flag()?)
+    }
+
     /// Syntax: `proxy_pass_trailers on | off;`  Default: `off`
     fn proxy_pass_trailers(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         self.proxy_pass_trailers.set(words.flag()?)
@@ -292,6 +313,25 @@ impl Conf {
     fn hash_size(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         words.number(0).map(drop)
     }
+}
+
+/// The fields that are set where the answer may be kept: what makes an answer one client's own is left out, unless the
+/// operator sets it.
+fn for_all(set: &[(String, Template)], names: &Names) -> Result<Vec<(String, Template)>, Fault> {
+    let mut set = set.to_vec();
+    for (name, value) in [
+        ("If-Modified-Since", "$upstream_cache_last_modified"),
+        ("If-Unmodified-Since", ""),
+        ("If-None-Match", "$upstream_cache_etag"),
+        ("If-Match", ""),
+        ("Range", ""),
+        ("If-Range", ""),
+    ] {
+        if !set.iter().any(|(said, _)| said.eq_ignore_ascii_case(name)) {
+            set.push((name.to_owned(), Template::new(value, names)?));
+        }
+    }
+    Ok(set)
 }
 
 fn cookie_rule(
@@ -357,6 +397,7 @@ impl Section for Conf {
             proxy_set_body,
             proxy_method,
             proxy_http_version,
+            proxy_cache_convert_head,
             proxy_pass_trailers,
         } = self;
         around.clone_from(&outer.pass);
@@ -368,6 +409,7 @@ impl Section for Conf {
         proxy_set_body.inherit(&outer.proxy_set_body);
         proxy_method.inherit(&outer.proxy_method);
         proxy_http_version.inherit(&outer.proxy_http_version);
+        proxy_cache_convert_head.inherit(&outer.proxy_cache_convert_head);
         proxy_pass_trailers.inherit(&outer.proxy_pass_trailers);
         Ok(())
     }
@@ -379,6 +421,9 @@ const MEMORY: [&str; 4] = ["proxy_host", "proxy_port", "proxy_internal_body_leng
 /// One location's proxy, finished.
 pub struct Proxy {
     head: RequestHead,
+    cache: Option<cache::Plan>,
+    /// The head where the answer may be kept.
+    kept_head: Option<RequestHead>,
     redirects: Rules,
     cookies: Cookies,
     method: Option<Template>,
@@ -428,13 +473,36 @@ struct Handler {
 
 impl Content for Handler {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        Answer::Wait(Box::pin(async move { Some(self.proxy.clone().pass(request).await) }))
+        Answer::Wait(Box::pin(async move { Some(serve::answer(self.proxy.clone(), request).await) }))
     }
 }
 
-impl Proxy {
-    async fn pass(self: Arc<Self>, request: &Rc<Request>) -> Result<Response, Refusal> {
-        let Meant { group, host, port, uri, secure } = self.target.find(request, self.settings.minds_client()).await?;
+impl Origin for Proxy {
+    type Codec = Http1;
+
+    fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    fn cache(&self) -> Option<&cache::Plan> {
+        self.cache.as_ref()
+    }
+
+    fn key(&self, request: &Rc<Request>) -> Result<Bytes, Refusal> {
+        let meant = self.target.find(request)?;
+        let mut key = BytesMut::from(&meant.key[..]);
+        head::target(request, &meant.uri, &mut key);
+        Ok(key.freeze())
+    }
+
+    fn codec(self: &Arc<Self>, request: &Request) -> Http1 {
+        Http1::new(self.clone(), request, b"GET", false)
+    }
+
+    async fn ask(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Asked<Http1>, Failed> {
+        let meant = self.target.find(request)?;
+        let group = meant.group(request, self.settings.minds_client()).await?;
+        let Meant { host, port, uri, secure, .. } = meant;
         let settings = self.settings.clone();
         let mut streamed = !settings.request_buffering
             && self.set_body.is_none()
@@ -454,7 +522,12 @@ impl Proxy {
             }
         }
         let set_body = self.set_body.as_ref().map(|template| template.eval(request.as_ref()));
-        let chunked = streamed && request.head.chunked;
+        let trailers = match &body {
+            Some(_) if self.version == HttpVersion::One => request.body.trailers(),
+            Some(_) | None => Vec::new(),
+        };
+        let trailing = trailers.iter().any(|field| self.lets_pass(field));
+        let chunked = streamed && request.head.chunked || trailing;
         let length = match &set_body {
             Some(bytes) => Some(bytes.len() as u64),
             None if chunked => None,
@@ -464,8 +537,10 @@ impl Proxy {
             }
             None => request.head.content_length,
         };
+        let converts = keeping.is_some() && self.cache.as_ref().is_some_and(|plan| plan.convert_head);
         let method = match &self.method {
             Some(template) => template.eval(request.as_ref()),
+            None if converts && request.is_head() => Bytes::from_static(b"GET"),
             None => request.method(),
         };
         if self.wants_memory {
@@ -476,9 +551,10 @@ impl Proxy {
                 chunked,
             });
         }
-        let (head, uri) = self.head.build(&head::Parts {
+        let own_head = self.kept_head.as_ref().filter(|_| keeping.is_some());
+        let (head, uri) = own_head.unwrap_or(&self.head).build(&head::Parts {
             request,
-            proxy: &self,
+            proxy: self,
             method: &method,
             host: &host,
             target: &uri,
@@ -488,13 +564,42 @@ impl Proxy {
         })?;
         let mut pieces = vec![Piece::Mem(head)];
         if let Some(stored) = body {
+            let size = stored.len;
+            if trailing && size > 0 {
+                pieces.push(Piece::Mem(Bytes::copy_from_slice(SizeLine::new(size).as_ref())));
+            }
             push(stored, &mut pieces);
+            if trailing {
+                let end = self.last_chunk(&trailers);
+                let lines = if size > 0 { Bytes::from_static(b"\r\n") } else { Bytes::new() };
+                pieces.extend([Piece::Mem(lines), Piece::Mem(end)]);
+            }
         }
         let codec = Http1::new(self.clone(), request, &method, chunked);
         let choice = Choice::new(group);
         let wanted = self.tls.as_ref().filter(|_| secure).map(|tls| tls.wanted(request, &host));
-        let job = Job { request: request.clone(), settings, choice, codec, pieces, streamed, early, uri };
-        exchange::run_by(job, wanted).await
+        let request = request.clone();
+        let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
+        exchange::ask(job, wanted).await
+    }
+}
+
+impl Proxy {
+    /// Whether the client's field behind its body goes on.
+    fn lets_pass(&self, field: &Field) -> bool {
+        self.settings.pass_request_headers && self.head.lets_pass(field)
+    }
+
+    /// The end of a body in chunks, with the fields that came behind it.
+    fn last_chunk(&self, trailers: &[Field]) -> Bytes {
+        let mut end = BytesMut::from(&b"0\r\n"[..]);
+        for field in trailers.iter().filter(|field| self.lets_pass(field)) {
+            for part in [&field.name[..], b": ", &field.value, b"\r\n"] {
+                end.extend_from_slice(part);
+            }
+        }
+        end.extend_from_slice(b"\r\n");
+        end.freeze()
     }
 }
 

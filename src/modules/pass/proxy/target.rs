@@ -20,7 +20,7 @@ use crate::upstream::group::Group;
 /// See the module's head.
 #[derive(Debug)]
 pub enum Target {
-    Fixed { group: Arc<Group>, host: Bytes, port: Bytes, uri: Uri, secure: bool },
+    Fixed { group: Arc<Group>, host: Bytes, port: Bytes, uri: Uri, key: Bytes, secure: bool },
     Variable { template: Template, groups: Groups },
 }
 
@@ -35,12 +35,20 @@ pub enum Uri {
 
 /// The target of one request.
 pub struct Meant {
-    pub group: Arc<Group>,
+    peers: Peers,
     pub host: Bytes,
     pub port: Bytes,
     pub uri: Uri,
+    /// What the default of `proxy_cache_key` begins with: `http://host`, `http://unix:/path:`.
+    pub key: Bytes,
     /// `https`
     pub secure: bool,
+}
+
+enum Peers {
+    Known(Arc<Group>),
+    /// To be resolved.
+    Named(Box<Url>),
 }
 
 /// Reads a URL without variables, and says whether it is `https`; the error is nginx's sentence.
@@ -92,15 +100,17 @@ impl Target {
         let group = groups.make(&url, &pass.at)?;
         let (host, port) = names(&url, secure);
         let uri = Uri::Replace { uri: text::bytes(&url.uri).into(), location: text::bytes(location).len() };
-        Ok(Self::Fixed { group, host, port, uri, secure })
+        let key = key(&url, &host, secure);
+        Ok(Self::Fixed { group, host, port, uri, key, secure })
     }
 
-    /// The target of a request; names that variables make are resolved now.
-    pub async fn find(&self, request: &Request, minds_client: bool) -> Result<Meant, Refusal> {
+    /// The target of a request.
+    pub fn find(&self, request: &Request) -> Result<Meant, Refusal> {
         let (template, groups) = match self {
-            Self::Fixed { group, host, port, uri, secure } => {
-                let (group, secure) = (group.clone(), *secure);
-                return Ok(Meant { group, host: host.clone(), port: port.clone(), uri: uri.clone(), secure });
+            Self::Fixed { group, host, port, uri, key, secure } => {
+                let peers = Peers::Known(group.clone());
+                let (host, port) = (host.clone(), port.clone());
+                return Ok(Meant { peers, host, port, uri: uri.clone(), key: key.clone(), secure: *secure });
             }
             Self::Variable { template, groups } => (template, groups),
         };
@@ -119,11 +129,30 @@ impl Target {
             false => url.uri.clone(),
         };
         let (host, port) = names(&url, secure);
-        let group = match groups.find(&url) {
-            Some(group) => group,
-            None => Box::pin(resolve::group(request, &url, minds_client)).await?, // rare, and large
+        let key = key(&url, &host, secure);
+        let peers = match groups.find(&url) {
+            Some(group) => Peers::Known(group),
+            None => Peers::Named(Box::new(url)),
         };
-        Ok(Meant { group, host, port, uri: Uri::Whole(text::bytes(&uri).into()), secure })
+        Ok(Meant { peers, host, port, uri: Uri::Whole(text::bytes(&uri).into()), key, secure })
+    }
+}
+
+impl Meant {
+    /// Who is there; names that variables made are resolved now.
+    pub async fn group(&self, request: &Request, minds_client: bool) -> Result<Arc<Group>, Refusal> {
+        match &self.peers {
+            Peers::Known(group) => Ok(group.clone()),
+            Peers::Named(url) => Box::pin(resolve::group(request, url, minds_client)).await, // rare, and large
+        }
+    }
+}
+
+fn key(url: &Url, host: &Bytes, secure: bool) -> Bytes {
+    let scheme: &[u8] = if secure { b"https://" } else { b"http://" };
+    match &url.host {
+        Host::Unix(_) => [scheme, &text::bytes(&url.host_text)[..], b":"].concat().into(),
+        _ => [scheme, &host[..]].concat().into(),
     }
 }
 

@@ -1,0 +1,179 @@
+//! A cache file that was found: read, and believed as far as it agrees with itself.
+//!
+//! In: a path, and the key that the file should be of. Out: its header, the upstream's head, and its body, which a small
+//! file has in memory; or why it is of no use. nginx: `ngx_http_file_cache_read`.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::meta::{self, Meta, Unusable};
+
+/// See the module's head.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub meta: Meta,
+    /// The key's text.
+    pub text: Bytes,
+    /// The upstream's head, in its protocol.
+    pub head: Bytes,
+    pub body: Body,
+    /// Bytes of the whole file.
+    pub len: u64,
+    stamp: Stamp,
+    /// Blocks of 512 bytes on the disk.
+    blocks: u64,
+}
+
+#[derive(Clone, Debug)]
+pub enum Body {
+    Memory(Bytes),
+    /// From `body_start` on.
+    File(Arc<File>),
+}
+
+/// What tells one state of a file from another: device, inode, size, and when it was written to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    id: (u64, u64),
+    len: u64,
+    written: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            id: (metadata.dev(), metadata.ino()),
+            len: metadata.len(),
+            written: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum Unread {
+    /// There is no such file.
+    Missing,
+    Unusable(Unusable),
+    Failed(&'static str, io::Error),
+}
+
+/// A file of this size is read at once, and its body is at hand in memory.
+pub const SMALL: usize = 32 * 1024;
+
+impl Stored {
+    /// Opens the file of a key. `limit` bytes are read at least, which is what header and head may take.
+    pub fn open(path: &Path, key: &Bytes, limit: usize) -> Result<Self, Unread> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+                return Err(Unread::Missing);
+            }
+            Err(error) => return Err(Unread::Failed("open()", error)),
+        };
+        let metadata = file.metadata().map_err(|error| Unread::Failed("fstat()", error))?;
+        let len = metadata.len();
+        let limit = if len <= SMALL as u64 { SMALL } else { limit };
+        Self::read(Arc::new(file), &metadata, len, key, limit)
+    }
+
+    /// Reads an open file, of which `len` bytes are written so far.
+    pub fn growing(file: Arc<File>, len: u64, key: &Bytes, limit: usize) -> Result<Self, Unread> {
+        let metadata = file.metadata().map_err(|error| Unread::Failed("fstat()", error))?;
+        let mut stored = Self::read(file.clone(), &metadata, len, key, limit)?;
+        stored.body = Body::File(file);
+        Ok(stored)
+    }
+
+    fn read(file: Arc<File>, metadata: &Metadata, len: u64, key: &Bytes, limit: usize) -> Result<Self, Unread> {
+        if !metadata.is_file() {
+            return Err(Unread::Unusable(Unusable::Broken));
+        }
+        let mut bytes = vec![0; limit.min(usize::try_from(metadata.len()).unwrap_or(usize::MAX))];
+        let got = file.read_at(&mut bytes, 0).map_err(|error| Unread::Failed("pread()", error))?;
+        bytes.truncate(got);
+        let bytes = Bytes::from(bytes);
+        let meta = Meta::decode(&bytes, key).map_err(Unread::Unusable)?;
+        let range = usize::from(meta.header_start)..usize::from(meta.body_start);
+        if bytes.len() < range.end {
+            return Err(Unread::Unusable(Unusable::Broken));
+        }
+        let body = match bytes.len() as u64 == len {
+            true => Body::Memory(bytes.slice(range.end..)),
+            false => Body::File(file),
+        };
+        let (head, stamp, blocks) = (bytes.slice(range), Stamp::of(metadata), metadata.blocks());
+        Ok(Self { meta, text: key.clone(), head, body, len, stamp, blocks })
+    }
+
+    /// Bytes of the body.
+    pub fn body_len(&self) -> u64 {
+        self.len.saturating_sub(u64::from(self.meta.body_start))
+    }
+
+    /// What of it is in memory.
+    pub fn bytes_in_memory(&self) -> usize {
+        usize::try_from(self.len).unwrap_or(usize::MAX)
+    }
+
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.body, Body::Memory(_))
+    }
+
+    /// The file of that name is still the one that was read.
+    pub fn is_current(&self, path: &Path) -> bool {
+        path.symlink_metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
+    }
+
+    /// Size and blocks of 512 bytes, for counting what it takes on the disk.
+    pub fn extent(&self) -> (u64, u64) {
+        (self.len, self.blocks)
+    }
+
+    /// The upstream says that the body is still good: writes a new header, unless another file has the name by now.
+    pub fn renew(&self, path: &Path, meta: &Meta) -> Result<(), (&'static str, io::Error)> {
+        let file = match File::options().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(("open()", error)),
+        };
+        let now = file.metadata().map_err(|error| ("fstat()", error))?;
+        if (now.dev(), now.ino()) != self.stamp.id || now.len() != self.len {
+            return Ok(());
+        }
+        let mut header = Vec::new();
+        if meta.encode(&mut header, &self.text, self.head.len()).is_err() {
+            return Ok(());
+        }
+        header.truncate(meta::FIXED);
+        file.write_all_at(&header, 0).map_err(|error| ("pwrite()", error))
+    }
+}
+
+/// Whether the answer in a file is one of several variants. `false` also where there is none.
+pub fn varies(path: &Path) -> bool {
+    kept_under(path).is_some_and(|(meta, _)| !meta.vary.is_empty())
+}
+
+/// The header of a file and what its key was made of. `None`: there is no such file, or it is of no use.
+pub fn kept_under(path: &Path) -> Option<(Meta, Bytes)> {
+    let file = File::open(path).ok()?;
+    let mut bytes = Vec::new();
+    // the second is as long as a header can be
+    for limit in [4096, 1 << 16] {
+        bytes.resize(limit, 0);
+        let got = file.read_at(&mut bytes, 0).ok()?;
+        bytes.truncate(got);
+        match Meta::decode_any(&Bytes::copy_from_slice(&bytes)) {
+            Ok(found) => return Some(found),
+            Err(Unusable::LongHeader) if got == limit => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}

@@ -1,0 +1,837 @@
+//! A request's way through the cache.
+//!
+//! ```text
+//! key ─► look up ─┬─► fresh ───────────────────────────────────► served from the file
+//!                 ├─► stale ─┬─► may be served, one fetches it ──► served, and fetched beside
+//!                 │          └─► fetched, or asked for changes ─┬─► the new answer, kept
+//!                 │                                             ├─► unchanged: served, and fresh again
+//!                 │                                             └─► the upstream fails: the stale one, where allowed
+//!                 ├─► somebody fetches it ─► waits ──────────────► served while it grows
+//!                 └─► nothing ─► fetched ────────────────────────► passed on, and kept
+//! ```
+//!
+//! In: a request and an [`Origin`]. Out: a response. The rule: what goes wrong on the disk is a line in the log and an
+//! answer that is not kept; the client never sees it. nginx: `ngx_http_upstream_cache` and `ngx_http_file_cache_open`.
+
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use super::keep::{self, Copy, Kept};
+use super::strict;
+use super::waiting::Waiting;
+use super::{Plan, Zones, any};
+use crate::base::clock;
+use crate::base::text::errno;
+use crate::cache::control::Control;
+use crate::cache::fill::{Fill, Progress, Waiter};
+use crate::cache::filling::{Filling, Refused};
+use crate::cache::head;
+use crate::cache::index::{Found, Full, Turn};
+use crate::cache::key::Key;
+use crate::cache::meta::{self, Meta, Unusable};
+use crate::cache::policy::{self, Rules, Verdict, Why};
+use crate::cache::purge::What;
+use crate::cache::rfc9111::Reuse;
+use crate::cache::stored::{self, Stored, Unread};
+use crate::cache::{Seen, Status, Zone, hot};
+use crate::http::body::{Body, FilePiece, Piece};
+use crate::http::open_file::OpenFile;
+use crate::http::request::Request;
+use crate::http::response::{Field, Head, Refusal, Response};
+use crate::http::upload::Upload;
+use crate::log::{Level, Raw};
+use crate::modules::pass::exchange::{Asked, Codec, Failed, Keeping, Looked};
+use crate::modules::pass::reply::{Reply, Role};
+use crate::modules::pass::settings::{Next, Settings};
+use crate::net::timer::Timer;
+use crate::wire::date;
+
+/// A protocol whose answers may be kept.
+pub trait Origin: 'static {
+    type Codec: Codec;
+
+    fn settings(&self) -> &Arc<Settings>;
+
+    fn cache(&self) -> Option<&Plan>;
+
+    /// What a request's entry is named by, unless `*_cache_key` says so.
+    fn key(&self, request: &Rc<Request>) -> Result<Bytes, Refusal>;
+
+    /// What reads a head that was kept.
+    fn codec(self: &Arc<Self>, request: &Request) -> Self::Codec;
+
+    /// Asks the upstream. `keeping`: the answer may be kept, so it is to be one for all.
+    fn ask(
+        self: &Arc<Self>,
+        request: &Rc<Request>,
+        keeping: Option<Keeping>,
+    ) -> impl Future<Output = Result<Asked<Self::Codec>, Failed>>;
+}
+
+/// Answers a request: from the cache where there is one, else by asking.
+pub async fn answer<O: Origin>(origin: Arc<O>, request: &Rc<Request>) -> Result<Response, Refusal> {
+    let Some(plan) = origin.cache() else { return pass(&origin, request).await };
+    if !plan.purge.is_empty() && any(&plan.purge, request) {
+        return purge(&*origin, plan, request).await;
+    }
+    let method = request.method();
+    if plan.methods.iter().any(|known| known.as_bytes() == method)
+        && let Some(entry) = entry(&*origin, plan, request).await?
+    {
+        return through_cache(&origin, plan, request, entry).await;
+    }
+    let response = pass(&origin, request).await?;
+    if plan.rules.rfc9111 {
+        for changed in strict::changed(request, &response.head) {
+            if let Some(entry) = entry(&*origin, plan, &changed).await? {
+                entry.zone.store.purge(What::Key(entry.main), now());
+            }
+        }
+    }
+    Ok(response)
+}
+
+/// `*_cache_purge`: 204 when something was purged, 404 when there was nothing. The entry of the key goes with all its
+/// variants; a key that ends in `*` means all that begin so.
+async fn purge<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Response, Refusal> {
+    let Some(entry) = entry(origin, plan, request).await? else { return Err(Refusal::Status(404)) };
+    request.body.discard();
+    let what = match entry.text.strip_suffix(b"*") {
+        Some(prefix) => What::Prefix(prefix),
+        None => What::Key(entry.main),
+    };
+    match entry.zone.store.purge(what, now()) {
+        true => Ok(Response::new(Head::new(204), Body::Empty)),
+        false => Err(Refusal::Status(404)),
+    }
+}
+
+/// Nothing is kept.
+async fn pass<O: Origin>(origin: &Arc<O>, request: &Rc<Request>) -> Result<Response, Refusal> {
+    match origin.ask(request, None).await {
+        Ok(asked) => asked.answer(None, Role::Passed),
+        Err(failed) => Err(failed.refusal),
+    }
+}
+
+/// Which entry a request is about.
+#[derive(Clone)]
+struct Entry {
+    zone: Arc<Zone>,
+    /// What its name was made of.
+    text: Bytes,
+    main: Key,
+    /// The key of its variant once that is known to be another.
+    key: Key,
+    /// It is fetched beside an answer that has left already.
+    background: bool,
+    /// What the client asks of caches, where it has a say (`*_cache_rfc9111 on`).
+    wish: Option<Control>,
+}
+
+impl Entry {
+    fn is_variant(&self) -> bool {
+        self.key != self.main
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.zone.store.file(self.key)
+    }
+}
+
+/// What of an answer that is there already.
+struct Copied<C> {
+    stored: Arc<Stored>,
+    reply: Box<Reply>,
+    codec: C,
+}
+
+/// What is to be done.
+enum Way<C> {
+    /// The copy answers.
+    Serve(Copied<C>, Status),
+    /// The copy answers, and is fetched anew beside.
+    Refresh(Copied<C>, Turn),
+    /// A status answers.
+    Refuse(u16),
+    /// The upstream is asked. Without a turn its answer is not kept.
+    Fetch { turn: Option<Turn>, stale: Option<Copied<C>>, status: Status },
+    /// Somebody is asking; until then at most.
+    Wait { fill: Arc<Fill>, until: u64 },
+    /// Another variant is asked for.
+    Variant(Key),
+}
+
+fn now() -> i64 {
+    i64::try_from(clock::seconds()).unwrap_or(i64::MAX)
+}
+
+fn pairs(fields: &[Field]) -> impl Iterator<Item = policy::Pair<'_>> + Clone {
+    fields.iter().map(|field| (field.name.as_ref(), field.value.as_ref()))
+}
+
+/// The entry of a request; `None` where none is to be looked for.
+async fn entry<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Option<Entry>, Refusal> {
+    let zone = match &plan.zones {
+        Zones::One(zone) => zone.clone(),
+        Zones::Named(template, zones) => {
+            let name = template.eval(request.as_ref());
+            if name.is_empty() || name == "off" {
+                return Ok(None);
+            }
+            let found = zones.iter().find(|zone| zone.name.as_bytes() == name);
+            let missing = || {
+                request.log(Level::Error, format_args!("cache \"{}\" not found", Raw(&name)));
+                Refusal::Status(500)
+            };
+            found.ok_or_else(missing)?.clone()
+        }
+    };
+    if origin.settings().request_buffering {
+        // The key may be made of it.
+        Upload::read(request).await?;
+    }
+    let text = match &plan.key {
+        Some(template) => template.eval(request.as_ref()),
+        None => origin.key(request)?,
+    };
+    let settings = origin.settings();
+    let room = meta::header_start(text.len()).map_or(usize::MAX, usize::from);
+    if room.saturating_add(256) > settings.buffer_size {
+        let (prefix, size) = (plan.prefix, settings.buffer_size);
+        let least = room.saturating_add(256).checked_next_multiple_of(1024).unwrap_or(usize::MAX);
+        let message = format_args!(
+            "{prefix}_buffer_size {size} is not enough for cache key, it should be increased to at least {least}"
+        );
+        request.log(Level::Error, message);
+        return Ok(None);
+    }
+    let main = Key::of(&text);
+    request.cache.replace(Seen { key: text.clone(), ..Seen::default() });
+    let wish = plan.rules.rfc9111.then(|| strict::wish(request));
+    Ok(Some(Entry { zone, text, main, key: main, background: false, wish }))
+}
+
+async fn through_cache<O: Origin>(
+    origin: &Arc<O>,
+    plan: &Plan,
+    request: &Rc<Request>,
+    mut entry: Entry,
+) -> Result<Response, Refusal> {
+    if any(&plan.bypass, request) {
+        return fetch(origin, plan, request, &entry, None, None, Status::Bypass).await;
+    }
+    let mut patience = Patience::new(plan.lock_timeout);
+    loop {
+        match find(origin, plan, request, &entry) {
+            Way::Serve(copied, status) => return serve(origin, request, copied, status),
+            Way::Refresh(copied, turn) => {
+                refresh(origin, request, &entry, &copied, turn);
+                return serve(origin, request, copied, Status::Stale);
+            }
+            Way::Refuse(status) => {
+                saw(request, Status::Hit);
+                return Err(Refusal::Status(status));
+            }
+            Way::Fetch { turn, stale, status } => {
+                return fetch(origin, plan, request, &entry, turn, stale, status).await;
+            }
+            Way::Variant(key) => entry.key = key,
+            Way::Wait { .. } if entry.wish.is_some_and(|wish| wish.only_if_cached) => {
+                return Err(Refusal::Status(504));
+            }
+            Way::Wait { fill, until } => match patience.wait(origin.settings(), request, fill, until).await? {
+                Waited::Again => {}
+                Waited::Growing(waiter, file, len) => match join(origin, request, &entry, waiter, file, len) {
+                    Joined::Response(response) => return response,
+                    Joined::Variant(key) => entry.key = key,
+                    Joined::Not => return fetch(origin, plan, request, &entry, None, None, Status::Miss).await,
+                },
+                Waited::Enough => return fetch(origin, plan, request, &entry, None, None, Status::Miss).await,
+            },
+        }
+    }
+}
+
+/// Notes what came of it.
+fn saw(request: &Request, status: Status) {
+    request.cache.borrow_mut().status = Some(status);
+}
+
+/// Looks once.
+fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &Entry) -> Way<O::Codec> {
+    let store = &entry.zone.store;
+    let missing = |turn| Way::Fetch { turn, stale: None, status: Status::Miss };
+    let (held, found) = match store.look_up(entry.key, plan.min_uses, now()) {
+        Ok(found) => found,
+        Err(Full) => {
+            let name = &entry.zone.name;
+            request.log(Level::Alert, format_args!("could not allocate node in cache keys zone \"{name}\""));
+            return missing(None);
+        }
+    };
+    let (on_disk, keep) = match found {
+        Found::Error(status) => return Way::Refuse(status),
+        Found::Entry { on_disk, keep } => (on_disk, keep),
+    };
+    if on_disk {
+        let path = entry.path();
+        match open(entry, &path, origin.settings().buffer_size) {
+            Ok(_) if held.is_purged(entry.main, &entry.text) => {
+                let _ = std::fs::remove_file(&path); // somebody else may have been quicker
+                held.is_gone();
+            }
+            Ok(stored) => {
+                if let Some(variant) = other_variant(request, entry, &stored.meta) {
+                    if !entry.is_variant() {
+                        return Way::Variant(variant);
+                    }
+                    let shown = path.display();
+                    request.log(Level::Crit, format_args!("cache file \"{shown}\" has incorrect vary hash"));
+                    held.is_gone();
+                } else if let Some(copied) = understand(origin, request, stored, &path) {
+                    held.is_there(|| store.size_on_disk(copied.stored.extent()));
+                    let now = now();
+                    let is_fresh = copied.stored.meta.is_fresh(now);
+                    let (serve, pleases) = match &entry.wish {
+                        None => (is_fresh, true),
+                        Some(wish) => {
+                            let fields = &copied.reply.replied.fields;
+                            let (reuse, pleases) = strict::reuse(wish, fields, &copied.stored.meta, now);
+                            (reuse == Reuse::Serve, pleases)
+                        }
+                    };
+                    if serve {
+                        return Way::Serve(copied, if is_fresh { Status::Hit } else { Status::Stale });
+                    }
+                    let updating = plan.use_stale.has(Next::UPDATING) || copied.stored.meta.stale_while_updating(now);
+                    let usable = updating && pleases && !entry.background && may_be_stale(plan, &copied);
+                    return match held.renewal() {
+                        Ok(turn) if usable && plan.background_update => Way::Refresh(copied, turn),
+                        Ok(turn) => Way::Fetch { turn: Some(turn), stale: Some(copied), status: Status::Expired },
+                        Err(_) if usable => Way::Serve(copied, Status::Updating),
+                        Err(held) => {
+                            Way::Fetch { turn: Some(held.share()), stale: Some(copied), status: Status::Expired }
+                        }
+                    };
+                } else {
+                    held.is_gone();
+                }
+            }
+            Err(Unread::Missing) => held.is_gone(),
+            Err(Unread::Unusable(why)) => {
+                let level = if why == Unusable::Version { Level::Info } else { Level::Crit };
+                request.log(level, format_args!("cache file \"{}\" {why}", path.display()));
+                held.is_gone();
+            }
+            Err(Unread::Failed(call, error)) => {
+                let shown = path.display();
+                request.log(Level::Crit, format_args!("{call} \"{shown}\" failed {}", errno(&error)));
+                return missing(None);
+            }
+        }
+    }
+    if !keep {
+        return missing(None);
+    }
+    let Some(age) = plan.lock else { return missing(Some(held.share())) };
+    match held.turn(clock::milliseconds(), age) {
+        Ok(turn) => missing(Some(turn)),
+        Err((_held, fill, until)) => Way::Wait { fill, until },
+    }
+}
+
+/// The file of an entry: from memory if it is there and still what the disk has.
+fn open(entry: &Entry, path: &std::path::Path, limit: usize) -> Result<Arc<Stored>, Unread> {
+    let number = entry.zone.store.number;
+    if let Some(stored) = hot::get(number, entry.key) {
+        if stored.text == entry.text && stored.is_current(path) {
+            return Ok(stored);
+        }
+        hot::forget(number, entry.key);
+    }
+    let stored = Arc::new(Stored::open(path, &entry.text, limit)?);
+    if stored.is_in_memory() {
+        hot::put(number, entry.key, &stored);
+    }
+    Ok(stored)
+}
+
+/// The variant that a request asks for, where a file has another.
+fn other_variant(request: &Request, entry: &Entry, meta: &Meta) -> Option<Key> {
+    if meta.vary.is_empty() {
+        return None;
+    }
+    let variant = variant(request, entry, &meta.vary);
+    (variant.0 != meta.variant).then_some(variant)
+}
+
+fn variant(request: &Request, entry: &Entry, vary: &[u8]) -> Key {
+    entry.main.variant(vary, pairs(&request.head.fields))
+}
+
+/// Reads the head of a copy. `None`: it cannot be understood, as the log says.
+fn understand<O: Origin>(
+    origin: &Arc<O>,
+    request: &Request,
+    stored: Arc<Stored>,
+    path: &std::path::Path,
+) -> Option<Copied<O::Codec>> {
+    let settings = origin.settings();
+    let converts = origin.cache().is_some_and(|plan| plan.convert_head);
+    let mut codec = origin.codec(request);
+    codec.begin();
+    let looked = match stored.head.is_empty() {
+        true => Reply::without_head(request, settings).map(Box::new).ok(),
+        false => match codec.head(request, settings, &mut BytesMut::from(&stored.head[..])) {
+            Looked::Head(reply) => Some(reply),
+            Looked::More | Looked::Hints(_) | Looked::Invalid => None,
+        },
+    };
+    // What was kept is whole, or the disk has lost some of it. nginx: what answered HEAD answers GET, where that is
+    // what the operator wants.
+    let len = stored.body_len();
+    let whole = |reply: &Reply| {
+        request.is_head()
+            || matches!(reply.status, 204 | 304)
+            || len == 0 && !converts
+            || reply.framing.length.is_none_or(|length| length == len)
+    };
+    match looked {
+        Some(reply) if whole(&reply) => Some(Copied { stored, reply, codec }),
+        Some(_) | None => {
+            let shown = path.display();
+            request.log(Level::Crit, format_args!("cache file \"{shown}\" contains invalid header"));
+            None
+        }
+    }
+}
+
+/// Nothing in the answer itself forbids to serve it stale.
+fn may_be_stale<C>(plan: &Plan, copied: &Copied<C>) -> bool {
+    !policy::forbids_stale(pairs(&copied.reply.replied.fields), &plan.rules.ignored)
+}
+
+/// Answers with a copy.
+fn serve<O: Origin>(
+    origin: &Arc<O>,
+    request: &Rc<Request>,
+    copied: Copied<O::Codec>,
+    status: Status,
+) -> Result<Response, Refusal> {
+    let Copied { stored, reply, codec } = copied;
+    let len = stored.body_len();
+    let offset = u64::from(stored.meta.body_start);
+    respond(origin, request, &reply, &codec, &stored.meta, status, || {
+        let file = match &stored.body {
+            stored::Body::Memory(bytes) => return Ok(Body::memory(bytes.clone())),
+            stored::Body::File(_) if len == 0 => return Ok(Body::Empty),
+            stored::Body::File(file) => file.try_clone()?,
+        };
+        Ok(Body::One(Piece::File(FilePiece { file: Arc::new(OpenFile::from(file)), offset, len })))
+    })
+}
+
+fn respond<O: Origin>(
+    origin: &Arc<O>,
+    request: &Rc<Request>,
+    reply: &Reply,
+    codec: &O::Codec,
+    meta: &Meta,
+    status: Status,
+    body: impl FnOnce() -> std::io::Result<Body>,
+) -> Result<Response, Refusal> {
+    {
+        let mut seen = request.cache.borrow_mut();
+        seen.status = Some(status);
+        seen.date = meta.date;
+    }
+    request.replied.replace(Some(reply.replied.clone()));
+    request.body.discard();
+    reply.obey(request, origin.settings())?;
+    let mut head = reply.head(origin.settings(), Role::Cached, |what, value| codec.rewrite(request, what, value));
+    if origin.cache().is_some_and(|plan| plan.rules.rfc9111) {
+        strict::dress(&mut head, &reply.replied.fields, meta, now());
+    }
+    let body = match request.is_head() {
+        true => Body::Empty,
+        false => body().map_err(|error| {
+            request.log(Level::Crit, format_args!("dup() failed {}", errno(&error)));
+            Refusal::Status(500)
+        })?,
+    };
+    Ok(Response::new(head, body))
+}
+
+/// How long a request waits for another.
+struct Patience {
+    left: Duration,
+    since: std::time::Instant,
+}
+
+enum Waited {
+    /// Who was waited for has ended, or is given up: look again.
+    Again,
+    Growing(Waiter, Arc<std::fs::File>, u64),
+    /// It is fetched, and not kept.
+    Enough,
+}
+
+impl Patience {
+    fn new(left: Duration) -> Self {
+        Self { left, since: clock::now() }
+    }
+
+    async fn wait(
+        &mut self,
+        settings: &Settings,
+        request: &Rc<Request>,
+        fill: Arc<Fill>,
+        until: u64,
+    ) -> Result<Waited, Refusal> {
+        if self.left.is_zero() {
+            return Ok(Waited::Enough);
+        }
+        let left = self.left.saturating_sub(clock::now().saturating_duration_since(self.since));
+        let age = Duration::from_millis(until.saturating_sub(clock::milliseconds()).max(1));
+        let waiter = Waiter::new(fill);
+        let mut timer = Timer::default();
+        let waited = std::future::poll_fn(|cx: &mut Context<'_>| {
+            if let Poll::Ready(progress) = waiter.poll_past(0, cx) {
+                return Poll::Ready(Ok(Some(progress)));
+            }
+            if settings.minds_client() && request.connection.io.poll_gone(cx).is_ready() {
+                request.log(Level::Info, format_args!("client prematurely closed connection"));
+                request.status.set(499);
+                return Poll::Ready(Err(Refusal::Close));
+            }
+            timer.poll(cx, left.min(age)).map(|()| Ok(None))
+        });
+        match waited.await? {
+            Some(Progress::Growing(file, len) | Progress::Whole(file, len)) => Ok(Waited::Growing(waiter, file, len)),
+            Some(Progress::Asked | Progress::Ended) => Ok(Waited::Again),
+            None if left <= age => {
+                request.log(Level::Info, format_args!("cache lock timeout"));
+                Ok(Waited::Enough)
+            }
+            None => Ok(Waited::Again),
+        }
+    }
+}
+
+enum Joined {
+    Response(Result<Response, Refusal>),
+    /// What is being fetched is for others.
+    Variant(Key),
+    Not,
+}
+
+/// Answers with a file that is still growing.
+fn join<O: Origin>(
+    origin: &Arc<O>,
+    request: &Rc<Request>,
+    entry: &Entry,
+    waiter: Waiter,
+    file: Arc<std::fs::File>,
+    len: u64,
+) -> Joined {
+    if entry.zone.store.index.purges.has(entry.main, &entry.text, waiter.since()) {
+        return Joined::Not;
+    }
+    let Ok(stored) = Stored::growing(file.clone(), len, &entry.text, origin.settings().buffer_size) else {
+        return Joined::Not;
+    };
+    if let Some(variant) = other_variant(request, entry, &stored.meta) {
+        return if entry.is_variant() { Joined::Not } else { Joined::Variant(variant) };
+    }
+    let mut codec = origin.codec(request);
+    codec.begin();
+    let looked = codec.head(request, origin.settings(), &mut BytesMut::from(&stored.head[..]));
+    let Looked::Head(reply) = looked else { return Joined::Not };
+    let place = u64::from(stored.meta.body_start);
+    let response = respond(origin, request, &reply, &codec, &stored.meta, Status::Hit, || {
+        Ok(Body::stream(Waiting::new(waiter, &file, place)?))
+    });
+    Joined::Response(response)
+}
+
+/// Fetches a stale entry anew while its copy is served.
+fn refresh<O: Origin>(origin: &Arc<O>, request: &Rc<Request>, entry: &Entry, copied: &Copied<O::Codec>, turn: Turn) {
+    let again = Rc::new(request.again());
+    let entry = Entry { background: true, wish: None, ..entry.clone() };
+    let origin = origin.clone();
+    let path = entry.path();
+    let stale = understand(&origin, &again, copied.stored.clone(), &path);
+    tokio::task::spawn_local(async move {
+        let Some(plan) = origin.cache() else { return };
+        // What is being kept is read to its end by itself.
+        let _ = fetch(&origin, plan, &again, &entry, Some(turn), stale, Status::Expired).await;
+    });
+}
+
+/// Asks the upstream, and keeps the answer where that is right.
+async fn fetch<O: Origin>(
+    origin: &Arc<O>,
+    plan: &Plan,
+    request: &Rc<Request>,
+    entry: &Entry,
+    turn: Option<Turn>,
+    stale: Option<Copied<O::Codec>>,
+    status: Status,
+) -> Result<Response, Refusal> {
+    {
+        let mut seen = request.cache.borrow_mut();
+        let old = stale.as_ref().filter(|_| plan.revalidate).map(|copied| &copied.stored.meta);
+        *seen = Seen {
+            status: Some(status),
+            key: entry.text.clone(),
+            date: 0,
+            last_modified: old.map(|meta| meta.last_modified).filter(|&second| second != -1),
+            etag: old.map(|meta| meta.etag.clone()).unwrap_or_default(),
+        };
+    }
+    let wish = entry.wish.unwrap_or_default();
+    if wish.only_if_cached {
+        return Err(Refusal::Status(504));
+    }
+    let may_keep = (turn.is_some() || status == Status::Bypass) && !is_too_far(plan, request) && !wish.no_store;
+    let keeping = may_keep.then(|| Keeping { room: meta::header_start(entry.text.len()).map_or(0, usize::from) });
+    let asked = match origin.ask(request, keeping).await {
+        Ok(asked) => asked,
+        Err(Failed { why, refusal }) => {
+            if let (Some(copied), Some(why)) = (stale, why)
+                && (plan.use_stale.has_any(why) || copied.stored.meta.stale_on_error(now()))
+                && may_be_stale(plan, &copied)
+            {
+                return serve(origin, request, copied, Status::Stale);
+            }
+            if let (Some(turn), Refusal::Status(code @ (502 | 504)), true) = (turn, &refusal, may_keep)
+                && let Some(seconds) = plan.rules.configured(*code)
+            {
+                turn.failed(*code, now().saturating_add(seconds));
+            }
+            return Err(refusal);
+        }
+    };
+    let stale = match stale {
+        Some(copied) if prefers_stale(plan, &asked, &copied) => {
+            asked.leave();
+            return serve(origin, request, copied, Status::Stale);
+        }
+        Some(copied) if asked.reply.status == 304 && plan.rules.rfc9111 && turn.is_some() => {
+            let fields = asked.reply.replied.clone();
+            asked.leave();
+            let fresh = replace(origin, plan, request, entry, turn, copied, &fields.fields).await;
+            return serve(origin, request, fresh, Status::Revalidated);
+        }
+        Some(copied) if asked.reply.status == 304 && plan.revalidate => {
+            let fresh = renew(plan, request, entry, &copied, &asked.reply);
+            asked.leave();
+            return serve(origin, request, Copied { stored: Arc::new(fresh), ..copied }, Status::Revalidated);
+        }
+        other => other,
+    };
+    drop(stale);
+    request.replied.replace(Some(asked.reply.replied.clone()));
+    if !may_keep || asked.is_upgraded() || asked.reply.redirects() {
+        return asked.answer(None, Role::Passed);
+    }
+    let authorized = request.field("Authorization").is_some();
+    let verdict = plan.rules.judge(asked.reply.status, pairs(&asked.reply.replied.fields), authorized, now());
+    let keep = match verdict {
+        Verdict::Keep(keep) => keep,
+        Verdict::Pass(why) => {
+            let role = if why == Why::NoLifetime { Role::Kept } else { Role::Passed };
+            return asked.answer(None, role);
+        }
+    };
+    if asked.is_intercepted() {
+        if let Some(turn) = turn {
+            turn.failed(asked.reply.status, keep.valid);
+        }
+        return asked.answer(None, Role::Kept);
+    }
+    let buffering = asked.reply.buffering.unwrap_or(origin.settings().buffering);
+    if !buffering || any(&plan.no_cache, request) {
+        return asked.answer(None, Role::Kept);
+    }
+    let copy = begin(origin.settings(), plan, request, entry, turn, &keep, &asked);
+    asked.answer(copy, Role::Kept)
+}
+
+/// `*_cache_max_range_offset`: a range so far behind is not worth fetching all before it.
+fn is_too_far(plan: &Plan, request: &Request) -> bool {
+    let (Some(max), Some(range)) = (plan.max_range_offset, request.field("Range")) else { return false };
+    if max == 0 {
+        return true;
+    }
+    if range.len() < 7 || !range[..6].eq_ignore_ascii_case(b"bytes=") {
+        return false;
+    }
+    let rest = range[6..].trim_ascii_start();
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    match rest.first() {
+        Some(b'-') => true,
+        _ => crate::wire::byte::offset(&rest[..digits]).is_none_or(|offset| offset >= max),
+    }
+}
+
+/// The upstream's answer is an error, and the copy is better.
+fn prefers_stale<C: Codec>(plan: &Plan, asked: &Asked<C>, copied: &Copied<C>) -> bool {
+    let status = asked.reply.status;
+    let Some(why) = Next::of_status(status) else { return false };
+    // RFC 5861, 4: these are errors
+    let excused = matches!(status, 500 | 502 | 503 | 504) && copied.stored.meta.stale_on_error(now());
+    (plan.use_stale.has_any(why) || excused) && may_be_stale(plan, copied)
+}
+
+/// 304: the copy is good for some more time.
+fn renew<C>(plan: &Plan, request: &Request, entry: &Entry, copied: &Copied<C>, reply: &Reply) -> Stored {
+    let mut stored = Stored::clone(&copied.stored);
+    let now = now();
+    let said = Rules { valid: Vec::new(), ..plan.rules.clone() };
+    let judged = |fields: &[Field], rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
+        Verdict::Keep(keep) => Some(keep),
+        Verdict::Pass(_) => None,
+    };
+    // nginx: what the 304 says counts, then what the copy says, then what the operator says
+    let keep = judged(&reply.replied.fields, &said).or_else(|| judged(&copied.reply.replied.fields, &plan.rules));
+    let Some(keep) = keep else { return stored };
+    let meta = &mut stored.meta;
+    (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now);
+    let path = entry.path();
+    if let Err((call, error)) = stored.renew(&path, &stored.meta) {
+        request.log(Level::Crit, format_args!("{call} \"{}\" failed {}", path.display(), errno(&error)));
+    }
+    stored
+}
+
+/// 304, and its fields take the place of those that are kept (RFC 9111, 4.3.4): the file is made anew, with the body of the
+/// old one. What cannot be kept so stays as it was.
+async fn replace<O: Origin>(
+    origin: &Arc<O>,
+    plan: &Plan,
+    request: &Rc<Request>,
+    entry: &Entry,
+    turn: Option<Turn>,
+    copied: Copied<O::Codec>,
+    newer: &[Field],
+) -> Copied<O::Codec> {
+    let path = entry.path();
+    let mut stored = Stored::clone(&copied.stored);
+    stored.head = head::updated(&stored.head, pairs(newer)).into();
+    let Some(mut fresh) = understand(origin, request, Arc::new(stored), &path) else { return copied };
+    let authorized = request.field("Authorization").is_some();
+    let verdict = plan.rules.judge(fresh.reply.status, pairs(&fresh.reply.replied.fields), authorized, now());
+    let (Verdict::Keep(keep), Some(turn)) = (verdict, turn) else { return fresh };
+    let Stored { meta, head, .. } = Arc::make_mut(&mut fresh.stored);
+    (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now());
+    let mut header = Vec::new();
+    if keep.vary != meta.vary || meta.encode(&mut header, &entry.text, head.len()).is_err() {
+        return fresh;
+    }
+    header.extend_from_slice(head);
+    let temporary = entry.zone.use_temp_path.then_some(&origin.settings().temp_path);
+    let made = match Filling::begin(&entry.zone.store, entry.key, turn, temporary, header, true) {
+        Ok(filling) => filled(filling, &copied.stored).await,
+        Err(refused) => Err(refused),
+    };
+    if let Err(refused) = made {
+        keep::log(request, &refused);
+    }
+    fresh
+}
+
+/// Fills a file with the body of another.
+async fn filled(mut filling: Filling, from: &Stored) -> Result<(), Refused> {
+    const STEP: usize = 256 * 1024;
+    let file = match &from.body {
+        stored::Body::Memory(bytes) => {
+            filling.write(bytes)?;
+            return filling.finish();
+        }
+        stored::Body::File(file) => file,
+    };
+    let (mut at, mut bytes) = (u64::from(from.meta.body_start), vec![0; STEP]);
+    loop {
+        let read = file.read_at(&mut bytes, at);
+        let refused = |error| Refused { call: "pread", path: filling.temporary().to_owned(), error };
+        let got = read.map_err(refused)?;
+        if got == 0 {
+            return filling.finish();
+        }
+        filling.write(bytes.get(..got).unwrap_or_default())?;
+        at += got as u64;
+        if at.is_multiple_of(1 << 20) {
+            tokio::task::yield_now().await; // a large body must not keep others waiting
+        }
+    }
+}
+
+/// Begins a cache file for an answer. `None`: it cannot be kept, as the log says.
+fn begin<C: Codec>(
+    settings: &Settings,
+    plan: &Plan,
+    request: &Request,
+    entry: &Entry,
+    turn: Option<Turn>,
+    keep: &policy::Keep,
+    asked: &Asked<C>,
+) -> Option<Copy> {
+    let mut meta = Meta {
+        valid: keep.valid,
+        updating: keep.updating,
+        error: keep.error,
+        last_modified: -1,
+        date: now(),
+        vary: keep.vary.clone().into(),
+        ..Meta::default()
+    };
+    let reply = &asked.reply;
+    if matches!(reply.status, 200 | 206) {
+        let field = |name| reply.replied.fields.iter().find(|field| field.is(name)).map(|field| &field.value);
+        meta.last_modified = field("Last-Modified").and_then(|value| date::parse(value)).unwrap_or(-1);
+        meta.etag = field("ETag").cloned().unwrap_or_default();
+    }
+    let mut key = entry.key;
+    if !keep.vary.is_empty() {
+        let variant = variant(request, entry, &keep.vary);
+        meta.variant = variant.0;
+        if entry.is_variant() && variant != key {
+            key = entry.main;
+        }
+    } else if entry.is_variant() {
+        key = entry.main;
+    }
+    // What was looked for was another variant than what came; or the cache was passed by.
+    let store = &entry.zone.store;
+    let turn = match turn.filter(|_| key == entry.key) {
+        Some(turn) => turn,
+        None => store.look_up(key, plan.min_uses, now()).ok()?.0.share(),
+    };
+    let kept = match plan.rules.rfc9111 {
+        true => head::without_connection(&asked.head).into(),
+        false => asked.head.clone(),
+    };
+    let mut header = Vec::new();
+    meta.encode(&mut header, &entry.text, kept.len()).ok()?;
+    header.extend_from_slice(&kept);
+    let temporary = entry.zone.use_temp_path.then_some(&settings.temp_path);
+    match Filling::begin(store, key, turn, temporary, header, asked.ends_by_itself()) {
+        Ok(filling) => {
+            // What answers HEAD announces a body that does not come.
+            let bodiless = !asked.has_body() || request.is_head() && !plan.convert_head;
+            let length = reply.framing.length.filter(|_| !bodiless);
+            Some(Copy::Cache(Kept::new(filling, length)))
+        }
+        Err(refused) => {
+            keep::log(request, &refused);
+            None
+        }
+    }
+}
