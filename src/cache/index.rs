@@ -92,6 +92,8 @@ struct Node {
     uses: u32,
     /// The number of the last purge before its file was asked for.
     since: u32,
+    /// How many files were made under this key since the entry is there.
+    made: u32,
     /// A status that stands for a file.
     error: u16,
     exists: bool,
@@ -210,8 +212,8 @@ impl Index {
                 Found::Entry { on_disk: cold, keep: min_uses <= 1 }
             }
         };
-        let existed = node.exists;
-        Ok((Held { index: self.clone(), place, forget: min_uses <= 1, existed }, found, evicted))
+        let (existed, made) = (node.exists, node.made);
+        Ok((Held { index: self.clone(), place, forget: min_uses <= 1, existed, made }, found, evicted))
     }
 
     /// The bytes of all files and how many entries there are.
@@ -367,6 +369,7 @@ impl Inner {
             holders: 0,
             uses: 0,
             since: 0,
+            made: 0,
             error: 0,
             exists: false,
             seen: true,
@@ -441,6 +444,8 @@ pub struct Held {
     forget: bool,
     /// The index knew of its file.
     existed: bool,
+    /// [`Node::made`] then.
+    made: u32,
 }
 
 impl Held {
@@ -448,10 +453,13 @@ impl Held {
         change(&mut self.index.lock(), self.place as usize)
     }
 
-    /// The file that the index tells of is not there, or is of no use.
+    /// The file that the index tells of is not there, or is of no use; unless another was made in the meantime.
     pub fn is_gone(&self) {
         self.with(|inner, place| {
             let node = &mut inner.nodes[place];
+            if node.made != self.made {
+                return;
+            }
             node.exists = false;
             inner.size -= std::mem::take(&mut node.size);
         });
@@ -561,6 +569,7 @@ impl Turn {
             node.exists = true;
             node.seen = true;
             node.since = self.fill.since;
+            node.made = node.made.wrapping_add(1);
             inner.size += size;
             inner.size -= std::mem::replace(&mut node.size, size);
         });
@@ -634,6 +643,11 @@ mod tests {
         store(&index, "b", 4096, 3);
         assert_eq!(held(&index, "a", 4).1, THERE);
         assert_eq!((index.level().entries, index.level().size), (2, 12288));
+        let ((early, _), (a, _)) = (held(&index, "a", 5), held(&index, "a", 5));
+        store(&index, "a", 8192, 5);
+        early.is_gone();
+        assert_eq!(index.level().size, 12288, "another was made since it was looked for");
+        drop((early, a));
         let (a, _) = held(&index, "a", 5);
         a.is_gone();
         drop(a);

@@ -55,11 +55,13 @@ impl Key {
 
     /// The 32 digits that are the file's name.
     pub fn hex(self) -> String {
-        use std::fmt::Write;
-        self.0.iter().fold(String::with_capacity(2 * Self::LEN), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}"); // writing to a string does not fail
-            text
-        })
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = String::with_capacity(2 * Self::LEN);
+        for byte in self.0 {
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        text
     }
 
     /// The key of a file's name. `None`: no cache file is called so.

@@ -41,6 +41,7 @@ use crate::cache::stored::{self, Stored, Unread};
 use crate::cache::{Seen, Status, Zone, hot};
 use crate::http::body::{Body, FilePiece, Piece};
 use crate::http::open_file::OpenFile;
+use crate::http::plan::Answer;
 use crate::http::request::Request;
 use crate::http::response::{Field, Head, Refusal, Response};
 use crate::http::upload::Upload;
@@ -73,22 +74,29 @@ pub trait Origin: 'static {
     ) -> impl Future<Output = Result<Asked<Self::Codec>, Failed>>;
 }
 
-/// Answers a request: from the cache where there is one, else by asking.
-pub async fn answer<O: Origin>(origin: Arc<O>, request: &Rc<Request>) -> Result<Response, Refusal> {
-    let Some(plan) = origin.cache() else { return pass(&origin, request).await };
+/// Answers a request: from the cache where there is one, else by asking. Asking is a large future, and is boxed apart from
+/// the one that finds a copy, so that a hit does not pay for it.
+pub fn answer<'a, O: Origin>(origin: &'a Arc<O>, request: &'a Rc<Request>) -> Answer<'a> {
+    match origin.cache() {
+        Some(plan) => Answer::Wait(Box::pin(async move { Some(cached(origin, plan, request).await) })),
+        None => Answer::Wait(Box::pin(async move { Some(pass(origin, request).await) })),
+    }
+}
+
+async fn cached<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>) -> Result<Response, Refusal> {
     if !plan.purge.is_empty() && any(&plan.purge, request) {
-        return purge(&*origin, plan, request).await;
+        return purge(&**origin, plan, request).await;
     }
     let method = request.method();
     if plan.methods.iter().any(|known| known.as_bytes() == method)
-        && let Some(entry) = entry(&*origin, plan, request).await?
+        && let Some(entry) = entry(&**origin, plan, request).await?
     {
-        return through_cache(&origin, plan, request, entry).await;
+        return through_cache(origin, plan, request, entry).await;
     }
-    let response = pass(&origin, request).await?;
+    let response = Box::pin(pass(origin, request)).await?;
     if plan.rules.rfc9111 {
         for changed in strict::changed(request, &response.head) {
-            if let Some(entry) = entry(&*origin, plan, &changed).await? {
+            if let Some(entry) = entry(&**origin, plan, &changed).await? {
                 entry.zone.store.purge(What::Key(entry.main), now());
             }
         }
@@ -224,7 +232,7 @@ async fn through_cache<O: Origin>(
     mut entry: Entry,
 ) -> Result<Response, Refusal> {
     if any(&plan.bypass, request) {
-        return fetch(origin, plan, request, &entry, None, None, Status::Bypass).await;
+        return Box::pin(fetch(origin, plan, request, &entry, None, None, Status::Bypass)).await;
     }
     let mut patience = Patience::new(plan.lock_timeout);
     loop {
@@ -239,7 +247,7 @@ async fn through_cache<O: Origin>(
                 return Err(Refusal::Status(status));
             }
             Way::Fetch { turn, stale, status } => {
-                return fetch(origin, plan, request, &entry, turn, stale, status).await;
+                return Box::pin(fetch(origin, plan, request, &entry, turn, stale, status)).await;
             }
             Way::Variant(key) => entry.key = key,
             Way::Wait { .. } if entry.wish.is_some_and(|wish| wish.only_if_cached) => {
@@ -250,9 +258,13 @@ async fn through_cache<O: Origin>(
                 Waited::Growing(waiter, file, len) => match join(origin, request, &entry, waiter, file, len) {
                     Joined::Response(response) => return response,
                     Joined::Variant(key) => entry.key = key,
-                    Joined::Not => return fetch(origin, plan, request, &entry, None, None, Status::Miss).await,
+                    Joined::Not => {
+                        return Box::pin(fetch(origin, plan, request, &entry, None, None, Status::Miss)).await;
+                    }
                 },
-                Waited::Enough => return fetch(origin, plan, request, &entry, None, None, Status::Miss).await,
+                Waited::Enough => {
+                    return Box::pin(fetch(origin, plan, request, &entry, None, None, Status::Miss)).await;
+                }
             },
         }
     }

@@ -235,7 +235,7 @@ struct Handler {
 
 impl Content for Handler {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        Answer::Wait(Box::pin(async move { Some(serve::answer(self.fastcgi.clone(), request).await) }))
+        serve::answer(&self.fastcgi, request)
     }
 }
 

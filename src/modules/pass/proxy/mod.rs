@@ -473,7 +473,7 @@ struct Handler {
 
 impl Content for Handler {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        Answer::Wait(Box::pin(async move { Some(serve::answer(self.proxy.clone(), request).await) }))
+        serve::answer(&self.proxy, request)
     }
 }
 
