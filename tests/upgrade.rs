@@ -218,7 +218,9 @@ fn the_way_back_from_a_new_binary_is_open() {
         assert!(!fleet.path("pid.oldbin").exists());
         if ending == Signal::SIGKILL {
             // nginx: a worker whose master was killed serves on, and is to be ended by hand
-            orphans.into_iter().for_each(|pid| fleet.signal(pid, Signal::SIGTERM));
+            orphans.iter().for_each(|&pid| fleet.signal(pid, Signal::SIGTERM));
+            // Until it is gone it may still accept, and take the connection with it.
+            eventually("it goes", || orphans.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
         }
         fleet.fetch().expect_body("one");
         assert!(over_unix(&fleet.path("s")).ends_with("one"));
