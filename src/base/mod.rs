@@ -1,12 +1,14 @@
 //! What every other room stands on: text, units, the clock, addresses, patterns.
 
 pub mod addr;
+pub mod buffers;
 pub mod clock;
 pub mod glob;
 pub mod hash;
 pub mod names;
 pub mod regex;
 pub mod release;
+pub mod row;
 pub mod temp;
 pub mod text;
 pub mod threads;

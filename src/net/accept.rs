@@ -15,7 +15,6 @@
 //! of processors.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,6 +31,7 @@ use tokio::sync::Notify;
 
 use crate::base::addr::Address;
 use crate::base::hash::QuickMap;
+use crate::base::row::{Place, Row};
 use crate::log::{self, ErrorLog, Level};
 
 /// What runs connections: `http`, `stream`. One for each generation, shared by all threads.
@@ -207,7 +207,7 @@ impl Slot {
     /// Ends when an idle connection has to go: its generation drains, or its place is needed. Await it beside the
     /// next request's first byte.
     pub fn unwanted(&self) -> Unwanted<'_> {
-        Unwanted { slot: self, drains: true, key: None, told: false }
+        Unwanted { slot: self, drains: true, place: None, told: false }
     }
 
     /// Ends when the connection's generation drains, also while the connection has work to do.
@@ -241,7 +241,7 @@ impl Slot {
     /// Ends when the place of a connection is needed that has not said anything yet. A reload does not end it: its
     /// client has a request on the way. (In nginx such a connection is `reusable` and not `idle`.)
     pub fn displaced(&self) -> Unwanted<'_> {
-        Unwanted { slot: self, drains: false, key: None, told: false }
+        Unwanted { slot: self, drains: false, place: None, told: false }
     }
 }
 
@@ -269,7 +269,7 @@ pub struct Unwanted<'a> {
     /// The end of its generation counts.
     drains: bool,
     /// Its place in [`Crowd::idle`]; whoever wants it gone takes it out there.
-    key: Option<u64>,
+    place: Option<Place>,
     /// It has ended, so the connection goes.
     told: bool,
 }
@@ -286,16 +286,15 @@ impl Future for Unwanted<'_> {
         }
         let crowd = &slot.crowd;
         let mut idle = crowd.idle.borrow_mut();
-        match self.key {
+        match self.place {
             None => {
-                let key = crowd.next_key.get();
-                crowd.next_key.set(key + 1);
-                idle.insert(key, Idle { life: self.drains.then(|| life.clone()), waker: cx.waker().clone() });
+                let life = self.drains.then(|| life.clone());
+                let place = idle.push(Idle { life, waker: cx.waker().clone() });
                 drop(idle);
-                self.key = Some(key);
+                self.place = Some(place);
                 Poll::Pending
             }
-            Some(key) => match idle.get_mut(&key) {
+            Some(place) => match idle.get_mut(place) {
                 Some(waiting) => {
                     waiting.waker.clone_from(cx.waker());
                     Poll::Pending
@@ -312,7 +311,7 @@ impl Future for Unwanted<'_> {
 impl Drop for Unwanted<'_> {
     fn drop(&mut self) {
         let crowd = &self.slot.crowd;
-        let sent_away = self.key.is_some_and(|key| crowd.idle.borrow_mut().remove(&key).is_none());
+        let sent_away = self.place.is_some_and(|place| crowd.idle.borrow_mut().remove(place).is_none());
         match sent_away {
             true if self.told => self.slot.leaving.set(true),
             // Its next request came at the same moment, and it stays.
@@ -334,8 +333,7 @@ pub struct Crowd {
     leaving: Cell<usize>,
     live: RefCell<QuickMap<u64, Live>>,
     /// Those that wait for a next request, longest first.
-    idle: RefCell<BTreeMap<u64, Idle>>,
-    next_key: Cell<u64>,
+    idle: RefCell<Row<Idle>>,
     empty: Notify,
     /// Some generation drains, or is closed.
     drains: Notify,
@@ -404,7 +402,7 @@ impl Crowd {
             log.write(Level::Warn, &log::Context::default(), message);
         }
         for _ in 0..(idle.len() / 8).clamp(1, 32) {
-            if let Some((_, unwanted)) = idle.pop_first() {
+            if let Some(unwanted) = idle.pop_front() {
                 self.leaving.set(self.leaving.get() + 1);
                 unwanted.waker.wake();
             }
@@ -414,7 +412,7 @@ impl Crowd {
     /// Sends the idle connections of those generations away that drain.
     pub fn drain(&self) {
         self.drains.notify_waiters();
-        self.idle.borrow_mut().retain(|_, idle| {
+        self.idle.borrow_mut().retain(|idle| {
             let stays = !idle.life.as_ref().is_some_and(|life| life.drains());
             if !stays {
                 self.leaving.set(self.leaving.get() + 1);

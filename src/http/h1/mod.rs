@@ -5,7 +5,6 @@ mod head;
 pub mod send;
 
 pub use encode::itoa;
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
@@ -25,6 +24,7 @@ use super::request::Request;
 use super::response::{Field, Response};
 use super::tls;
 use super::upload::Upload;
+use crate::base::buffers;
 use crate::log::{Level, Raw};
 use crate::net::timer::Timer;
 use crate::wire::http1::request::{HTTP2_PREFACE, Preface};
@@ -141,7 +141,9 @@ const WAITING: &str = "waiting for request";
 async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     connection.activity.set(State::Waiting);
     let size = connection.default_server().settings.client_header_buffer_size;
-    give_back(connection.input.take(), size);
+    if connection.requests.get() > 0 {
+        buffers::give_back(connection.input.take(), size);
+    }
     let timeout = match connection.requests.get() {
         0 => connection.default_server().settings.client_header_timeout,
         _ => connection.idle_timeout.get(),
@@ -152,7 +154,7 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     let begun = std::future::poll_fn(|cx| {
         // The buffer is there only while there is something to read: an idle connection has none.
         if connection.io.poll_readable(cx).is_ready() {
-            let mut buffer = borrow(size);
+            let mut buffer = buffers::borrow(size);
             if let Poll::Ready(read) = connection.io.poll_read(cx, &mut buffer) {
                 connection.input.replace(buffer);
                 if let Ok(0) = read {
@@ -160,7 +162,7 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
                 }
                 return Poll::Ready(matches!(read, Ok(1..)));
             }
-            give_back(buffer, size);
+            buffers::give_back(buffer, size);
         }
         if unwanted.as_mut().poll(cx).is_ready() {
             return Poll::Ready(false);
@@ -182,29 +184,6 @@ fn log_closed(connection: &Connection, idle: bool) {
         true => connection.log_alone(format_args!("client {} closed keepalive connection", Raw(&connection.client()))),
         false => connection.log(Level::Info, WAITING, format_args!("client closed connection")),
     }
-}
-
-/// How many buffers a thread keeps for the next connections that have something to say.
-const SPARE: usize = 8;
-
-thread_local! {
-    static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A connection that has nothing to read needs no buffer; if nobody holds a part of it any more, another may have it.
-fn give_back(mut buffer: BytesMut, size: usize) {
-    if buffer.is_empty() && buffer.try_reclaim(size) && buffer.capacity() <= 2 * size {
-        BUFFERS.with_borrow_mut(|buffers| {
-            if buffers.len() < SPARE {
-                buffers.push(buffer);
-            }
-        });
-    }
-}
-
-fn borrow(size: usize) -> BytesMut {
-    let spare = BUFFERS.with_borrow_mut(Vec::pop).filter(|spare| spare.capacity() >= size);
-    spare.unwrap_or_else(|| BytesMut::with_capacity(size))
 }
 
 /// Answers one request and writes the answer.

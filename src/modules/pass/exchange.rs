@@ -24,8 +24,8 @@ use super::reply::{Reply, Rewritten, Role};
 use super::settings::{Next, Settings, Store};
 use super::tls::Wanted;
 use super::tunnel::Tunnel;
-use crate::base::clock;
 use crate::base::text::errno;
+use crate::base::{buffers, clock};
 use crate::http::body::{Body, Piece};
 use crate::http::request::Request;
 use crate::http::response::{Field, Refusal, Response};
@@ -429,7 +429,7 @@ impl<C: Codec> Exchange<C> {
         }
         self.request_sent = true;
         self.body_sent = false;
-        self.input = BytesMut::with_capacity(self.settings.buffer_size);
+        self.input = buffers::borrow(self.settings.buffer_size);
         if let Some(raw) = &mut self.raw {
             raw.clear();
         }
@@ -809,6 +809,7 @@ impl<C: Codec> Exchange<C> {
             Flow::End if !stores && !self.codec.has_trailers() => {
                 // The usual answer is small, and all of it is here.
                 self.part();
+                buffers::give_back(std::mem::take(&mut self.input), self.settings.buffer_size);
                 let body = match queue.len() {
                     0 => Body::Empty,
                     1 => queue.pop_front().map_or(Body::Empty, Body::One),
