@@ -165,3 +165,36 @@ fn logs_are_read_by_their_formats() {
     assert!(top.starts_with("3 requests\n2xx 2, 4xx 1\n") && top.contains("  /a\n"), "{top}");
     assert!(logs(&["host=x"]).contains("no log has the field \"host\"; there are: "), "{}", logs(&["host=x"]));
 }
+
+#[test]
+fn the_key_is_that_of_the_file() {
+    if !is_weir() {
+        return;
+    }
+    let upstream = kit::Upstream::start().serve(|_| {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+        vec![kit::Step::Bytes(answer.into()), kit::Step::Close]
+    });
+    let server = Setup::new().set("UPSTREAM", &upstream.address.to_string()).start(
+        "proxy_cache_path cache keys_zone=one:1m; proxy_cache one; proxy_cache_valid 1h;
+         server {
+             listen %%ADDR_0%%;
+             location / { proxy_pass http://%%UPSTREAM%%; }
+             location /cut/ { proxy_pass http://%%UPSTREAM%%/put/; }
+             location /own/ { proxy_pass http://%%UPSTREAM%%; proxy_cache_key $scheme:$uri; }
+         }",
+    );
+    for path in ["/a?b=c", "/cut/a?b=c", "/own/a"] {
+        server.fetch(path).expect_body("ok");
+        let told = explain(&server, &[&format!("http://{}{path}", server.address(0))]);
+        let key = told.lines().find_map(|line| line.trim_start().strip_prefix("key ")).expect("the key is told");
+        let line = format!("\nKEY: {key}\n");
+        let has_it = |file: std::fs::DirEntry| {
+            std::fs::read(file.path()).is_ok_and(|bytes| memchr::memmem::find(&bytes, line.as_bytes()).is_some())
+        };
+        kit::eventually("the file is there", || {
+            let files = std::fs::read_dir(server.prefix().join("cache"));
+            files.is_ok_and(|files| files.flatten().any(has_it))
+        });
+    }
+}

@@ -594,10 +594,12 @@ impl<'a> Story<'a> {
         let group = target.split_once("://").map_or(target, |(_, rest)| rest);
         let (group, uri) =
             group.split_at(group.find('/').filter(|_| !group.starts_with("unix:")).unwrap_or(group.len()));
+        let mut there = self.asked.target.clone();
         if name == "proxy_pass" && !uri.is_empty() && !target.contains('$') {
             let location =
                 chain.first().and_then(|location| location.words.last()).map_or("", |word| word.text.as_str());
             if let Some(rest) = path.strip_prefix(location) {
+                there = self.filled(&format!("{uri}{rest}$is_args$args"), path);
                 self.note(&format!("the path there is {uri}{rest}"));
             }
         }
@@ -619,9 +621,13 @@ impl<'a> Story<'a> {
         let (zone, key) = (said("cache"), said("cache_key"));
         if let Some(zone) = zone {
             self.line("cache", &written(zone), Some(zone));
-            let default = format!("$scheme{}$request_uri", target.split_once("://").map_or(target, |(_, rest)| rest));
-            let key = key.and_then(|key| key.words.get(1)).map_or(default, |word| word.text.clone());
-            self.note(&format!("key {}", self.filled(&key, path)));
+            let key = match key.and_then(|key| key.words.get(1)) {
+                Some(key) => self.filled(&key.text, path),
+                // What variables make is all there is; else the peer's name and what is asked there.
+                None if target.contains('$') => self.filled(target, path),
+                None => format!("{}{there}", target.strip_suffix(uri).unwrap_or(target)),
+            };
+            self.note(&format!("key {key}"));
         }
     }
 
