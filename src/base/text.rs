@@ -11,10 +11,26 @@ const STRAY: u32 = 0x0010_ff00;
 pub fn decode(raw: &[u8]) -> String {
     let mut text = String::with_capacity(raw.len());
     for chunk in raw.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().filter_map(|&byte| char::from_u32(STRAY + u32::from(byte))));
+        let mut valid = chunk.valid();
+        // Text that stands in that plane all the same comes back only if its own bytes are stray ones.
+        while let Some((at, private)) = valid.char_indices().find(|(_, c)| is_stray(*c)) {
+            text.push_str(&valid[..at]);
+            let (own, rest) = valid[at..].split_at(private.len_utf8());
+            text.extend(own.bytes().filter_map(stray));
+            valid = rest;
+        }
+        text.push_str(valid);
+        text.extend(chunk.invalid().iter().copied().filter_map(stray));
     }
     text
+}
+
+fn stray(byte: u8) -> Option<char> {
+    char::from_u32(STRAY + u32::from(byte))
+}
+
+fn is_stray(c: char) -> bool {
+    u32::from(c) >= STRAY
 }
 
 /// The bytes that [`decode`] was given.
@@ -55,6 +71,11 @@ mod tests {
         assert_eq!(bytes(&decode(&every)), every);
         assert_eq!(decode("中文".as_bytes()), "中文");
         assert_eq!(bytes(&decode(b"\xd6\xd0 gbk")), b"\xd6\xd0 gbk");
+        // Found by the fuzzer: code points that stand for stray bytes, written as such.
+        for private in ['\u{10ff00}', '\u{10fff6}', '\u{10ffff}', '\u{10feff}'] {
+            let raw = format!("a{private}b\u{10fff6}").into_bytes();
+            assert_eq!(bytes(&decode(&raw)), raw, "{private:?}");
+        }
     }
 
     #[test]
