@@ -175,7 +175,7 @@ fn the_key_is_that_of_the_file() {
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
         vec![kit::Step::Bytes(answer.into()), kit::Step::Close]
     });
-    let server = Setup::new().set("UPSTREAM", &upstream.address.to_string()).start(
+    let server = Setup::new().set("UPSTREAM", upstream.address.to_string()).start(
         "proxy_cache_path cache keys_zone=one:1m; proxy_cache one; proxy_cache_valid 1h;
          server {
              listen %%ADDR_0%%;
