@@ -793,6 +793,7 @@ impl<C: Codec> Exchange<C> {
     }
 
     /// The answer is there: what the client gets of it.
+    #[expect(clippy::boxed_local, reason = "it stands in a box already; out of it, it would move once more")]
     fn answer(
         mut self: Box<Self>,
         reply: &Reply,
