@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::kit::{Asked, Client, Response, Server, Setup, Step, Upstream, eventually, oracle};
+use crate::kit::{Asked, Client, Response, Server, Setup, Step, Upstream, eventually};
 
 /// A server that keeps what the upstream says, with `path` behind the zone and `more` in its location.
 fn start(upstream: &str, path: &str, more: &str) -> Server {
     start_with(Setup::new(), upstream, path, more)
 }
 
-fn start_with(setup: Setup, upstream: &str, path: &str, more: &str) -> Server {
+pub fn start_with(setup: Setup, upstream: &str, path: &str, more: &str) -> Server {
     let conf = format!(
         "proxy_cache_path cache levels=1:2 keys_zone=one:1m {path};
          log_format cache '$uri $upstream_cache_status $status';
@@ -29,7 +29,7 @@ fn start_with(setup: Setup, upstream: &str, path: &str, more: &str) -> Server {
     setup.set("UPSTREAM", upstream).start(&conf)
 }
 
-fn answer(fields: &str, body: &str) -> Vec<u8> {
+pub fn answer(fields: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
@@ -55,7 +55,7 @@ fn expect(server: &Server, path: &str, status: &str, body: &str) {
 }
 
 /// The files of a cache, temporary ones too.
-fn files(directory: &Path) -> Vec<PathBuf> {
+pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -381,124 +381,8 @@ fn the_index_is_written_at_the_end_and_read_at_the_start() {
     }
 }
 
-#[test]
-fn killed_while_it_fills_it_serves_no_wrong_byte() {
-    // Every body is its path again and again, in chunks of an odd size.
-    let body = |path: &str| path.repeat(40_000 / path.len() + 1);
-    let upstream = Upstream::start().serve(move |asked: &Asked| {
-        let whole = answer("Cache-Control: max-age=600\r\n", &body(asked.target()));
-        whole.chunks(7777).map(|part| Step::Bytes(part.to_vec())).collect()
-    });
-    let server = start_with(Setup::new().allow_alerts(), &upstream.address.to_string(), "use_temp_path=off", "");
-    for round in 0..10 {
-        let before = server.workers();
-        std::thread::scope(|scope| {
-            for thread in 0..4 {
-                let server = &server;
-                scope.spawn(move || {
-                    let mut client = server.client();
-                    for n in 0..50 {
-                        client.get(&format!("/{round}/{thread}/{n}"));
-                        // It may be killed under us.
-                        if client.try_response(crate::kit::DEADLINE).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            eventually("something is kept", || files(&server.path("cache")).len() > round * 5);
-            for worker in &before {
-                let _ = kill(*worker, Signal::SIGKILL); // it runs until then
-            }
-        });
-        eventually("another worker", || {
-            let now = server.workers();
-            !now.is_empty() && now.iter().all(|pid| !before.contains(pid))
-        });
-    }
-    let mut hits = 0;
-    for round in 0..10 {
-        for thread in 0..4 {
-            for n in 0..50 {
-                let path = format!("/{round}/{thread}/{n}");
-                let response = get(&server, &path, "");
-                response.expect_status(200).expect_body(body(&path));
-                hits += usize::from(response.field("X-Cache") == Some("HIT"));
-            }
-        }
-    }
-    assert!(hits > 0, "some were kept");
-}
-
-#[test]
-fn max_size_holds_under_load() {
-    let body = "b".repeat(30_000);
-    let upstream =
-        Upstream::start().serve(move |_: &Asked| vec![Step::Bytes(answer("Cache-Control: max-age=60\r\n", &body))]);
-    let server = start(&upstream.address.to_string(), "max_size=4m", "");
-    let cache = server.path("cache");
-    let size =
-        |cache: &Path| files(cache).iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len()).sum::<u64>();
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..4)
-            .map(|thread| {
-                let server = &server;
-                scope.spawn(move || {
-                    let mut client = server.client();
-                    for n in 0..200 {
-                        client.get(&format!("/{thread}/{n}"));
-                        client.response().expect_status(200);
-                    }
-                })
-            })
-            .collect();
-        let mut most = 0;
-        while !workers.iter().all(|worker| worker.is_finished()) {
-            most = most.max(size(&cache));
-            std::thread::yield_now();
-        }
-        assert!(most > 0 && most < 10 * 1024 * 1024, "{most} bytes of 24 MB");
-    });
-    eventually("it is back within its bound", || size(&cache) <= 6 * 1024 * 1024);
-}
-
-#[test]
-fn nginx_and_weir_share_a_directory() {
-    let Some(nginx) = oracle() else { return };
-    let upstream = Upstream::start().serve(|asked: &Asked| {
-        let kind = asked.field("X-Kind").unwrap_or("none").to_owned();
-        let fields = "Cache-Control: max-age=600\r\nVary: X-Kind\r\nETag: \"e\"\r\nLast-Modified: Tue, 02 Jan 2024 03:04:05 GMT\r\n";
-        vec![Step::Bytes(answer(fields, &format!("{} {kind}", asked.target())))]
-    });
-    let address = upstream.address.to_string();
-    let both = |first: &Path, second: &Path| {
-        let mut filler = start_with(Setup::new().binary(first), &address, "", "");
-        let requests: Vec<(String, String)> =
-            (0..40).flat_map(|n| ["a", "b"].map(|kind| (format!("/{n}"), format!("X-Kind: {kind}\r\n")))).collect();
-        for (path, fields) in &requests {
-            get(&filler, path, fields).expect_field("X-Cache", "MISS");
-        }
-        filler.stop();
-        let setup = Setup::new().binary(second);
-        let target = setup.prefix().join("cache");
-        copy(&filler.path("cache"), &target);
-        let server = start_with(setup, &address, "", "");
-        for (path, fields) in &requests {
-            let kind = &fields[8..9];
-            get(&server, path, fields)
-                .expect_field("X-Cache", "HIT")
-                .expect_field("ETag", "\"e\"")
-                .expect_body(format!("{path} {kind}"));
-        }
-        let conditional = "X-Kind: a\r\nIf-None-Match: \"e\"\r\n";
-        get(&server, "/7", conditional).expect_status(304);
-    };
-    let weir = crate::kit::binary();
-    both(&weir, &nginx);
-    both(&nginx, &weir);
-}
-
-fn copy(from: &Path, to: &Path) {
+/// Copies a cache, so that a worker of any user may use it.
+pub fn copy(from: &Path, to: &Path) {
     crate::kit::server::make_directory(to);
     for entry in fs::read_dir(from).expect("a directory").flatten() {
         let target = to.join(entry.file_name());
