@@ -706,6 +706,16 @@ async fn fetch<O: Origin>(
     };
     drop(stale);
     request.replied.replace(Some(asked.reply.replied.clone()));
+    let (mut turn, mut may_keep) = (turn, may_keep);
+    if plan.rules.rfc9111 && !plan.convert_head && request.is_head() && asked.reply.status == 200 {
+        if let Some((get, its)) = as_get(origin, plan, request).await? {
+            if its.main == entry.main {
+                // without its body it must not take the place of what answers GET
+                (turn, may_keep) = (None, false);
+            }
+            freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
+        }
+    }
     if !may_keep || asked.is_upgraded() || asked.reply.redirects() {
         return asked.answer(None, Role::Passed);
     }
@@ -826,6 +836,51 @@ async fn replace<O: Origin>(
         keep::log(request, &refused);
     }
     fresh
+}
+
+/// The GET that a HEAD is about, and its entry.
+async fn as_get<O: Origin>(
+    origin: &Arc<O>,
+    plan: &Plan,
+    request: &Rc<Request>,
+) -> Result<Option<(Rc<Request>, Entry)>, Refusal> {
+    let Some(get) = strict::as_get(request) else { return Ok(None) };
+    Ok(entry(&**origin, plan, &get).await?.map(|entry| (get, entry)))
+}
+
+/// What answered HEAD tells of the copy that answers GET (RFC 9111, 4.3.5): either it is still that, and gets these fields, or
+/// it is not, and goes.
+async fn freshen<O: Origin>(origin: &Arc<O>, plan: &Plan, get: &Rc<Request>, mut entry: Entry, fields: &[Field]) {
+    loop {
+        let store = entry.zone.store.clone();
+        let Ok((held, Found::Entry { on_disk: true, .. })) = store.look_up(entry.key, plan.min_uses, now()) else {
+            return;
+        };
+        let path = entry.path();
+        let opened = open(get, &entry, &path, held.made, origin.settings().buffer_size, true);
+        let Opened::Stored(stored, file) = opened else { return };
+        if held.is_purged(entry.main, &entry.text, stored.meta.date) {
+            return;
+        }
+        match other_variant(get, &entry, &stored.meta) {
+            None => {}
+            Some(variant) if !entry.is_variant() => {
+                entry.key = variant;
+                continue;
+            }
+            Some(_) => return,
+        }
+        let Some(copied) = understand(origin, get, stored, file, &path) else { return };
+        if strict::is_same(&copied.reply.replied.fields, fields, copied.stored.body_len()) {
+            // somebody fetches it all, and that is better
+            let Ok(turn) = held.renewal() else { return };
+            replace(origin, plan, get, &entry, Some(turn), copied, fields).await;
+        } else {
+            drop(held);
+            store.purge(What::Key(entry.main), now());
+        }
+        return;
+    }
 }
 
 /// Fills a file with the body of another.
