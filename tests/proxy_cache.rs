@@ -339,6 +339,75 @@ fn what_is_kept_in_memory_is_what_the_disk_has() {
     }
 }
 
+#[test]
+fn open_file_cache_counts_for_cache_files() {
+    let count = AtomicUsize::new(0);
+    let upstream = Upstream::start().serve(move |asked: &Asked| {
+        let n = count.fetch_add(1, Ordering::SeqCst) + 1;
+        let fields =
+            if asked.target() == "/stale" { "X-Accel-Expires: @1\r\n" } else { "Cache-Control: max-age=600\r\n" };
+        // too large to be kept in memory
+        vec![Step::Bytes(answer(fields, &format!("answer {n} ").repeat(10_000)))]
+    });
+    let more = "open_file_cache max=100; open_file_cache_valid 1h; proxy_cache_bypass $http_x_new;";
+    let server = start(&upstream.address.to_string(), "", more);
+    let expect = |path: &str, status: &str, n: usize| {
+        let whole = format!("answer {n} ").repeat(10_000);
+        get(&server, path, "").expect_field("X-Cache", status).expect_body(whole);
+    };
+    expect("/a", "MISS", 1);
+    expect("/a", "HIT", 1);
+    let file = files(&server.path("cache")).pop().expect("a file");
+    fs::remove_file(&file).expect("removed");
+    expect("/a", "HIT", 1); // it is open still
+    // What the server itself replaces is another file.
+    for n in 2..4 {
+        let whole = format!("answer {n} ").repeat(10_000);
+        get(&server, "/a", "X-New: 1\r\n").expect_field("X-Cache", "BYPASS").expect_body(whole);
+        expect("/a", "HIT", n);
+        expect("/a", "HIT", n);
+    }
+    for n in 4..7 {
+        expect("/stale", if n == 4 { "MISS" } else { "EXPIRED" }, n);
+    }
+}
+
+#[test]
+fn what_the_page_cache_lacks_is_read_by_a_thread() {
+    for more in ["", "aio threads;"] {
+        let body = "b".repeat(200_000);
+        let upstream = Upstream::start().serve(move |asked: &Asked| {
+            let len = if asked.target() == "/large" { body.len() } else { 1000 };
+            vec![Step::Bytes(answer("Cache-Control: max-age=600\r\n", &body[..len]))]
+        });
+        let conf = format!(
+            "proxy_cache_path cache keys_zone=one:1m; proxy_cache_memory 0;
+             server {{
+                 listen %%ADDR_0%%; add_header X-Cache $upstream_cache_status; {more}
+                 location / {{ proxy_pass http://%%UPSTREAM%%; proxy_cache one; proxy_cache_key $uri; }}
+             }}"
+        );
+        let server = Setup::new().set("UPSTREAM", upstream.address).start(&conf);
+        for path in ["/large", "/small"] {
+            get(&server, path, "").expect_field("X-Cache", "MISS");
+        }
+        for file in files(&server.path("cache")) {
+            let file = fs::File::open(file).expect("a file");
+            file.sync_all().expect("on the disk");
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("out of memory");
+        }
+        for (path, len) in [("/large", 200_000), ("/small", 1000)] {
+            get(&server, path, "").expect_field("X-Cache", "HIT").expect_body("b".repeat(len));
+        }
+        // a file system in memory has nothing to wait for
+        let in_memory = rustix::fs::statfs(server.prefix()).expect("a file system").f_type == 0x0102_1994;
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.workers()[0])).expect("it runs");
+        let names: Vec<String> =
+            tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect();
+        assert!(in_memory || names.iter().any(|name| name == "weir/files\n"), "{names:?}");
+    }
+}
+
 /// Replaces bytes within bytes.
 trait Replace {
     fn replace(self, from: &[u8], to: &[u8]) -> Vec<u8>;
