@@ -365,6 +365,7 @@ impl Request {
         };
         let mut request = Self::child(self, path, args);
         request.head = Rc::new(about);
+        request.parent = None; // `$request_method` is its own
         request.kept = Kept::default();
         request.method.replace(get);
         request.location.set(self.location.get());

@@ -16,7 +16,7 @@ use crate::http::fields::Fields;
 use crate::http::request::Request;
 use crate::http::response::Head;
 use crate::http::upload;
-use crate::wire::{date, uri};
+use crate::wire::{byte, date, uri};
 
 /// What the client asks of caches.
 pub fn wish(request: &Request) -> Control {
@@ -64,6 +64,20 @@ pub fn changed(request: &Rc<Request>, head: &Head) -> Vec<Rc<Request>> {
     let named = [location, head.field("Content-Location")].into_iter().flatten();
     let named = named.filter_map(|reference| rfc9111::same_origin(reference, &scheme, &host, &path)).map(Bytes::from);
     std::iter::once(own.clone()).chain(named).filter_map(|target| about(request, target)).collect()
+}
+
+/// The GET that a HEAD is about.
+pub fn as_get(request: &Rc<Request>) -> Option<Rc<Request>> {
+    about(request, request.head.target.clone())
+}
+
+/// Whether what answered HEAD would, as an answer to GET, be what is stored: nothing that it says of itself is otherwise
+/// (RFC 9111, 4.3.5).
+pub fn is_same(stored: &Fields, newer: &Fields, len: u64) -> bool {
+    let value = |fields: &Fields, name| fields.first(name).map(|field| field.value_bytes());
+    let agrees = |name| value(newer, name).is_none_or(|now| value(stored, name).is_none_or(|then| now == then));
+    let length = value(newer, "Content-Length").and_then(|length| byte::offset(&length));
+    agrees("ETag") && agrees("Last-Modified") && length.is_none_or(|length| length == len)
 }
 
 /// The GET of another target, as the client would send it: to ask what it is kept under, not to answer it.
