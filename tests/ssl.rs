@@ -63,6 +63,11 @@ fn plain_http_is_told_so() {
     server.fetch_from(1, "/").expect_status(400).expect_in_body("The plain HTTP request was sent to HTTPS port");
 }
 
+fn der(pair: &Pair) -> Vec<u8> {
+    use rustls::pki_types::pem::PemObject;
+    rustls::pki_types::CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM").to_vec()
+}
+
 #[test]
 fn a_server_is_chosen_by_name_with_all_its_settings() {
     let (a, b) = (Pair::of_itself("a.example"), Pair::rsa("b.example"));
@@ -73,10 +78,6 @@ fn a_server_is_chosen_by_name_with_all_its_settings() {
         ssl_protocols TLSv1.2; return 200 b$ssl_protocol; }
         server { listen %%ADDR_0%% ssl; server_name c.example; ssl_reject_handshake on; }",
     );
-    let der = |pair: &Pair| {
-        use rustls::pki_types::pem::PemObject;
-        rustls::pki_types::CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM").to_vec()
-    };
     let client = TlsClient::new();
     for (name, pair, version, body) in [
         ("a.example", &a, "TLSv1_3", "aTLSv1.3"),
@@ -197,6 +198,29 @@ fn clients_certificates() {
     get(3, Some(&chained)).expect_status(400);
     let line = "client SSL certificate verify error: (21:unable to verify the first certificate)";
     assert!(server.error_log().contains(line), "{}", server.error_log());
+}
+
+#[test]
+fn what_handshakes_are_signed_with() {
+    let root = Authority::new("root");
+    let (ec, rsa, own) = (Pair::of_itself("ec"), Pair::rsa("rsa"), root.issue("own"));
+    let server = setup(&[("ec", &ec), ("rsa", &rsa)]).file("conf/root.crt", &root.certificate).start(
+        "ssl_client_certificate root.crt; ssl_verify_client optional;
+        server { listen %%ADDR_0%% ssl; ssl_certificate ec.crt; ssl_certificate_key ec.key;
+        return 200 $ssl_sigalg|$ssl_client_sigalg|$ssl_ech_status$ssl_ech_outer_server_name; }
+        server { listen %%ADDR_1%% ssl; ssl_certificate rsa.crt; ssl_certificate_key rsa.key;
+        return 200 $ssl_sigalg|$ssl_client_sigalg|$ssl_sigalgs; }",
+    );
+    let get = |client: &TlsClient, n: usize| {
+        client.connect(&server.address(n), "localhost").client.get("/").response().text_body()
+    };
+    let (known, unknown) = (TlsClient::identified(&own), TlsClient::new());
+    assert_eq!(get(&known, 0), "ecdsa_secp256r1_sha256|ecdsa_secp256r1_sha256|");
+    assert_eq!(get(&unknown, 0), "ecdsa_secp256r1_sha256||");
+    assert_eq!(get(&unknown, 0), "||", "a session that is taken up again is signed by nobody");
+    let body = get(&TlsClient::tls12(), 1);
+    assert!(body.starts_with("rsa_pss_rsae_sha512||ecdsa_secp"), "{body}");
+    assert!(body.contains(":ed25519:") && body.contains(":rsa_pkcs1_sha256"), "{body}");
 }
 
 #[test]
@@ -433,4 +457,51 @@ fn responders_are_asked_about_clients_and_for_stapling() {
     drop(responder);
     // What was said is kept; of whom nothing was said nothing can be known.
     get(&good).expect_status(200).expect_field("X-Verify", "SUCCESS");
+}
+
+/// A value of a process's `/proc/PID/status`, in KiB.
+fn status(pid: nix::unistd::Pid, name: &str) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("the kernel says it");
+    line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
+}
+
+/// Processor time of a process, in milliseconds.
+fn processor(pid: nix::unistd::Pid) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let rest = text.rsplit(')').next().expect("the kernel writes one");
+    let ticks = |n: usize| rest.split_whitespace().nth(n).and_then(|word| word.parse::<u64>().ok()).expect("a number");
+    (ticks(11) + ticks(12)) * 10
+}
+
+#[test]
+fn thousands_of_servers_with_their_own_certificates() {
+    // With WEIR_TEST_COSTS=1 and an optimised binary the whole; else a part that an ordinary build bears.
+    let costs = std::env::var_os("WEIR_TEST_COSTS").is_some();
+    let count = if costs { 10_000 } else { 1_000 };
+    let pairs = Pair::many((0..count).map(|n| format!("s{n}.example")));
+    let server = |n: usize| {
+        format!(
+            "server {{ listen %%ADDR_0%% ssl; server_name s{n}.example; ssl_certificate s{n}.crt;
+            ssl_certificate_key s{n}.key; return 200 {n}; }}\n"
+        )
+    };
+    let few = setup(&[("s0", &pairs[0])]).start(&server(0));
+    let names: Vec<String> = (0..count).map(|n| format!("s{n}")).collect();
+    let files: Vec<(&str, &Pair)> = names.iter().map(String::as_str).zip(&pairs).collect();
+    let many = setup(&files).start(&(0..count).map(server).collect::<String>());
+    let client = TlsClient::new();
+    for n in [0, count / 2, count - 1] {
+        let mut secured = client.connect(&many.address(0), &format!("s{n}.example"));
+        secured.client.send(format!("GET / HTTP/1.1\r\nHost: s{n}.example\r\n\r\n"));
+        secured.client.response().expect_body(n.to_string());
+        assert_eq!(secured.certificate, der(&pairs[n]), "s{n}");
+    }
+    let time = processor(many.pid());
+    let each = status(many.workers()[0], "VmRSS:").saturating_sub(status(few.workers()[0], "VmRSS:")) * 1024 / count;
+    if costs {
+        eprintln!("{count} servers: {time} ms to load, {each} bytes each");
+    }
+    assert!(time < 2_000, "{time} ms");
+    assert!(each < 50 * 1024, "{each} bytes each");
 }

@@ -15,6 +15,7 @@ pub mod client; // how we speak to upstreams
 pub mod error; // OpenSSL's words for what went wrong
 pub mod ocsp; // asking whether a certificate is revoked
 pub mod server; // what a server offers
+pub mod signature; // what handshakes are signed with
 pub mod staple; // answers that are sent with a certificate
 pub mod ticket; // sessions that are taken up again
 pub mod verify; // whether a peer's certificate is good
