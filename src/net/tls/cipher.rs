@@ -9,6 +9,8 @@ use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider, kx_grou
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion};
 
+use super::hkdf;
+
 /// Which of the two versions are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Protocols {
@@ -81,10 +83,6 @@ static SUITES: [Suite; 6] = [
 /// What is true of every one of them.
 const OF_ALL: [&str; 11] =
     ["all", "default", "high", "fips", "tlsv1.2", "aead", "ecdhe", "eecdh", "kecdhe", "keecdh", "ecdh"];
-
-/// The suites of TLS 1.3, which no string leaves out.
-const TLS13: [SupportedCipherSuite; 3] =
-    [suite::TLS13_AES_256_GCM_SHA384, suite::TLS13_CHACHA20_POLY1305_SHA256, suite::TLS13_AES_128_GCM_SHA256];
 
 impl Suite {
     fn is(&self, word: &str) -> bool {
@@ -229,7 +227,7 @@ pub fn provider(choice: &Choice) -> Result<Arc<CryptoProvider>, String> {
         return Ok(provider);
     }
     let mut cipher_suites = match &choice.suites13 {
-        None => TLS13.to_vec(),
+        None => hkdf::SUITES.to_vec(), // no string leaves them out
         Some(list) => suites13(list)?,
     };
     if choice.protocols.tls12 {
@@ -251,7 +249,7 @@ fn suites13(list: &str) -> Result<Vec<SupportedCipherSuite>, String> {
     };
     let mut found = Vec::new();
     for word in list.split(':').filter(|word| !word.is_empty()) {
-        match TLS13.iter().find(|suite| ids(suite.suite()).0 == word) {
+        match hkdf::SUITES.iter().find(|suite| ids(suite.suite()).0 == word) {
             Some(suite) => found.push(*suite),
             None if word.starts_with("TLS_AES_128_CCM") => {}
             None => return Err(failed()),
