@@ -381,7 +381,10 @@ impl Write for Sock<'_> {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
+        match slices {
+            [one] => self.0.try_write(one), // by the cheaper call
+            some => self.0.try_write_vectored(some),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
