@@ -522,6 +522,7 @@ impl Sender<'_> {
         }
     }
 
+    #[cold]
     fn lost(&self, call: &str, error: &io::Error) -> Unsent {
         let level = match error.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ETIMEDOUT) => Level::Info,
