@@ -83,7 +83,7 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(request: &'a Request) -> Self {
         let mut asked = Self::default();
-        for field in &request.head.fields {
+        for field in request.head.fields.iter() {
             let place = match field.name.len() {
                 8 if field.is("If-Match") => &mut asked.if_match,
                 13 if field.is("If-None-Match") => &mut asked.if_none_match,
@@ -91,7 +91,7 @@ impl<'a> Asked<'a> {
                 19 if field.is("If-Unmodified-Since") => &mut asked.if_unmodified_since,
                 _ => continue,
             };
-            place.get_or_insert(&field.value);
+            place.get_or_insert(field.value);
         }
         asked
     }

@@ -41,13 +41,14 @@ use crate::cache::rfc9111::Reuse;
 use crate::cache::stored::{Stamp, Stored, Unread};
 use crate::cache::{Seen, Status, Zone, hot};
 use crate::http::body::{Body, FilePiece, Piece};
+use crate::http::fields::Fields;
 use crate::http::open_file::{Kind, OpenFile};
 use crate::http::plan::Answer;
 use crate::http::request::Request;
-use crate::http::response::{Field, Head, Refusal, Response};
+use crate::http::response::{Head, Refusal, Response};
 use crate::http::upload::Upload;
 use crate::log::{Level, Raw};
-use crate::modules::pass::exchange::{Asked, Codec, Failed, Keeping, Looked};
+use crate::modules::pass::exchange::{Asked, Codec, Failed, Keeping, Looked, Ready};
 use crate::modules::pass::reply::{Reply, Role};
 use crate::modules::pass::settings::{Next, Settings};
 use crate::net::timer::Timer;
@@ -67,12 +68,12 @@ pub trait Origin: 'static {
     /// What reads a head that was kept.
     fn codec(self: &Arc<Self>, request: &Request) -> Self::Codec;
 
-    /// Asks the upstream. `keeping`: the answer may be kept, so it is to be one for all.
-    fn ask(
+    /// What asks the upstream. `keeping`: the answer may be kept, so it is to be one for all.
+    fn ready(
         self: &Arc<Self>,
         request: &Rc<Request>,
         keeping: Option<Keeping>,
-    ) -> impl Future<Output = Result<Asked<Self::Codec>, Failed>>;
+    ) -> impl Future<Output = Result<Ready<Self::Codec>, Refusal>>;
 }
 
 /// Answers a request: from the cache where there is one, else by asking. Asking is a large future, and is boxed apart from
@@ -122,7 +123,7 @@ async fn purge<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Res
 
 /// Nothing is kept.
 async fn pass<O: Origin>(origin: &Arc<O>, request: &Rc<Request>) -> Result<Response, Refusal> {
-    match origin.ask(request, None).await {
+    match origin.ready(request, None).await?.ask().await {
         Ok(asked) => asked.answer(None, Role::Passed),
         Err(failed) => Err(failed.refusal),
     }
@@ -188,8 +189,8 @@ fn now() -> i64 {
     i64::try_from(clock::seconds()).unwrap_or(i64::MAX)
 }
 
-fn pairs(fields: &[Field]) -> impl Iterator<Item = policy::Pair<'_>> + Clone {
-    fields.iter().map(|field| (field.name.as_ref(), field.value.as_ref()))
+fn pairs(fields: &Fields) -> impl Iterator<Item = policy::Pair<'_>> + Clone {
+    fields.iter().map(|field| (field.name, field.value))
 }
 
 /// The entry of a request; `None` where none is to be looked for.
@@ -669,7 +670,11 @@ async fn fetch<O: Origin>(
     }
     let may_keep = (turn.is_some() || status == Status::Bypass) && !is_too_far(plan, request) && !wish.no_store;
     let keeping = may_keep.then(|| Keeping { room: meta::header_start(entry.text.len()).map_or(0, usize::from) });
-    let asked = match origin.ask(request, keeping).await {
+    let asked = match origin.ready(request, keeping).await {
+        Ok(ready) => ready.ask().await,
+        Err(refusal) => Err(refusal.into()),
+    };
+    let asked = match asked {
         Ok(asked) => asked,
         Err(Failed { why, refusal }) => {
             if let (Some(copied), Some(why)) = (stale, why)
@@ -707,14 +712,16 @@ async fn fetch<O: Origin>(
     drop(stale);
     request.replied.replace(Some(asked.reply.replied.clone()));
     let (mut turn, mut may_keep) = (turn, may_keep);
-    if plan.rules.rfc9111 && !plan.convert_head && request.is_head() && asked.reply.status == 200 {
-        if let Some((get, its)) = as_get(origin, plan, request).await? {
-            if its.main == entry.main {
-                // without its body it must not take the place of what answers GET
-                (turn, may_keep) = (None, false);
-            }
-            freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
+    if plan.rules.rfc9111
+        && !plan.convert_head
+        && (request.is_head() && asked.reply.status == 200)
+        && let Some((get, its)) = as_get(origin, plan, request).await?
+    {
+        if its.main == entry.main {
+            // without its body it must not take the place of what answers GET
+            (turn, may_keep) = (None, false);
         }
+        freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
     }
     if !may_keep || asked.is_upgraded() || asked.reply.redirects() {
         return asked.answer(None, Role::Passed);
@@ -780,7 +787,7 @@ fn renew<C>(
     let mut stored = Stored::clone(&copied.stored);
     let now = now();
     let said = Rules { valid: Vec::new(), ..plan.rules.clone() };
-    let judged = |fields: &[Field], rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
+    let judged = |fields: &Fields, rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
         Verdict::Keep(keep) => Some(keep),
         Verdict::Pass(_) => None,
     };
@@ -809,7 +816,7 @@ async fn replace<O: Origin>(
     entry: &Entry,
     turn: Option<Turn>,
     copied: Copied<O::Codec>,
-    newer: &[Field],
+    newer: &Fields,
 ) -> Copied<O::Codec> {
     let path = entry.path();
     let mut stored = Stored::clone(&copied.stored);
@@ -850,7 +857,7 @@ async fn as_get<O: Origin>(
 
 /// What answered HEAD tells of the copy that answers GET (RFC 9111, 4.3.5): either it is still that, and gets these fields, or
 /// it is not, and goes.
-async fn freshen<O: Origin>(origin: &Arc<O>, plan: &Plan, get: &Rc<Request>, mut entry: Entry, fields: &[Field]) {
+async fn freshen<O: Origin>(origin: &Arc<O>, plan: &Plan, get: &Rc<Request>, mut entry: Entry, fields: &Fields) {
     loop {
         let store = entry.zone.store.clone();
         let Ok((held, Found::Entry { on_disk: true, .. })) = store.look_up(entry.key, plan.min_uses, now()) else {
@@ -927,9 +934,9 @@ fn begin<C: Codec>(
     };
     let reply = &asked.reply;
     if matches!(reply.status, 200 | 206) {
-        let field = |name| reply.replied.fields.iter().find(|field| field.is(name)).map(|field| &field.value);
-        meta.last_modified = field("Last-Modified").and_then(|value| date::parse(value)).unwrap_or(-1);
-        meta.etag = field("ETag").cloned().unwrap_or_default();
+        let field = |name| reply.replied.fields.first(name);
+        meta.last_modified = field("Last-Modified").and_then(|field| date::parse(field.value)).unwrap_or(-1);
+        meta.etag = field("ETag").map(|field| field.value_bytes()).unwrap_or_default();
     }
     let mut key = entry.key;
     if !keep.vary.is_empty() {
