@@ -18,6 +18,15 @@ pub struct Fields {
     came: Bytes,
     list: List,
     added: Vec<Field>,
+    /// One bit for each kind of name that is or was among them: most names that are asked for are not there.
+    kinds: u64,
+}
+
+/// The bit of a name, by its length and first letter.
+#[inline]
+fn kind(name: &[u8]) -> u64 {
+    let first = name.first().map_or(0, |first| usize::from(first | 0x20));
+    1 << ((name.len() * 5 + first) % 64)
 }
 
 /// Few heads have more fields.
@@ -70,7 +79,8 @@ impl Fields {
     /// Those of a head, where its parser saw them.
     pub fn of(head: Bytes, lines: &[field::Field]) -> Self {
         let place = |line: &field::Field| Place::Came { name: line.name, value: line.value };
-        Self { came: head, list: lines.iter().map(place).collect(), added: Vec::new() }
+        let kinds = lines.iter().fold(0, |kinds, line| kinds | kind(line.name.of(&head)));
+        Self { came: head, list: lines.iter().map(place).collect(), added: Vec::new(), kinds }
     }
 
     pub fn len(&self) -> usize {
@@ -104,8 +114,16 @@ impl Fields {
     }
 
     /// The first of that name.
+    #[inline]
     pub fn first(&self, name: &str) -> Option<FieldRef<'_>> {
-        self.iter().find(|field| field.is(name))
+        self.all(name).next()
+    }
+
+    /// All of that name.
+    #[inline]
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = FieldRef<'a>> + Clone {
+        let list = if self.kinds & kind(name.as_bytes()) == 0 { &[] } else { &self.list[..] };
+        list.iter().map(|place| self.look(*place)).filter(move |field| field.is(name))
     }
 
     pub fn position(&self, is: impl FnMut(FieldRef<'_>) -> bool) -> Option<usize> {
@@ -121,17 +139,21 @@ impl Fields {
     pub fn push_from(&mut self, other: &Self, n: usize) {
         match other.list.get(n) {
             Some(&Place::Added(at)) => self.push(other.added[at as usize].clone()),
-            Some(&came) => self.list.push(came),
+            Some(&came) => {
+                self.kinds |= kind(self.look(came).name);
+                self.list.push(came);
+            }
             None => {}
         }
     }
 
     /// No fields, but of the same head as these.
     pub fn like(&self) -> Self {
-        Self { came: self.came.clone(), list: List::with_capacity(self.list.len()), added: Vec::new() }
+        Self { came: self.came.clone(), list: List::with_capacity(self.list.len()), added: Vec::new(), kinds: 0 }
     }
 
     fn add(&mut self, field: Field) -> Place {
+        self.kinds |= kind(&field.name);
         self.added.push(field);
         Place::Added(u32::try_from(self.added.len() - 1).unwrap_or(u32::MAX))
     }
@@ -174,7 +196,8 @@ impl FromIterator<Field> for Fields {
     fn from_iter<T: IntoIterator<Item = Field>>(fields: T) -> Self {
         let added = Vec::from_iter(fields);
         let list = (0..u32::try_from(added.len()).unwrap_or(u32::MAX)).map(Place::Added).collect();
-        Self { came: Bytes::new(), list, added }
+        let kinds = added.iter().fold(0, |kinds, field| kinds | kind(&field.name));
+        Self { came: Bytes::new(), list, added, kinds }
     }
 }
 

@@ -28,16 +28,22 @@ pub struct Pair {
 impl Pair {
     /// One that signs itself.
     pub fn of_itself(name: &str) -> Pair {
-        Pair::with_key(name, KeyPair::generate().expect("a key"))
+        Pair::signed_by(name, &KeyPair::generate().expect("a key"))
     }
 
     /// The same with an RSA key.
     pub fn rsa(name: &str) -> Pair {
-        Pair::with_key(name, KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key"))
+        Pair::signed_by(name, &KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key"))
     }
 
-    fn with_key(name: &str, key: KeyPair) -> Pair {
-        let certificate = params(name).self_signed(&key).expect("a certificate");
+    /// Many that sign themselves, all with one key.
+    pub fn many(names: impl Iterator<Item = String>) -> Vec<Pair> {
+        let key = KeyPair::generate().expect("a key");
+        names.map(|name| Pair::signed_by(&name, &key)).collect()
+    }
+
+    fn signed_by(name: &str, key: &KeyPair) -> Pair {
+        let certificate = params(name).self_signed(key).expect("a certificate");
         Pair { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 }

@@ -464,7 +464,7 @@ const LOGGED: usize = 2048 - 300;
 
 /// RFC 9112, 9.3, by nginx's reading of `Connection`.
 fn keeps_alive(head: &RequestHead) -> bool {
-    let said = head.fields.iter().filter(|field| field.is("Connection"));
+    let said = head.fields.all("Connection");
     let said = said.filter_map(|field| message::Connection::of(field.value)).last();
     match said {
         Some(message::Connection::Close) => false,

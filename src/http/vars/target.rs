@@ -118,7 +118,7 @@ fn mark(there: bool, text: &'static [u8]) -> Value {
 }
 
 fn lines<'a>(request: &'a Request, name: &str) -> impl Iterator<Item = FieldRef<'a>> {
-    request.head.fields.iter().filter(move |field| field.is(name))
+    request.head.fields.all(name)
 }
 
 /// The body, once somebody has read it. Subrequests see that of the request around.

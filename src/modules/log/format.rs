@@ -146,7 +146,7 @@ impl Format {
 
     /// All lines of the field, as the variable joins them.
     fn field(&self, name: &str, request: &Request, line: &mut Vec<u8>) {
-        let mut fields = request.head.fields.iter().filter(|field| field.is(name));
+        let mut fields = request.head.fields.all(name);
         let Some(first) = fields.next() else { return self.escape.append_missing(line) };
         self.escape.append(first.value, line);
         for more in fields {

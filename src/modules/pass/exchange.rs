@@ -805,7 +805,7 @@ impl<C: Codec> Exchange<C> {
         request.replied.replace(Some(reply.replied.clone()));
         if intercepted {
             if reply.status == 401 {
-                for field in reply.replied.fields.iter().filter(|field| field.is("WWW-Authenticate")) {
+                for field in reply.replied.fields.all("WWW-Authenticate") {
                     request.owe(field.name_bytes(), field.value_bytes());
                 }
             }

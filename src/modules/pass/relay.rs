@@ -251,6 +251,9 @@ impl<C: Codec> Inner<C> {
                 Poll::Ready(Ok(read)) => {
                     link.timer.disarm();
                     self.codec.passed(read as u64);
+                    if self.codec.plain() == 0 {
+                        link.io.all_moved();
+                    }
                     self.at.note(|attempt| {
                         attempt.bytes_received += read as u64;
                         attempt.response_length += read as u64;

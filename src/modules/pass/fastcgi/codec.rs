@@ -301,7 +301,7 @@ impl Codec for Records {
 fn status(request: &Request, fields: &Fields) -> Option<(u16, Option<Bytes>)> {
     let Some(said) = fields.first("Status") else {
         // nginx: a program that sends somewhere else need not say so
-        let redirects = fields.iter().any(|field| field.is("Location"));
+        let redirects = fields.first("Location").is_some();
         return Some((if redirects { 302 } else { 200 }, None));
     };
     let digits = said.value.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit));

@@ -456,7 +456,7 @@ fn memory(request: &Request, part: impl Fn(&Sent) -> Option<Bytes>) -> Option<By
 fn forwarded_for(request: &Request) -> Option<Bytes> {
     let client = request.connection.client();
     let mut all: Vec<&[u8]> = Vec::new();
-    for field in request.head.fields.iter().filter(|field| field.is("X-Forwarded-For")) {
+    for field in request.head.fields.all("X-Forwarded-For") {
         all.push(field.value);
         all.push(b", ");
     }
