@@ -54,6 +54,34 @@ fn files_of_all_sizes_arrive_whole() {
 }
 
 #[test]
+fn the_end_of_a_connection_is_announced() {
+    let sizes = [0, 1_000, 16_000, 300_000, 3_000_000];
+    let setup = setup(&[("a", &Pair::of_itself("localhost"))]);
+    let setup = sizes.iter().fold(setup, |setup, size| setup.file(&format!("html/{size}"), vec![b'x'; *size]));
+    let server = setup.start(
+        "server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; root html; sendfile on;
+        location /text { return 200 text; } location /slow { root html; rewrite ^/slow(.*) $1 break; limit_rate 200k; }
+        location /chunked { ssi on; ssi_types *; rewrite ^/chunked(.*) $1 break; } }",
+    );
+    for client in [TlsClient::new(), TlsClient::tls12()] {
+        let ask = |path: &str| {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let answer = client.ask(&server.address(0), "localhost", &request);
+            answer.unwrap_or_else(|error| panic!("{path}: {error}"))
+        };
+        assert!(ask("/text").ends_with(b"\r\n\r\ntext"));
+        assert!(ask("/none").starts_with(b"HTTP/1.1 404 "));
+        assert!(ask("/slow/16000").ends_with(b"xxx"));
+        assert!(ask("/chunked/16000").ends_with(b"\r\n0\r\n\r\n"));
+        for size in sizes {
+            let answer = ask(&format!("/{size}"));
+            let head = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+            assert_eq!(answer.len() - head - 4, size);
+        }
+    }
+}
+
+#[test]
 fn plain_http_is_told_so() {
     let server = one("\
         server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
