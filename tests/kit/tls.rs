@@ -173,6 +173,20 @@ impl TlsClient {
         self.over(stream, name)
     }
 
+    /// One request on a connection of its own, whole with its handshake, and all that comes back. It is an error when
+    /// the end was not announced by TLS.
+    pub fn ask(&self, address: &str, name: &str, request: &str) -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let mut conn = ClientConnection::new(self.config.clone(), name).expect("a connection");
+        let mut both = rustls::Stream::new(&mut conn, &mut stream);
+        both.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        both.read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+
     /// Makes the handshake on a connection that is there.
     pub fn over(&self, mut stream: TcpStream, name: &str) -> io::Result<Secured> {
         stream.set_read_timeout(Some(DEADLINE))?;

@@ -27,7 +27,7 @@ use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use rustls::Connection;
+use rustls::{Connection, ProtocolVersion};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -96,8 +96,12 @@ impl Session {
     /// whose alert is sent.
     pub fn poll_handshake(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            // A request that came with the end of the handshake: the ticket leaves with its answer.
-            if !self.conn.is_handshaking() && self.has_text() {
+            // A request that came with the end of the handshake: the ticket leaves with its answer. Before TLS 1.3 there is
+            // more to say, for which the client waits.
+            if !self.conn.is_handshaking()
+                && self.conn.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+                && self.has_text()
+            {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_flush(stream, cx))?;
