@@ -166,6 +166,19 @@ pub struct Request {
     pub attempts: RefCell<Vec<Attempt>>,
     /// What came of asking the cache; it stays over internal redirects.
     pub cache: RefCell<cache::Seen>,
+    /// What limits said of it; asked of the client's own request.
+    pub limits: Limits,
+}
+
+/// What `limit_req` and `limit_conn` have to remember of a request, over internal redirects, until it ends.
+#[derive(Default)]
+pub struct Limits {
+    /// `$limit_req_status`; a request is limited once.
+    pub req: Cell<Option<&'static str>>,
+    /// `$limit_conn_status`
+    pub conn: Cell<Option<&'static str>>,
+    /// Where it counts as one, until this is dropped.
+    pub held: RefCell<Vec<Box<dyn Any>>>,
 }
 
 /// nginx's `NGX_HTTP_MAX_URI_CHANGES` is 10; the one that reaches zero is refused.
@@ -221,6 +234,7 @@ impl Request {
             replied: RefCell::default(),
             attempts: RefCell::default(),
             cache: RefCell::default(),
+            limits: Limits::default(),
             parent: None,
             head: Rc::new(head),
             connection,
@@ -276,6 +290,7 @@ impl Request {
             replied: RefCell::default(),
             attempts: RefCell::default(),
             cache: RefCell::default(),
+            limits: Limits::default(),
         }
     }
 
@@ -465,6 +480,11 @@ impl Request {
     /// Adds a field to the answer, whoever makes it.
     pub fn owe(&self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.owed.borrow_mut().push(Field::new(name, value));
+    }
+
+    /// Takes back what was owed under this name.
+    pub fn forgive(&self, name: &str) {
+        self.owed.borrow_mut().retain(|field| !field.is(name));
     }
 
     /// The `Location` of the answer, whoever makes it.
