@@ -292,6 +292,7 @@ mod tests {
         assert!(other.is_ok());
         assert_eq!(Store::take(&store, &key("c"), 1).err(), Some(Refused::Full));
         drop((second, third, other));
-        assert_eq!((store.lock().used, store.lock().counts.len()), (0, 0));
+        let inner = store.lock();
+        assert_eq!((inner.used, inner.counts.len()), (0, 0));
     }
 }
