@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::kit::{Asked, Client, Response, Server, Setup, Step, Upstream, eventually, oracle};
+use crate::kit::{Asked, Client, Response, Server, Setup, Step, Upstream, eventually};
 
 /// A server that keeps what the upstream says, with `path` behind the zone and `more` in its location.
 fn start(upstream: &str, path: &str, more: &str) -> Server {
     start_with(Setup::new(), upstream, path, more)
 }
 
-fn start_with(setup: Setup, upstream: &str, path: &str, more: &str) -> Server {
+pub fn start_with(setup: Setup, upstream: &str, path: &str, more: &str) -> Server {
     let conf = format!(
         "proxy_cache_path cache levels=1:2 keys_zone=one:1m {path};
          log_format cache '$uri $upstream_cache_status $status';
@@ -29,7 +29,7 @@ fn start_with(setup: Setup, upstream: &str, path: &str, more: &str) -> Server {
     setup.set("UPSTREAM", upstream).start(&conf)
 }
 
-fn answer(fields: &str, body: &str) -> Vec<u8> {
+pub fn answer(fields: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
@@ -55,7 +55,7 @@ fn expect(server: &Server, path: &str, status: &str, body: &str) {
 }
 
 /// The files of a cache, temporary ones too.
-fn files(directory: &Path) -> Vec<PathBuf> {
+pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -339,6 +339,75 @@ fn what_is_kept_in_memory_is_what_the_disk_has() {
     }
 }
 
+#[test]
+fn open_file_cache_counts_for_cache_files() {
+    let count = AtomicUsize::new(0);
+    let upstream = Upstream::start().serve(move |asked: &Asked| {
+        let n = count.fetch_add(1, Ordering::SeqCst) + 1;
+        let fields =
+            if asked.target() == "/stale" { "X-Accel-Expires: @1\r\n" } else { "Cache-Control: max-age=600\r\n" };
+        // too large to be kept in memory
+        vec![Step::Bytes(answer(fields, &format!("answer {n} ").repeat(10_000)))]
+    });
+    let more = "open_file_cache max=100; open_file_cache_valid 1h; proxy_cache_bypass $http_x_new;";
+    let server = start(&upstream.address.to_string(), "", more);
+    let expect = |path: &str, status: &str, n: usize| {
+        let whole = format!("answer {n} ").repeat(10_000);
+        get(&server, path, "").expect_field("X-Cache", status).expect_body(whole);
+    };
+    expect("/a", "MISS", 1);
+    expect("/a", "HIT", 1);
+    let file = files(&server.path("cache")).pop().expect("a file");
+    fs::remove_file(&file).expect("removed");
+    expect("/a", "HIT", 1); // it is open still
+    // What the server itself replaces is another file.
+    for n in 2..4 {
+        let whole = format!("answer {n} ").repeat(10_000);
+        get(&server, "/a", "X-New: 1\r\n").expect_field("X-Cache", "BYPASS").expect_body(whole);
+        expect("/a", "HIT", n);
+        expect("/a", "HIT", n);
+    }
+    for n in 4..7 {
+        expect("/stale", if n == 4 { "MISS" } else { "EXPIRED" }, n);
+    }
+}
+
+#[test]
+fn what_the_page_cache_lacks_is_read_by_a_thread() {
+    for more in ["", "aio threads;"] {
+        let body = "b".repeat(200_000);
+        let upstream = Upstream::start().serve(move |asked: &Asked| {
+            let len = if asked.target() == "/large" { body.len() } else { 1000 };
+            vec![Step::Bytes(answer("Cache-Control: max-age=600\r\n", &body[..len]))]
+        });
+        let conf = format!(
+            "proxy_cache_path cache keys_zone=one:1m; proxy_cache_memory 0;
+             server {{
+                 listen %%ADDR_0%%; add_header X-Cache $upstream_cache_status; {more}
+                 location / {{ proxy_pass http://%%UPSTREAM%%; proxy_cache one; proxy_cache_key $uri; }}
+             }}"
+        );
+        let server = Setup::new().set("UPSTREAM", upstream.address).start(&conf);
+        for path in ["/large", "/small"] {
+            get(&server, path, "").expect_field("X-Cache", "MISS");
+        }
+        for file in files(&server.path("cache")) {
+            let file = fs::File::open(file).expect("a file");
+            file.sync_all().expect("on the disk");
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("out of memory");
+        }
+        for (path, len) in [("/large", 200_000), ("/small", 1000)] {
+            get(&server, path, "").expect_field("X-Cache", "HIT").expect_body("b".repeat(len));
+        }
+        // a file system in memory has nothing to wait for
+        let in_memory = rustix::fs::statfs(server.prefix()).expect("a file system").f_type == 0x0102_1994;
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.workers()[0])).expect("it runs");
+        let names: Vec<String> =
+            tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok()).collect();
+        assert!(in_memory || names.iter().any(|name| name == "weir/files\n"), "{names:?}");
+    }
+}
+
 /// Replaces bytes within bytes.
 trait Replace {
     fn replace(self, from: &[u8], to: &[u8]) -> Vec<u8>;
@@ -381,124 +450,8 @@ fn the_index_is_written_at_the_end_and_read_at_the_start() {
     }
 }
 
-#[test]
-fn killed_while_it_fills_it_serves_no_wrong_byte() {
-    // Every body is its path again and again, in chunks of an odd size.
-    let body = |path: &str| path.repeat(40_000 / path.len() + 1);
-    let upstream = Upstream::start().serve(move |asked: &Asked| {
-        let whole = answer("Cache-Control: max-age=600\r\n", &body(asked.target()));
-        whole.chunks(7777).map(|part| Step::Bytes(part.to_vec())).collect()
-    });
-    let server = start_with(Setup::new().allow_alerts(), &upstream.address.to_string(), "use_temp_path=off", "");
-    for round in 0..10 {
-        let before = server.workers();
-        std::thread::scope(|scope| {
-            for thread in 0..4 {
-                let server = &server;
-                scope.spawn(move || {
-                    let mut client = server.client();
-                    for n in 0..50 {
-                        client.get(&format!("/{round}/{thread}/{n}"));
-                        // It may be killed under us.
-                        if client.try_response(crate::kit::DEADLINE).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            eventually("something is kept", || files(&server.path("cache")).len() > round * 5);
-            for worker in &before {
-                let _ = kill(*worker, Signal::SIGKILL); // it runs until then
-            }
-        });
-        eventually("another worker", || {
-            let now = server.workers();
-            !now.is_empty() && now.iter().all(|pid| !before.contains(pid))
-        });
-    }
-    let mut hits = 0;
-    for round in 0..10 {
-        for thread in 0..4 {
-            for n in 0..50 {
-                let path = format!("/{round}/{thread}/{n}");
-                let response = get(&server, &path, "");
-                response.expect_status(200).expect_body(body(&path));
-                hits += usize::from(response.field("X-Cache") == Some("HIT"));
-            }
-        }
-    }
-    assert!(hits > 0, "some were kept");
-}
-
-#[test]
-fn max_size_holds_under_load() {
-    let body = "b".repeat(30_000);
-    let upstream =
-        Upstream::start().serve(move |_: &Asked| vec![Step::Bytes(answer("Cache-Control: max-age=60\r\n", &body))]);
-    let server = start(&upstream.address.to_string(), "max_size=4m", "");
-    let cache = server.path("cache");
-    let size =
-        |cache: &Path| files(cache).iter().filter_map(|path| path.metadata().ok()).map(|meta| meta.len()).sum::<u64>();
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..4)
-            .map(|thread| {
-                let server = &server;
-                scope.spawn(move || {
-                    let mut client = server.client();
-                    for n in 0..200 {
-                        client.get(&format!("/{thread}/{n}"));
-                        client.response().expect_status(200);
-                    }
-                })
-            })
-            .collect();
-        let mut most = 0;
-        while !workers.iter().all(|worker| worker.is_finished()) {
-            most = most.max(size(&cache));
-            std::thread::yield_now();
-        }
-        assert!(most > 0 && most < 10 * 1024 * 1024, "{most} bytes of 24 MB");
-    });
-    eventually("it is back within its bound", || size(&cache) <= 6 * 1024 * 1024);
-}
-
-#[test]
-fn nginx_and_weir_share_a_directory() {
-    let Some(nginx) = oracle() else { return };
-    let upstream = Upstream::start().serve(|asked: &Asked| {
-        let kind = asked.field("X-Kind").unwrap_or("none").to_owned();
-        let fields = "Cache-Control: max-age=600\r\nVary: X-Kind\r\nETag: \"e\"\r\nLast-Modified: Tue, 02 Jan 2024 03:04:05 GMT\r\n";
-        vec![Step::Bytes(answer(fields, &format!("{} {kind}", asked.target())))]
-    });
-    let address = upstream.address.to_string();
-    let both = |first: &Path, second: &Path| {
-        let mut filler = start_with(Setup::new().binary(first), &address, "", "");
-        let requests: Vec<(String, String)> =
-            (0..40).flat_map(|n| ["a", "b"].map(|kind| (format!("/{n}"), format!("X-Kind: {kind}\r\n")))).collect();
-        for (path, fields) in &requests {
-            get(&filler, path, fields).expect_field("X-Cache", "MISS");
-        }
-        filler.stop();
-        let setup = Setup::new().binary(second);
-        let target = setup.prefix().join("cache");
-        copy(&filler.path("cache"), &target);
-        let server = start_with(setup, &address, "", "");
-        for (path, fields) in &requests {
-            let kind = &fields[8..9];
-            get(&server, path, fields)
-                .expect_field("X-Cache", "HIT")
-                .expect_field("ETag", "\"e\"")
-                .expect_body(format!("{path} {kind}"));
-        }
-        let conditional = "X-Kind: a\r\nIf-None-Match: \"e\"\r\n";
-        get(&server, "/7", conditional).expect_status(304);
-    };
-    let weir = crate::kit::binary();
-    both(&weir, &nginx);
-    both(&nginx, &weir);
-}
-
-fn copy(from: &Path, to: &Path) {
+/// Copies a cache, so that a worker of any user may use it.
+pub fn copy(from: &Path, to: &Path) {
     crate::kit::server::make_directory(to);
     for entry in fs::read_dir(from).expect("a directory").flatten() {
         let target = to.join(entry.file_name());

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+
 use crate::kit::upstream::Background;
 use crate::kit::{Asked, Server, Setup, Step, Upstream, eventually};
 
@@ -18,6 +20,10 @@ fn counting() -> Background {
 }
 
 fn purging(upstream: &Background, path: &str, location: &str) -> Server {
+    purging_with(Setup::new(), upstream, path, location)
+}
+
+fn purging_with(setup: Setup, upstream: &Background, path: &str, location: &str) -> Server {
     let conf = format!(
         "map $request_method $purges {{ PURGE 1; default 0; }}
         proxy_cache_path %%PREFIX%%/cache levels=1:2 keys_zone=z:1m {path};
@@ -34,7 +40,7 @@ fn purging(upstream: &Background, path: &str, location: &str) -> Server {
             }}
         }}"
     );
-    Setup::new().set("UPSTREAM", upstream.address).start(&conf)
+    setup.set("UPSTREAM", upstream.address).start(&conf)
 }
 
 /// What `/path` gives with a value of `X-Kind`: `HIT 3`.
@@ -161,6 +167,41 @@ fn an_answer_that_was_on_its_way_is_purged_with_the_rest() {
     upstream.expect("GET /a").reply("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew").close();
     client.response().expect_body("new").expect_field("X-Cache", "MISS");
     server.fetch("/a").expect_body("new").expect_field("X-Cache", "HIT");
+}
+
+#[test]
+fn purges_outlive_their_worker_and_their_server() {
+    let upstream = counting();
+    let mut server = purging_with(Setup::new().allow_alerts(), &upstream, "", "");
+    for (n, path) in ["/a/1", "/a/2", "/b"].iter().enumerate() {
+        assert_eq!(fetch(&server, path, ""), format!("MISS {n}"));
+    }
+    for (n, kind) in ["x", "y"].iter().enumerate() {
+        assert_eq!(fetch(&server, "/vary", kind), format!("MISS {}", n + 3));
+    }
+    assert_eq!((purge(&server, "/a/*"), purge(&server, "/vary")), (204, 204));
+    // Killed as it is: only what is on the disk counts.
+    let before = server.workers();
+    for worker in &before {
+        kill(*worker, Signal::SIGKILL).expect("it runs");
+    }
+    eventually("another worker", || server.workers().iter().any(|pid| !before.contains(pid)));
+    for path in ["/a/1", "/a/2"] {
+        assert!(fetch(&server, path, "").starts_with("MISS"), "{path} was purged");
+        assert!(fetch(&server, path, "").starts_with("HIT"), "{path} is there again");
+    }
+    for kind in ["y", "x"] {
+        assert!(fetch(&server, "/vary", kind).starts_with("MISS"), "{kind} was purged");
+    }
+    assert_eq!(fetch(&server, "/b", ""), "HIT 2");
+    // The next one goes as it should.
+    assert_eq!(purge(&server, "/b*"), 204);
+    server.stop();
+    let setup = Setup::new();
+    crate::proxy_cache::copy(&server.path("cache"), &setup.prefix().join("cache"));
+    let next = purging_with(setup, &upstream, "", "");
+    assert!(fetch(&next, "/b", "").starts_with("MISS"), "it was purged");
+    assert!(fetch(&next, "/b", "").starts_with("HIT"), "it is there again");
 }
 
 #[test]

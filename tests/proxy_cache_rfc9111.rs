@@ -355,3 +355,34 @@ fn changes_invalidate() {
     cached(&server, "/d", "").expect_body("first");
     cached(&server, "/e", "").expect_body("first");
 }
+
+/// A HEAD that the upstream answers with these fields.
+fn head(server: &Server, upstream: &Upstream, path: &str, fields: &str) {
+    let mut client = server.client();
+    client.send(format!("HEAD {path} HTTP/1.1\r\nHost: a\r\nCache-Control: no-cache\r\nConnection: close\r\n\r\n"));
+    upstream.expect(&format!("HEAD {path}")).reply(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n")).close();
+    client.response().expect_status(200);
+}
+
+#[test]
+fn head_freshens_what_answers_get() {
+    let upstream = Upstream::start();
+    for key in ["$uri", "$request_method$uri"] {
+        let server = strict(&upstream, &format!("proxy_cache_convert_head off; proxy_cache_key {key};"));
+        let stored = answer("Cache-Control: max-age=1000\r\nETag: \"a\"\r\nX-Of: get", "body");
+        through(&server, &upstream, "/a", "", &stored).expect_body("body");
+        // Its fields count from now on, and the body is the one that was there.
+        head(&server, &upstream, "/a", "Cache-Control: max-age=2000\r\nETag: \"a\"\r\nX-Of: head\r\nContent-Length: 4");
+        let response = cached(&server, "/a", "");
+        response.expect_body("body").expect_field("X-Of", "head").expect_field("Cache-Control", "max-age=2000");
+        // It has become another, as its tag or its length says: the copy is gone.
+        for other in ["ETag: \"b\"", "ETag: \"a\"\r\nContent-Length: 5", "Content-Length: 3"] {
+            head(&server, &upstream, "/a", &format!("Cache-Control: max-age=2000\r\n{other}"));
+            through(&server, &upstream, "/a", "", &stored).expect_field("X-Cache", "MISS").expect_body("body");
+            cached(&server, "/a", "").expect_field("X-Of", "get");
+        }
+        // What there is no copy of is not made of a HEAD.
+        head(&server, &upstream, "/b", "Cache-Control: max-age=2000");
+        through(&server, &upstream, "/b", "", &stored).expect_body("body");
+    }
+}

@@ -22,6 +22,7 @@ mod memory;
 mod process;
 mod proxy;
 mod proxy_cache;
+mod proxy_cache_load;
 mod proxy_cache_purge;
 mod proxy_cache_rfc9111;
 mod proxy_protocol;

@@ -10,6 +10,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::index::Turn;
 use super::key::Key;
 use super::store::Store;
@@ -32,6 +34,15 @@ pub struct Filling {
     start: u64,
     /// Whoever waits may have what is there already: that the body ends too early would not go unnoticed.
     open: bool,
+    /// What it is kept under.
+    name: Name,
+}
+
+/// What a file is kept under, whichever variant it is.
+#[derive(Clone, Debug)]
+pub struct Name {
+    pub main: Key,
+    pub text: Bytes,
 }
 
 /// So much is written at once.
@@ -50,7 +61,7 @@ impl Filling {
     /// whole; beside its place without. `open`: the body tells itself where it ends, so others may have what there is.
     pub fn begin(
         store: &Arc<Store>,
-        key: Key,
+        (key, name): (Key, Name),
         turn: Turn,
         temporary: Option<&TempPath>,
         header: Vec<u8>,
@@ -75,6 +86,7 @@ impl Filling {
             len: 0,
             start,
             open,
+            name,
         })
     }
 
@@ -107,9 +119,15 @@ impl Filling {
         (self.len + self.buffer.len() as u64).saturating_sub(self.start)
     }
 
-    /// The body is whole: the file gets its name.
+    /// The body is whole: the file gets its name, unless what it would be kept under was purged after it was asked for.
     pub fn finish(mut self) -> Result<(), Refused> {
         self.flush()?;
+        if let Some(turn) = &self.turn
+            && self.store.index.purges.has(self.name.main, &self.name.text, turn.fill.since, i64::MAX)
+        {
+            turn.fill.whole(&self.file, self.len);
+            return Ok(());
+        }
         let path = self.store.file(self.key);
         temp::put(&self.temp, &path, 0o600).map_err(|(call, error)| Refused { call, path: path.clone(), error })?;
         let extent = self.file.metadata().map_or((self.len, 0), |metadata| (metadata.len(), metadata.blocks()));
@@ -120,6 +138,11 @@ impl Filling {
         }
         self.store.bell.ring_if_full(&self.store);
         Ok(())
+    }
+
+    /// The file, and how many bytes of it are written.
+    pub fn so_far(&self) -> (&File, u64) {
+        (&self.file, self.len)
     }
 
     pub fn temporary(&self) -> &Path {

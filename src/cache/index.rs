@@ -92,7 +92,7 @@ struct Node {
     uses: u32,
     /// The number of the last purge before its file was asked for.
     since: u32,
-    /// How many files were made under this key since the entry is there.
+    /// Numbers the file that was made last, differently from all others; 0 is one that was found.
     made: u32,
     /// A status that stands for a file.
     error: u16,
@@ -444,8 +444,8 @@ pub struct Held {
     forget: bool,
     /// The index knew of its file.
     existed: bool,
-    /// [`Node::made`] then.
-    made: u32,
+    /// Which file it was: another number is another file.
+    pub made: u32,
 }
 
 impl Held {
@@ -465,13 +465,13 @@ impl Held {
         });
     }
 
-    /// Whether the file that was found, which is kept under `text`, was purged.
-    pub fn is_purged(&self, main: Key, text: &[u8]) -> bool {
+    /// Whether the file that was found, which is kept under `text` and of this date, was purged.
+    pub fn is_purged(&self, main: Key, text: &[u8], date: i64) -> bool {
         if self.index.purges.is_idle() {
             return false;
         }
         let since = self.with(|inner, place| inner.nodes[place].since);
-        self.index.purges.has(main, text, since)
+        self.index.purges.has(main, text, since, date)
     }
 
     /// The file that was found while the index was cold, and its bytes on disk.
@@ -563,13 +563,14 @@ pub struct Turn {
 impl Turn {
     /// The file is in its place, with so many bytes on disk.
     pub fn made(self, size: u64) {
+        let number = self.held.index.turns.fetch_add(1, Ordering::Relaxed) + 1;
         self.held.with(|inner, place| {
             let node = &mut inner.nodes[place];
             node.error = 0;
             node.exists = true;
             node.seen = true;
             node.since = self.fill.since;
-            node.made = node.made.wrapping_add(1);
+            node.made = number as u32; // after four billion more it may come again
             inner.size += size;
             inner.size -= std::mem::replace(&mut node.size, size);
         });

@@ -15,10 +15,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::index::{Evict, Evicted, Index, Record};
+use super::journal;
 use super::key::Key;
 use super::meta;
 use super::snapshot;
-use super::store::{Pace, Store, free_space, say};
+use super::store::{Pace, Store, free_space, now, say};
 use super::stored;
 use crate::base::clock;
 use crate::base::text::errno;
@@ -92,7 +93,9 @@ fn manage(store: Weak<Store>) {
 fn round(store: &Store) -> Duration {
     let limits = store.limits.load_full();
     // what was on its way when it was purged has arrived by then
-    store.index.purges.expire(now().saturating_sub(limits.inactive.max(3600)));
+    if !store.index.purges.is_idle() {
+        store.unmark(|purges| purges.expire(now().saturating_sub(limits.inactive.max(3600))));
+    }
     let pace = limits.manager;
     let mut work = Work::begin(pace);
     let mut why = Evict::Inactive;
@@ -132,11 +135,6 @@ fn is_far_over(size: u64, max_size: u64) -> bool {
     size > max_size.saturating_add(max_size / 16).saturating_add(1024 * 1024)
 }
 
-fn now() -> i64 {
-    clock::tick();
-    i64::try_from(clock::seconds()).unwrap_or(i64::MAX)
-}
-
 /// What was done since the last rest.
 struct Work {
     pace: Pace,
@@ -174,8 +172,8 @@ fn look_for_purged(store: Weak<Store>) {
         if look_once(&store, &index).is_err() {
             return;
         }
-        index.purges.walked(number);
         let Some(strong) = store.upgrade() else { return };
+        strong.unmark(|purges| purges.walked(number));
         if !index.purges.is_awaited() {
             strong.purging.store(false, Ordering::SeqCst);
             // somebody may have purged meanwhile, and found the purger at work
@@ -192,9 +190,9 @@ fn look_once(store: &Weak<Store>, index: &Arc<Index>) -> Result<(), Gone> {
         let strong = store.upgrade().ok_or(Gone)?;
         let pace = strong.limits.load().purger;
         let path = strong.file(key);
-        if let Some((_, text)) = stored::kept_under(&path)
+        if let Some((meta, text)) = stored::kept_under(&path)
             && let Some(since) = index.since(key)
-            && index.purges.has(Key::of(&text), &text, since)
+            && index.purges.has(Key::of(&text), &text, since, meta.date)
             && index.purge(key)
         {
             strong.delete(key);
@@ -275,7 +273,7 @@ fn add(store: &Store, entry: &DirEntry) -> bool {
     if name.len() > 11 && name[name.len() - 11] == b'.' {
         return !is_abandoned(entry);
     }
-    if name == snapshot::NAME.as_bytes() {
+    if name == snapshot::NAME.as_bytes() || name == journal::NAME.as_bytes() {
         return true;
     }
     let Some(key) = Key::from_name(name) else { return false };

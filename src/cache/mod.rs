@@ -16,6 +16,7 @@ pub mod filling; // a file being made, for who makes it
 pub mod head; // changes to a head that is kept
 pub mod hot; // small files in memory
 pub mod index; // what is known of the entries
+pub mod journal; // purges on disk
 pub mod keeper; // the loader and the manager
 pub mod key; // md5 of the key, variants, names below the cache's directory
 pub mod meta; // the header of a cache file

@@ -25,7 +25,7 @@ const RECORD: usize = Key::LEN + 8 + 8 + 4;
 /// Writes down what the index knows.
 pub fn save(store: &Store) {
     let path = store.path.join(NAME);
-    let saved = write(&encode(&store.index.records()), &path);
+    let saved = write(&encode(store.index.records()), &path);
     if let Err(error) = saved {
         say(Level::Warn, format_args!("the cache's index was not saved to \"{}\" {}", path.display(), errno(&error)));
     }
@@ -48,13 +48,15 @@ pub fn restore(store: &Store) {
     if fs::remove_file(&path).is_err() {
         return;
     }
-    for record in decode(&bytes).unwrap_or_default() {
+    for record in decode(&bytes).into_iter().flatten() {
         store.index.restore(record);
     }
 }
 
-fn encode(records: &[Record]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(MAGIC.len() + records.len() * RECORD + 4);
+/// The file that says so.
+pub fn encode(records: impl IntoIterator<Item = Record>) -> Vec<u8> {
+    let records = records.into_iter();
+    let mut bytes = Vec::with_capacity(MAGIC.len() + records.size_hint().0 * RECORD + 4);
     bytes.extend_from_slice(MAGIC);
     for Record { key, size, expire, uses } in records {
         bytes.extend_from_slice(&key.0);
@@ -67,27 +69,25 @@ fn encode(records: &[Record]) -> Vec<u8> {
     bytes
 }
 
-/// `None`: it is not whole, or not ours.
-fn decode(bytes: &[u8]) -> Option<Vec<Record>> {
+/// What a file says. `None`: it is not whole, or not ours.
+pub fn decode(bytes: &[u8]) -> Option<impl Iterator<Item = Record>> {
     let (bytes, sum) = bytes.split_last_chunk::<4>()?;
     if crc32fast::hash(bytes) != u32::from_le_bytes(*sum) {
         return None;
     }
     let (records, rest) = bytes.strip_prefix(MAGIC)?.as_chunks::<RECORD>();
-    if !rest.is_empty() {
-        return None;
-    }
-    records.iter().map(|record| one(record)).collect()
+    rest.is_empty().then(|| records.iter().filter_map(one))
 }
 
-fn one(record: &[u8]) -> Option<Record> {
+/// One record, which is never too short.
+fn one(record: &[u8; RECORD]) -> Option<Record> {
     let (key, rest) = record.split_first_chunk()?;
     let (size, rest) = rest.split_first_chunk()?;
     let (expire, rest) = rest.split_first_chunk()?;
     Some(Record {
         key: Key(*key),
         // A sum of sizes stays in bounds: no file is larger than a disk.
-        size: u64::from_le_bytes(*size).min(1 << 48),
+        size: u64::from_le_bytes(*size).min(1 << 40),
         expire: i64::from_le_bytes(*expire),
         uses: u32::from_le_bytes(*rest.first_chunk()?),
     })
@@ -102,13 +102,14 @@ mod tests {
         let records: Vec<Record> = (0..3)
             .map(|n| Record { key: Key([n; Key::LEN]), size: 4096 * u64::from(n), expire: i64::from(n), uses: 7 })
             .collect();
-        let whole = encode(&records);
-        assert_eq!(decode(&whole), Some(records));
+        let whole = encode(records.iter().copied());
+        let read = |bytes: &[u8]| decode(bytes).map(Iterator::collect);
+        assert_eq!(read(&whole), Some(records));
         for cut in 0..whole.len() {
-            assert_eq!(decode(&whole[..cut]), None, "cut at {cut}");
+            assert_eq!(read(&whole[..cut]), None::<Vec<Record>>, "cut at {cut}");
             let mut changed = whole.clone();
             changed[cut] ^= 1;
-            assert_eq!(decode(&changed), None, "changed at {cut}");
+            assert_eq!(read(&changed), None, "changed at {cut}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! a worker calls.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -13,11 +14,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::index::{Found, Full, Held, Index};
+use super::journal::{self, Record};
 use super::keeper::{self, Bell};
 use super::key::{Key, Levels};
-use super::purge::What;
+use super::purge::{Purges, What};
 use super::snapshot;
 use super::stored;
+use crate::base::clock;
 use crate::base::text::errno;
 use crate::log::{self, Level};
 
@@ -94,6 +97,8 @@ pub struct Store {
     running: OnceLock<()>,
     /// The purger is at work.
     pub purging: AtomicBool,
+    /// Held while marks and their file change together.
+    journal: Mutex<()>,
 }
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -139,6 +144,7 @@ impl Zone {
                     block: OnceLock::new(),
                     running: OnceLock::new(),
                     purging: AtomicBool::new(false),
+                    journal: Mutex::new(()),
                 });
                 store.index.set_limits(limits.capacity(), limits.inactive);
                 stores.push(Arc::downgrade(&store));
@@ -153,7 +159,13 @@ impl Zone {
         let store = &self.store;
         store.limits.store(self.limits.clone());
         store.index.set_limits(self.limits.capacity(), self.limits.inactive);
-        store.running.get_or_init(|| keeper::start(store));
+        store.running.get_or_init(|| {
+            let records = journal::read(&store.path, now());
+            if store.index.purges.restore(&records) {
+                keeper::purge(store);
+            }
+            keeper::start(store);
+        });
         store.bell.ring();
     }
 }
@@ -197,11 +209,36 @@ impl Store {
                 (found, found && varies)
             }
         };
-        self.index.purges.add(what, walk, now);
+        {
+            let _whole = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+            let fits = self.index.purges.add(what, walk, now);
+            match what {
+                _ if !fits => journal::rewrite(&self.path, &self.index.purges.records()),
+                // its file is gone, and what was on its way is not kept
+                What::Key(_) if !walk => {}
+                What::Key(_) | What::Prefix(_) => {
+                    journal::append(&self.path, &Record { what: what.into(), since: now, walk });
+                }
+            }
+        }
         if walk {
             keeper::purge(self);
         }
         found
+    }
+
+    /// Marks go that [`Purges`] can do without: `gone` says whether there were any.
+    pub fn unmark(&self, gone: impl FnOnce(&Purges) -> bool) {
+        let _whole = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone(&self.index.purges) {
+            journal::rewrite(&self.path, &self.index.purges.records());
+        }
+    }
+
+    /// What the file of a key takes on the disk.
+    pub fn size_of(&self, key: Key) -> u64 {
+        let metadata = std::fs::metadata(self.file(key));
+        metadata.map_or(0, |metadata| self.size_on_disk((metadata.len(), metadata.blocks())))
     }
 
     /// What a file of so many bytes, and blocks of 512 bytes, takes on the disk.
@@ -220,6 +257,12 @@ impl Drop for Store {
         }
         self.bell.ring(); // its manager finds it gone
     }
+}
+
+/// The second that it is.
+pub fn now() -> i64 {
+    clock::tick();
+    i64::try_from(clock::seconds()).unwrap_or(i64::MAX)
 }
 
 fn block_size(path: &Path) -> io::Result<u64> {

@@ -1,13 +1,13 @@
 //! A cache file that was found: read, and believed as far as it agrees with itself.
 //!
-//! In: a path, and the key that the file should be of. Out: its header, the upstream's head, and its body, which a small
-//! file has in memory; or why it is of no use. nginx: `ngx_http_file_cache_read`.
+//! In: the beginning of a file, what the file system says of it, and the key that it should be of. Out: its header, the
+//! upstream's head, and the body of a file that came whole; or why it is of no use. Who opens the file, and reads it, does so
+//! as files are opened and read where it is to be served. nginx: `ngx_http_file_cache_read`.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -21,31 +21,24 @@ pub struct Stored {
     pub text: Bytes,
     /// The upstream's head, in its protocol.
     pub head: Bytes,
-    pub body: Body,
+    /// `None`: it is in the file, from `body_start` on.
+    pub body: Option<Bytes>,
     /// Bytes of the whole file.
     pub len: u64,
     stamp: Stamp,
-    /// Blocks of 512 bytes on the disk.
-    blocks: u64,
-}
-
-#[derive(Clone, Debug)]
-pub enum Body {
-    Memory(Bytes),
-    /// From `body_start` on.
-    File(Arc<File>),
 }
 
 /// What tells one state of a file from another: device, inode, size, and when it was written to last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    id: (u64, u64),
-    len: u64,
-    written: (i64, i64),
+pub struct Stamp {
+    pub id: (u64, u64),
+    pub len: u64,
+    /// Seconds, and nanoseconds of a second.
+    pub written: (i64, i64),
 }
 
 impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
+    pub fn of(metadata: &Metadata) -> Self {
         Self {
             id: (metadata.dev(), metadata.ino()),
             len: metadata.len(),
@@ -64,51 +57,34 @@ pub enum Unread {
 }
 
 /// A file of this size is read at once, and its body is at hand in memory.
-pub const SMALL: usize = 32 * 1024;
+pub const SMALL: u64 = 32 * 1024;
 
 impl Stored {
-    /// Opens the file of a key. `limit` bytes are read at least, which is what header and head may take.
-    pub fn open(path: &Path, key: &Bytes, limit: usize) -> Result<Self, Unread> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-                return Err(Unread::Missing);
-            }
-            Err(error) => return Err(Unread::Failed("open()", error)),
-        };
-        let metadata = file.metadata().map_err(|error| Unread::Failed("fstat()", error))?;
-        let len = metadata.len();
-        let limit = if len <= SMALL as u64 { SMALL } else { limit };
-        Self::read(Arc::new(file), &metadata, len, key, limit)
+    /// How much is to be read of a file of `len` bytes. `limit` is what header and head may take.
+    pub fn appetite(len: u64, limit: usize) -> usize {
+        let limit = if len <= SMALL { SMALL } else { limit as u64 };
+        limit.min(len) as usize // what was a `usize` or little
+    }
+
+    /// Understands `bytes`, with which a file begins that has `len` bytes so far.
+    pub fn read(bytes: Bytes, stamp: Stamp, len: u64, key: &Bytes) -> Result<Self, Unusable> {
+        let meta = Meta::decode(&bytes, key)?;
+        let range = usize::from(meta.header_start)..usize::from(meta.body_start);
+        if bytes.len() < range.end {
+            return Err(Unusable::Broken);
+        }
+        let body = (bytes.len() as u64 == len).then(|| bytes.slice(range.end..));
+        Ok(Self { meta, text: key.clone(), head: bytes.slice(range), body, len, stamp })
     }
 
     /// Reads an open file, of which `len` bytes are written so far.
-    pub fn growing(file: Arc<File>, len: u64, key: &Bytes, limit: usize) -> Result<Self, Unread> {
+    pub fn growing(file: &File, len: u64, key: &Bytes, limit: usize) -> Result<Self, Unread> {
         let metadata = file.metadata().map_err(|error| Unread::Failed("fstat()", error))?;
-        let mut stored = Self::read(file.clone(), &metadata, len, key, limit)?;
-        stored.body = Body::File(file);
-        Ok(stored)
-    }
-
-    fn read(file: Arc<File>, metadata: &Metadata, len: u64, key: &Bytes, limit: usize) -> Result<Self, Unread> {
-        if !metadata.is_file() {
-            return Err(Unread::Unusable(Unusable::Broken));
-        }
-        let mut bytes = vec![0; limit.min(usize::try_from(metadata.len()).unwrap_or(usize::MAX))];
+        let mut bytes = vec![0; limit.min(usize::try_from(len).unwrap_or(usize::MAX))];
         let got = file.read_at(&mut bytes, 0).map_err(|error| Unread::Failed("pread()", error))?;
         bytes.truncate(got);
-        let bytes = Bytes::from(bytes);
-        let meta = Meta::decode(&bytes, key).map_err(Unread::Unusable)?;
-        let range = usize::from(meta.header_start)..usize::from(meta.body_start);
-        if bytes.len() < range.end {
-            return Err(Unread::Unusable(Unusable::Broken));
-        }
-        let body = match bytes.len() as u64 == len {
-            true => Body::Memory(bytes.slice(range.end..)),
-            false => Body::File(file),
-        };
-        let (head, stamp, blocks) = (bytes.slice(range), Stamp::of(metadata), metadata.blocks());
-        Ok(Self { meta, text: key.clone(), head, body, len, stamp, blocks })
+        let stored = Self::read(bytes.into(), Stamp::of(&metadata), len, key).map_err(Unread::Unusable)?;
+        Ok(Self { body: None, ..stored })
     }
 
     /// Bytes of the body.
@@ -122,17 +98,12 @@ impl Stored {
     }
 
     pub fn is_in_memory(&self) -> bool {
-        matches!(self.body, Body::Memory(_))
+        self.body.is_some()
     }
 
     /// The file of that name is still the one that was read.
     pub fn is_current(&self, path: &Path) -> bool {
         path.symlink_metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
-    }
-
-    /// Size and blocks of 512 bytes, for counting what it takes on the disk.
-    pub fn extent(&self) -> (u64, u64) {
-        (self.len, self.blocks)
     }
 
     /// The upstream says that the body is still good: writes a new header, unless another file has the name by now.

@@ -11,6 +11,7 @@ pub mod body; // a body as it flows: pieces and their sources
 pub mod build; // from configuration levels to servers and locations
 pub mod connection; // a client's connection
 pub mod core; // the core module: what every location is told
+pub mod fields; // the fields of a head, in their order
 pub mod h1; // HTTP/1 from a client
 pub mod h2; // HTTP/2 from a client
 pub mod location; // which location a path belongs to
@@ -106,8 +107,8 @@ impl request::Request {
             request: Some(&main.head.line).filter(|line| !line.is_empty()).map(|line| line.as_ref()),
             subrequest: Some(path.as_ref()).filter(|_| self.is_subrequest()),
             upstream: Some(upstream.as_slice()).filter(|url| !url.is_empty()),
-            host: main.field("Host").map(|host| host.as_ref()),
-            referrer: main.field("Referer").map(|referrer| referrer.as_ref()),
+            host: main.field("Host"),
+            referrer: main.field("Referer"),
             ..log::Context::default()
         };
         error_log.write(level, &context, message);

@@ -456,6 +456,16 @@ impl Opener {
         }
     }
 
+    /// Opens the file of a response cache. It is written to in place, so of a small one no bytes are kept, and it is replaced:
+    /// what is known of the path counts only under the same `number`. nginx: `of.uniq`.
+    pub fn open_kept(&self, path: &[u8], number: u32) -> Result<Found, Unopened> {
+        let walk = Walk { symlinks: Symlinks::Allowed, trusted: 0, kept: Some(number) };
+        match &self.cache {
+            None => self.open_now(path, walk),
+            Some(cache) => cache.open(self, path, walk),
+        }
+    }
+
     /// Says what `path` is, for who wants no more than that: without a cache nothing is opened.
     pub fn test(&self, request: &Request, path: &[u8]) -> Result<Stat, Unopened> {
         let walk = self.walk(request, path);
@@ -467,17 +477,17 @@ impl Opener {
 
     /// How symbolic links in this path are to be met. nginx: `ngx_http_set_disable_symlinks`.
     fn walk(&self, request: &Request, path: &[u8]) -> Walk {
-        let Some(from) = &self.from else { return Walk { symlinks: self.symlinks, trusted: 0 } };
+        let Some(from) = &self.from else { return Walk { symlinks: self.symlinks, trusted: 0, kept: None } };
         let from = from.eval(request);
         let trusted = match path.strip_prefix(from.as_ref()) {
             _ if from.is_empty() => 0,
             None => 0,
-            Some([]) => return Walk { symlinks: Symlinks::Allowed, trusted: 0 },
+            Some([]) => return Walk { symlinks: Symlinks::Allowed, trusted: 0, kept: None },
             Some([b'/', ..]) => from.len(),
             Some(_) if from.ends_with(b"/") => from.len() - 1,
             Some(_) => 0,
         };
-        Walk { symlinks: self.symlinks, trusted }
+        Walk { symlinks: self.symlinks, trusted, kept: None }
     }
 
     fn open_now(&self, path: &[u8], walk: Walk) -> Result<Found, Unopened> {
@@ -492,6 +502,9 @@ impl Opener {
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         }
         let mut open = OpenFile::from(File::from(file));
+        if walk.kept.is_some() {
+            return Ok(Found { file: Some(Arc::new(open)), stat });
+        }
         if self.directio.is_some_and(|from| stat.size >= from) && stat.kind == Kind::File {
             // Some file systems have no such thing: then the page cache serves as well.
             let direct =
@@ -511,6 +524,11 @@ impl Opener {
 const READ_AHEAD_FROM: u64 = 128 * 1024;
 
 impl Stat {
+    /// Device, inode, and when it was written to last.
+    pub fn identity(&self) -> ((u64, u64), (i64, i64)) {
+        (self.id, (self.mtime, self.written.0))
+    }
+
     fn of(stat: rustix::fs::Stat) -> Self {
         let kind = match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG => Kind::File,
@@ -536,6 +554,8 @@ struct Walk {
     symlinks: Symlinks,
     /// So much of the path's beginning is not looked at: `from=`. A slash follows it.
     trusted: usize,
+    /// The file of a response cache with this number: under another number the path leads to another file.
+    kept: Option<u32>,
 }
 
 impl Walk {
@@ -752,7 +772,7 @@ mod tests {
         (Opener { cache: Some(cache.clone()), valid, min_uses, errors, ..Opener::default() }, cache)
     }
 
-    const FOLLOW: Walk = Walk { symlinks: Symlinks::Allowed, trusted: 0 };
+    const FOLLOW: Walk = Walk { symlinks: Symlinks::Allowed, trusted: 0, kept: None };
 
     #[test]
     fn files_directories_and_what_is_neither() {
@@ -782,7 +802,7 @@ mod tests {
         symlink("/etc/passwd", root.join("foreign")).expect("a link");
         let open = |symlinks, path: &str, trusted: &str| {
             let trusted = if trusted.is_empty() { 0 } else { bytes(&root.join(trusted)).len() };
-            let walk = Walk { symlinks, trusted };
+            let walk = Walk { symlinks, trusted, kept: None };
             walk.open(bytes(&root.join(path)), OFlags::RDONLY | OFlags::NONBLOCK).map(drop).map_err(|e| e.errno)
         };
         for (path, trusted, on, if_not_owner) in [
@@ -799,7 +819,7 @@ mod tests {
             assert_eq!(open(Symlinks::OfOwner, path, trusted), if_not_owner, "if_not_owner {path} from {trusted}");
             assert_eq!(open(Symlinks::Allowed, path, trusted).is_ok(), !path.contains("missing"), "off {path}");
         }
-        let walk = Walk { symlinks: Symlinks::OfOwner, trusted: 0 };
+        let walk = Walk { symlinks: Symlinks::OfOwner, trusted: 0, kept: None };
         let owner = |path: &Path| std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(path).expect("there"));
         if owner(&root.join("foreign")) != owner(Path::new("/etc/passwd")) {
             let refused = walk.open(bytes(&root.join("foreign")), OFlags::RDONLY).expect_err("another's file");

@@ -4,13 +4,15 @@
 //! statement it is made in, so none is held across an await.
 
 use std::any::Any;
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::connection::Connection;
+use super::fields::Fields;
 use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head, Replied};
 use super::stream::Stream;
@@ -35,7 +37,7 @@ pub struct RequestHead {
     pub protocol: Bytes,
     pub version: Version,
     /// Without the lines that `ignore_invalid_headers` dropped.
-    pub fields: Vec<Field>,
+    pub fields: Fields,
     /// The host of the request line or of `Host`, valid and in lower case, without its port.
     pub host: Option<Bytes>,
     /// The port that came with the host; 0 without one.
@@ -58,7 +60,7 @@ impl RequestHead {
             target: Bytes::new(),
             protocol: Bytes::new(),
             version: Version::HTTP_10,
-            fields: Vec::new(),
+            fields: Fields::default(),
             host: None,
             host_port: 0,
             content_length: None,
@@ -69,8 +71,8 @@ impl RequestHead {
     }
 
     /// The first field of that name.
-    pub fn field(&self, name: &str) -> Option<&Bytes> {
-        self.fields.iter().find(|field| field.is(name)).map(|field| &field.value)
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.first(name).map(|field| field.value)
     }
 }
 
@@ -82,6 +84,50 @@ enum Slot {
     /// Being computed: whoever asks now asks in a circle.
     Asked,
     Known(Value),
+}
+
+/// What a request and its parts have computed so far. The memory of one that is over serves the next: it grows with the
+/// variables of the configuration.
+#[derive(Clone, Debug)]
+struct Kept(Rc<RefCell<Vec<Slot>>>);
+
+/// So much of such memory is spared on a thread.
+const SPARE_KEPT: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Rc<RefCell<Vec<Slot>>>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self(SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten().unwrap_or_default())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if Rc::strong_count(&self.0) > 1 {
+            return;
+        }
+        self.0.borrow_mut().clear();
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_KEPT {
+                spare.push(self.0.clone());
+            }
+        });
+    }
+}
+
+/// What an answer gets, whoever makes it: `WWW-Authenticate` also on the page of `error_page 401`.
+#[derive(Debug, Default)]
+struct Owed {
+    fields: Vec<Field>,
+    location: Option<Bytes>,
+    /// It depends on `Accept-Encoding`.
+    vary_encoding: bool,
+    /// The type of the file that answers.
+    media_type: Option<Bytes>,
 }
 
 /// See the module's head.
@@ -120,15 +166,11 @@ pub struct Request {
     pub error_status: Cell<u16>,
     /// An `error_page` is being made: another error gets the built-in page, unless `recursive_error_pages`.
     pub in_error_page: Cell<bool>,
-    /// Fields that the answer gets, whoever makes it: `WWW-Authenticate` also on the page of `error_page 401`.
-    owed: RefCell<Vec<Field>>,
-    owed_location: RefCell<Option<Bytes>>,
-    /// The answer depends on `Accept-Encoding`, whoever makes it.
-    owed_vary: Cell<bool>,
-    owed_type: RefCell<Option<Bytes>>,
+    /// What the answer gets, whoever makes it. Most requests owe nothing.
+    owed: RefCell<Option<Box<Owed>>>,
     pub body: Upload,
 
-    slots: Rc<RefCell<Vec<Slot>>>,
+    kept: Kept,
     /// How many variables that are not kept are being computed.
     depth: Cell<u8>,
     captures: RefCell<Matched>,
@@ -163,11 +205,11 @@ pub struct Request {
     /// What the last upstream answered; it stays over internal redirects.
     pub replied: RefCell<Option<Rc<Replied>>>,
     /// Every upstream peer that was tried, for `$upstream_*`.
-    pub attempts: RefCell<Vec<Attempt>>,
+    pub attempts: RefCell<SmallVec<[Attempt; 1]>>,
     /// What came of asking the cache; it stays over internal redirects.
     pub cache: RefCell<cache::Seen>,
-    /// What limits said of it; asked of the client's own request.
-    pub limits: Limits,
+    /// What limits said of it, where there are any; asked of the client's own request.
+    pub limits: OnceCell<Box<Limits>>,
 }
 
 /// What `limit_req` and `limit_conn` have to remember of a request, over internal redirects, until it ends.
@@ -181,6 +223,17 @@ pub struct Limits {
     pub held: RefCell<Vec<Box<dyn Any>>>,
 }
 
+/// What of a request is not in its head.
+#[derive(Default)]
+pub struct Begun {
+    /// The normalised path.
+    pub path: Bytes,
+    pub args: Bytes,
+    pub server: ServerId,
+    pub body: Upload,
+    pub stream: Option<Rc<dyn Stream>>,
+}
+
 /// nginx's `NGX_HTTP_MAX_URI_CHANGES` is 10; the one that reaches zero is refused.
 pub const JUMPS: u8 = 11;
 
@@ -188,13 +241,13 @@ pub const JUMPS: u8 = 11;
 const DEPTH: u8 = 100;
 
 impl Request {
-    pub fn new(connection: Rc<Connection>, head: RequestHead, path: Bytes, args: Bytes, server: ServerId) -> Self {
+    pub fn new(connection: Rc<Connection>, head: RequestHead, begun: Begun) -> Rc<Self> {
+        let Begun { path, args, server, body, stream } = begun;
         let location = connection.http.server(server).root;
-        let keepalive = Cell::new(false);
-        Self {
+        Rc::new(Self {
             started: connection.begun.get(),
             number: connection.requests.get(),
-            stream: None,
+            stream,
             path: RefCell::new(path),
             args: RefCell::new(args),
             method: RefCell::new(head.method.clone()),
@@ -209,15 +262,12 @@ impl Request {
             error_status: Cell::new(0),
             in_error_page: Cell::new(false),
             owed: RefCell::default(),
-            owed_location: RefCell::default(),
-            owed_vary: Cell::new(false),
-            owed_type: RefCell::default(),
-            body: Upload::default(),
-            slots: Rc::default(),
+            body,
+            kept: Kept::default(),
             depth: Cell::new(0),
             captures: RefCell::default(),
             extensions: RefCell::default(),
-            keepalive,
+            keepalive: Cell::new(false),
             slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
@@ -234,11 +284,11 @@ impl Request {
             replied: RefCell::default(),
             attempts: RefCell::default(),
             cache: RefCell::default(),
-            limits: Limits::default(),
+            limits: OnceCell::new(),
             parent: None,
             head: Rc::new(head),
             connection,
-        }
+        })
     }
 
     /// A request that asks for a part of `parent`'s answer; see `http/subrequest.rs`. It shares the parent's variables and
@@ -265,11 +315,8 @@ impl Request {
             error_status: Cell::new(0),
             in_error_page: Cell::new(false),
             owed: RefCell::default(),
-            owed_location: RefCell::default(),
-            owed_vary: Cell::new(false),
-            owed_type: RefCell::default(),
             body: Upload::default(),
-            slots: parent.slots.clone(),
+            kept: parent.kept.clone(),
             depth: Cell::new(0),
             captures: RefCell::default(),
             extensions: RefCell::default(),
@@ -290,7 +337,7 @@ impl Request {
             replied: RefCell::default(),
             attempts: RefCell::default(),
             cache: RefCell::default(),
-            limits: Limits::default(),
+            limits: OnceCell::new(),
         }
     }
 
@@ -333,7 +380,8 @@ impl Request {
         };
         let mut request = Self::child(self, path, args);
         request.head = Rc::new(about);
-        request.slots = Rc::default();
+        request.parent = None; // `$request_method` is its own
+        request.kept = Kept::default();
         request.method.replace(get);
         request.location.set(self.location.get());
         request.location_valid.set(self.location_valid.get());
@@ -422,8 +470,13 @@ impl Request {
     }
 
     /// The first request field of that name.
-    pub fn field(&self, name: &str) -> Option<&Bytes> {
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.head.field(name)
+    }
+
+    /// The value of the first request field of that name, to keep.
+    pub fn field_bytes(&self, name: &str) -> Option<Bytes> {
+        self.head.fields.first(name).map(|field| field.value_bytes())
     }
 
     /// `$host`: of the request, or the server's first name.
@@ -479,46 +532,50 @@ impl Request {
 
     /// Adds a field to the answer, whoever makes it.
     pub fn owe(&self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.owed.borrow_mut().push(Field::new(name, value));
+        self.owed.borrow_mut().get_or_insert_default().fields.push(Field::new(name, value));
     }
 
     /// Takes back what was owed under this name.
     pub fn forgive(&self, name: &str) {
-        self.owed.borrow_mut().retain(|field| !field.is(name));
+        if let Some(owed) = &mut *self.owed.borrow_mut() {
+            owed.fields.retain(|field| !field.is(name));
+        }
     }
 
     /// The `Location` of the answer, whoever makes it.
     pub fn owe_location(&self, target: Bytes) {
-        self.owed_location.replace(Some(target));
+        self.owed.borrow_mut().get_or_insert_default().location = Some(target);
     }
 
     /// The media type of the file that answers: an upstream chose the file and its type.
     pub fn owe_type(&self, value: Bytes) {
-        self.owed_type.replace(Some(value));
+        self.owed.borrow_mut().get_or_insert_default().media_type = Some(value);
     }
 
     /// What [`Request::owe_type`] was told.
     pub fn take_owed_type(&self) -> Option<Bytes> {
-        self.owed_type.take()
+        self.owed.borrow_mut().as_mut()?.media_type.take()
     }
 
     pub fn clear_owed_location(&self) {
-        self.owed_location.replace(None);
+        if let Some(owed) = self.owed.borrow_mut().as_mut() {
+            owed.location = None;
+        }
     }
 
     /// Caches shall be told that the answer depends on `Accept-Encoding`, whoever makes it.
     pub fn owe_vary(&self) {
-        self.owed_vary.set(true);
+        self.owed.borrow_mut().get_or_insert_default().vary_encoding = true;
     }
 
     /// Adds what is owed to a head.
     pub fn pay(&self, head: &mut Head) {
-        head.vary_encoding |= self.owed_vary.get();
+        let mut owed = self.owed.borrow_mut();
+        let Some(owed) = owed.as_mut() else { return };
+        head.vary_encoding |= owed.vary_encoding;
         // They were there before whoever answers added its own.
-        let mut fields = std::mem::take(&mut *self.owed.borrow_mut());
-        fields.append(&mut head.fields);
-        head.fields = fields;
-        if let Some(target) = self.owed_location.take() {
+        head.fields.prepend(std::mem::take(&mut owed.fields));
+        if let Some(target) = owed.location.take() {
             head.location.get_or_insert(target);
         }
     }
@@ -555,7 +612,7 @@ impl Request {
 
     /// How many requests make one answer at this moment: the client's own and its subrequests.
     pub fn family(&self) -> usize {
-        Rc::strong_count(&self.slots)
+        Rc::strong_count(&self.kept.0)
     }
 
     /// How many parents there are above.
@@ -569,7 +626,7 @@ impl Request {
     }
 
     fn keep(&self, id: VarId, slot: Slot) -> Slot {
-        let mut slots = self.slots.borrow_mut();
+        let mut slots = self.kept.0.borrow_mut();
         if slots.is_empty() {
             slots.resize(self.http().vars.len(), Slot::Unasked);
         }
@@ -580,7 +637,7 @@ impl Request {
     }
 
     fn kept(&self, id: VarId) -> Slot {
-        self.slots.borrow().get(id.index()).cloned().unwrap_or_default()
+        self.kept.0.borrow().get(id.index()).cloned().unwrap_or_default()
     }
 
     fn circle(&self, id: VarId) -> Value {

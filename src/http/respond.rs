@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use super::body::Body;
 use super::core::{ErrorPage, Overwrite, Tokens};
+use super::fields::FieldRef;
 use super::h1;
 use super::request::Request;
-use super::response::{Field, Head, Jump, Refusal, Response};
+use super::response::{Head, Jump, Refusal, Response};
 use crate::conf::template::Template;
 use crate::wire::http1::request::Version;
 use crate::wire::uri;
@@ -80,13 +81,13 @@ fn operators(request: &Rc<Request>, page: &ErrorPage) -> Result<Response, Refusa
 
 /// 103: fields that the client may use before the answer is there, where `early_hints` lets them pass. nginx's fields
 /// are the upstream's, as they came.
-pub fn early_hints<'a>(request: &Request, fields: impl Iterator<Item = &'a Field>) {
+pub fn early_hints<'a>(request: &Request, fields: impl Iterator<Item = FieldRef<'a>>) {
     let core = &request.plan().core;
     let wanted = |template: &Template| !matches!(template.eval(request).as_ref(), b"" | b"0");
     if request.is_subrequest() || request.head.version < Version::HTTP_11 || !core.early_hints.iter().any(wanted) {
         return;
     }
-    let fields: Vec<&Field> = fields.collect();
+    let fields: Vec<FieldRef<'_>> = fields.collect();
     if fields.is_empty() {
         return;
     }
@@ -200,7 +201,7 @@ fn title(status: u16) -> Option<&'static str> {
 }
 
 fn user_agent(request: &Request) -> &[u8] {
-    request.field("User-Agent").map_or(&[], |agent| agent.as_ref())
+    request.field("User-Agent").map_or(&[], |agent| agent)
 }
 
 fn has(agent: &[u8], word: &str) -> bool {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::body::Body;
+use super::fields::Fields;
 use crate::conf::pattern::Unmatched;
 use crate::wire::byte::same_name;
 
@@ -42,7 +43,7 @@ pub struct Head {
     pub last_modified: Option<i64>,
     /// A target that may still be relative: the writer makes it absolute as `absolute_redirect` says.
     pub location: Option<Bytes>,
-    pub fields: Vec<Field>,
+    pub fields: Fields,
     /// The body may be cut into ranges.
     pub allow_ranges: bool,
     /// But into one at most.
@@ -76,8 +77,13 @@ impl Head {
     }
 
     /// The first field of that name.
-    pub fn field(&self, name: &str) -> Option<&Bytes> {
-        self.fields.iter().find(|field| field.is(name)).map(|field| &field.value)
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.first(name).map(|field| field.value)
+    }
+
+    /// The value of the first field of that name, to keep.
+    pub fn field_bytes(&self, name: &str) -> Option<Bytes> {
+        self.fields.first(name).map(|field| field.value_bytes())
     }
 
     pub fn remove(&mut self, name: &str) {
@@ -113,14 +119,15 @@ impl Head {
 
     /// A changed body is no longer equal byte for byte (RFC 9110, 8.8.1): `"x"` becomes `W/"x"`, anything else goes.
     pub fn weaken_etag(&mut self) {
-        let Some(field) = self.fields.iter_mut().find(|field| field.is("ETag")) else { return };
-        if field.value.starts_with(b"W/") {
+        let Some(place) = self.fields.position(|field| field.is("ETag")) else { return };
+        let Some(tag) = self.fields.get(place).map(|field| field.value).filter(|tag| !tag.starts_with(b"W/")) else {
             return;
-        }
-        if !field.value.starts_with(b"\"") {
+        };
+        if !tag.starts_with(b"\"") {
             return self.clear_etag();
         }
-        field.value = [b"W/", field.value.as_ref()].concat().into();
+        let weak = [b"W/", tag].concat();
+        self.fields.set_value(place, weak.into());
     }
 
     /// The media type as lists of types mean it: without the charset that an upstream named.
@@ -133,7 +140,7 @@ impl Head {
 /// What the last upstream of a request sent, as it sent it: `$upstream_http_*` and its kin.
 #[derive(Debug, Default)]
 pub struct Replied {
-    pub fields: Vec<Field>,
+    pub fields: Fields,
     /// Known once the body has ended.
     pub trailers: std::cell::RefCell<Vec<Field>>,
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
+use super::fields::FieldRef;
 use super::request::Request;
 use super::response::{Field, Refusal};
 
@@ -34,7 +35,7 @@ pub trait Stream {
     fn trailers(&self) -> Vec<Field>;
 
     /// Sends fields that the client may use before the answer is there: a 103.
-    fn early_hints(&self, request: &Request, fields: &[&Field]);
+    fn early_hints(&self, request: &Request, fields: &[FieldRef<'_>]);
 
     /// Behind an upgrade: appends what the client sent. 0 is the end.
     fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>>;

@@ -20,7 +20,7 @@ use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 use super::connection::Connection;
 use super::h2;
-use super::request::{Request, RequestHead};
+use super::request::{Begun, Request, RequestHead};
 use crate::base::clock;
 use crate::base::text::errno;
 use crate::log::Level;
@@ -263,7 +263,7 @@ fn with_certificates(
 ) -> Option<Arc<ServerConfig>> {
     let head = RequestHead::empty();
     let server = connection.server.get();
-    let request = Request::new(connection.clone(), head, Bytes::new(), Bytes::new(), server);
+    let request = Request::new(connection.clone(), head, Begun { server, ..Begun::default() });
     match dynamic.certificates(&request) {
         Ok(pairs) => {
             let mut config = ServerConfig::clone(config);

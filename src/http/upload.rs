@@ -20,6 +20,7 @@ use super::request::Request;
 use super::response::{Field, Refusal};
 use super::stream::Stream;
 use crate::log::Level;
+use crate::net::pipe::Pipe;
 use crate::net::timer::Timer;
 use crate::wire::http1::chunked::{Chunk, Decoder};
 use crate::wire::http1::request::Version;
@@ -178,6 +179,9 @@ impl Upload {
         }
         while let Some(bytes) = std::future::poll_fn(|cx| Self::poll_bytes(request, cx)).await? {
             keeper.take(bytes)?;
+            if keeper.file.is_some() && upload.may_splice(request) {
+                upload.splice(request, &mut keeper).await?;
+            }
         }
         let stored = keeper.finish()?;
         upload.store(stored.clone());
@@ -286,20 +290,62 @@ impl Upload {
             Framing::Chunked(decoder) => usize::try_from(decoder.expected()).unwrap_or(usize::MAX),
         };
         input.reserve(want.clamp(1024, core.client_body_buffer_size.max(1024)).min(READ));
-        match request.connection.io.poll_read(cx, &mut input) {
+        let read = request.connection.io.poll_read(cx, &mut input);
+        self.arrived(request, cx, read).map_ok(drop)
+    }
+
+    /// What came of asking the socket for more.
+    fn arrived(
+        &self,
+        request: &Request,
+        cx: &mut Context<'_>,
+        read: Poll<io::Result<usize>>,
+    ) -> Poll<Result<usize, Refusal>> {
+        match read {
             Poll::Pending => {
-                ready!(self.timer.borrow_mut().poll(cx, core.client_body_timeout));
+                ready!(self.timer.borrow_mut().poll(cx, request.plan().core.client_body_timeout));
                 Poll::Ready(Err(self.lost(request, 408, format_args!("client timed out (110: Connection timed out)"))))
             }
             Poll::Ready(Ok(0)) => {
                 Poll::Ready(Err(self.lost(request, 400, format_args!("client prematurely closed connection"))))
             }
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(count)) => {
                 self.timer.borrow_mut().disarm();
-                Poll::Ready(Ok(()))
+                Poll::Ready(Ok(count))
             }
             Poll::Ready(Err(error)) => {
                 Poll::Ready(Err(self.lost(request, 400, format_args!("recv() failed {}", plain(&error)))))
+            }
+        }
+    }
+
+    /// The next bytes can go from the socket to a file without being looked at, and there are enough of them.
+    fn may_splice(&self, request: &Request) -> bool {
+        let enough = matches!(&*self.framing.borrow(), Framing::Length(left) if *left >= READ as u64);
+        let connection = &request.connection;
+        enough && self.stream.is_none() && connection.input.borrow().is_empty() && !connection.io.is_secure()
+    }
+
+    /// Moves the rest of a body of known length from the socket to the file, through a pipe. Where that cannot be done it
+    /// ends early, and the rest is read.
+    async fn splice(&self, request: &Request, keeper: &mut Keeper<'_>) -> Result<(), Refusal> {
+        keeper.flush()?;
+        let Ok(mut pipe) = Pipe::take() else { return Ok(()) };
+        loop {
+            let left = match &*self.framing.borrow() {
+                Framing::Length(left @ 1..) => *left,
+                Framing::Length(0) | Framing::Chunked(_) => return Ok(()),
+            };
+            let limit = usize::try_from(left).unwrap_or(usize::MAX);
+            let came = std::future::poll_fn(|cx| {
+                let filled = pipe.poll_fill(cx, &request.connection.io, limit);
+                self.arrived(request, cx, filled)
+            });
+            let came = came.await? as u64;
+            self.framing.replace(Framing::Length(left.saturating_sub(came)));
+            request.bytes_read.set(request.bytes_read.get() + came);
+            if !keeper.pour(&mut pipe)? {
+                return Ok(());
             }
         }
     }
@@ -445,6 +491,28 @@ impl Keeper<'_> {
         }
         self.written += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Moves what is in a pipe to the file. `false`: this file takes nothing from pipes.
+    fn pour(&mut self, pipe: &mut Pipe) -> Result<bool, Refusal> {
+        let Some((file, path)) = &self.file else { return Ok(false) };
+        match pipe.pour_into_file(file, self.written) {
+            Ok(moved) => {
+                self.written += moved;
+                Ok(true)
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                let bytes = pipe.drain().map_err(|_| Refusal::Status(500))?;
+                self.write(&bytes)?;
+                Ok(false)
+            }
+            Err(error) => {
+                // nginx's word for it
+                let message = format_args!("pwrite() \"{}\" failed {}", path.display(), plain(&error));
+                self.request.log(Level::Crit, message);
+                Err(Refusal::Status(500))
+            }
+        }
     }
 
     fn finish(mut self) -> Result<Stored, Refusal> {

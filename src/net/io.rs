@@ -189,6 +189,12 @@ impl Io {
         }
     }
 
+    /// Everything that the peer had to say was moved by [`Io::poll_splice_from`]: what comes next is news. Without this
+    /// the next read would ask the system in vain.
+    pub fn all_moved(&self) {
+        let _ = self.stream.try_io(Interest::READABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
+    }
+
     /// Moves what the socket takes of the `len` bytes in a pipe.
     pub fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, len: usize) -> Poll<io::Result<usize>> {
         loop {

@@ -4,12 +4,13 @@
 //! is borrowed only while bytes pass; each thread keeps a few empty ones, which hold no memory.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use rustix::pipe::PipeFlags;
+use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::io::Io;
 
@@ -74,6 +75,21 @@ impl Pipe {
         let poured = ready!(to.poll_splice_to(cx, &ends.read, self.len))?;
         self.len -= poured.min(self.len);
         Poll::Ready(Ok(poured))
+    }
+
+    /// Moves all that is inside to a file, from `offset` on. After an error some of it is still inside, or all.
+    pub fn pour_into_file(&mut self, file: &File, mut offset: u64) -> io::Result<u64> {
+        let mut moved = 0;
+        while let (Some(ends), 1..) = (&self.ends, self.len) {
+            match rustix::pipe::splice(&ends.read, None, file, Some(&mut offset), self.len, SpliceFlags::empty())? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => {
+                    self.len -= count.min(self.len);
+                    moved += count as u64;
+                }
+            }
+        }
+        Ok(moved)
     }
 
     /// Moves all that is inside to memory.
@@ -150,6 +166,30 @@ mod tests {
             receiver.read_to_end(&mut got).expect("it has ended");
             got.extend_from_slice(&kept);
             assert!(got == expected);
+        });
+    }
+
+    #[test]
+    fn a_file_takes_what_is_inside() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("descriptors are left").block_on(async {
+            let (mut sender, from) = pair();
+            let sent: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+            let expected = sent.clone();
+            let writer = std::thread::spawn(move || sender.write_all(&sent).map(|()| sender));
+            let mut file = tempfile::tempfile().expect("there is room");
+            let mut pipe = Pipe::take().expect("descriptors are left");
+            let mut moved = 3;
+            while moved < expected.len() as u64 + 3 {
+                std::future::poll_fn(|cx| pipe.poll_fill(cx, &from, SIZE)).await.expect("it is open");
+                moved += pipe.pour_into_file(&file, moved).expect("there is room");
+                assert!(pipe.is_empty());
+            }
+            drop(writer.join().expect("it does not panic").expect("it is read"));
+            let mut got = Vec::new();
+            file.read_to_end(&mut got).expect("it can be read");
+            assert_eq!(got[..3], [0; 3]);
+            assert!(got[3..] == expected);
         });
     }
 }

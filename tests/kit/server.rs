@@ -168,6 +168,7 @@ impl Setup {
         let user = if nix::unistd::Uid::effective().is_root() { "user nobody nogroup;" } else { "" };
         let access_log = if http.contains("access_log") { "" } else { "access_log logs/access.log;" };
         let error_log = if self.main.contains("error_log") { "" } else { "error_log logs/error.log info;" };
+        let events = if self.main.contains("events") { "" } else { "events { worker_connections 1024; }" };
         let mut temp = String::new();
         for (name, user) in [("client_body", ""), ("proxy", "proxy_pass"), ("fastcgi", "fastcgi_")] {
             if http.contains(user) {
@@ -175,7 +176,7 @@ impl Setup {
             }
         }
         format!(
-            "{user}\n{error_log}\npid %%PREFIX%%/pid;\n{}\nevents {{ worker_connections 1024; }}\nhttp {{\n\
+            "{user}\n{error_log}\npid %%PREFIX%%/pid;\n{}\n{events}\nhttp {{\n\
              {temp}{access_log}\n{http}\n}}\n",
             self.main
         )

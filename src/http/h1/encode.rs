@@ -149,13 +149,13 @@ fn write(request: &Request, head: &Head, framing: Framing, out: &mut BytesMut) {
         out.put_slice(target);
         out.put_slice(b"\r\n");
     }
-    for field in &head.fields {
+    for field in head.fields.iter() {
         if framing == Framing::Chunked && field.is("Content-Length") {
             continue;
         }
-        out.put_slice(&field.name);
+        out.put_slice(field.name);
         out.put_slice(b": ");
-        out.put_slice(&field.value);
+        out.put_slice(field.value);
         out.put_slice(b"\r\n");
     }
     out.put_slice(b"\r\n");
@@ -190,7 +190,7 @@ pub(in crate::http) struct Own {
 impl Own {
     pub(in crate::http) fn of(head: &Head) -> Self {
         let mut own = Self::default();
-        for field in &head.fields {
+        for field in head.fields.iter() {
             match field.name.len() {
                 4 => own.date |= field.is("Date"),
                 6 => own.server |= field.is("Server"),

@@ -11,9 +11,9 @@ use std::task::{Poll, ready};
 use bytes::{Bytes, BytesMut};
 
 use crate::http::connection::Connection;
+use crate::http::fields::Fields;
 use crate::http::plan::ServerId;
-use crate::http::request::{Request, RequestHead};
-use crate::http::response::Field;
+use crate::http::request::{Begun, Request, RequestHead};
 use crate::http::server::ServerSettings;
 use crate::http::upload::{Framing, Upload};
 use crate::log::{Level, Raw};
@@ -310,9 +310,9 @@ impl<'a> Parts<'a> {
         let uri = self.normal.take().map(|normal| normal.freeze(&raw));
         let head = self.head(&raw, Some(line));
         let essentials = Essentials {
-            host: head.field("Host").map(Bytes::as_ref),
-            content_length: head.field("Content-Length").map(Bytes::as_ref),
-            transfer_encoding: head.field("Transfer-Encoding").map(Bytes::as_ref),
+            host: head.field("Host"),
+            content_length: head.field("Content-Length"),
+            transfer_encoding: head.field("Transfer-Encoding"),
         };
         let body = essentials.body(line.known, line.version, false);
         let framing = match body {
@@ -330,9 +330,8 @@ impl<'a> Parts<'a> {
         };
         let head = RequestHead { content_length: length, chunked: matches!(body, Ok(message::Body::Chunked)), ..head };
         let keepalive = keeps_alive(&head);
-        let mut request = Request::new(connection.clone(), head, path, args, self.server);
-        request.body = Upload::new(framing);
-        let request = Rc::new(request);
+        let begun = Begun { path, args, server: self.server, body: Upload::new(framing), stream: None };
+        let request = Request::new(connection.clone(), head, begun);
         request.keepalive.set(keepalive);
         let names = &connection.address().names;
         if let Some(host) = request.head.host.as_ref().filter(|_| names.has_patterns()) {
@@ -364,11 +363,6 @@ impl<'a> Parts<'a> {
 
     /// What was understood so far, over the bytes `raw`.
     fn head(&self, raw: &Bytes, line: Option<RequestLine>) -> RequestHead {
-        let fields: Vec<Field> = self
-            .fields
-            .iter()
-            .map(|field| Field { name: field.name.slice(raw), value: field.value.slice(raw) })
-            .collect();
         let (host, host_port) = self.host.as_ref().map_or((None, 0), |host| (Some(host.bytes(raw)), host.port));
         RequestHead {
             line: line.map(|line| line.line.slice(raw)).unwrap_or_default(),
@@ -376,7 +370,7 @@ impl<'a> Parts<'a> {
             target: line.map(|line| line.target.slice(raw)).unwrap_or_default(),
             protocol: line.map(|line| line.protocol.slice(raw)).unwrap_or_default(),
             version: line.map_or(Version::HTTP_09, |line| line.version),
-            fields,
+            fields: Fields::of(raw.clone(), &self.fields),
             host,
             host_port,
             content_length: None,
@@ -403,7 +397,7 @@ impl<'a> Parts<'a> {
         };
         let uri = self.normal.clone().and_then(|normal| normal.freeze(&raw).ok());
         let (path, args) = uri.map_or_else(Default::default, |uri| (uri.path.into_bytes(), uri.args));
-        Rc::new(Request::new(self.connection.clone(), head, path, args, self.server))
+        Request::new(self.connection.clone(), head, Begun { path, args, server: self.server, ..Begun::default() })
     }
 
     fn too_large(&self, begun: usize) -> Head {
@@ -470,8 +464,8 @@ const LOGGED: usize = 2048 - 300;
 
 /// RFC 9112, 9.3, by nginx's reading of `Connection`.
 fn keeps_alive(head: &RequestHead) -> bool {
-    let said = head.fields.iter().filter(|field| field.is("Connection"));
-    let said = said.filter_map(|field| message::Connection::of(&field.value)).last();
+    let said = head.fields.all("Connection");
+    let said = said.filter_map(|field| message::Connection::of(field.value)).last();
     match said {
         Some(message::Connection::Close) => false,
         Some(message::Connection::KeepAlive) => true,

@@ -17,11 +17,12 @@ use super::activity::State;
 use super::body::{Body, Source};
 use super::connection::Connection;
 use super::core::{Lingering, Settings};
+use super::fields::FieldRef;
 use super::h2;
 use super::phase::{self, Hangup};
 use super::proxy_protocol;
 use super::request::Request;
-use super::response::{Field, Response};
+use super::response::Response;
 use super::tls;
 use super::upload::Upload;
 use crate::base::buffers;
@@ -291,10 +292,10 @@ async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Un
 }
 
 /// Writes a 103.
-pub(super) fn early_hints(request: &Request, fields: &[&Field]) {
+pub(super) fn early_hints(request: &Request, fields: &[FieldRef<'_>]) {
     let mut out = BytesMut::from(&b"HTTP/1.1 103 Early Hints\r\n"[..]);
     for field in fields {
-        for part in [&field.name[..], b": ", &field.value, b"\r\n"] {
+        for part in [field.name, b": ", field.value, b"\r\n"] {
             out.extend_from_slice(part);
         }
     }

@@ -9,6 +9,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::base::clock;
 use crate::http::core::Tokens;
+use crate::http::fields::FieldRef;
 use crate::http::h1::{self, Own};
 use crate::http::request::Request;
 use crate::http::response::{Field, Head};
@@ -67,8 +68,8 @@ pub(super) fn head(request: &Request, head: &Head, out: &mut BytesMut) {
     if head.vary_encoding {
         put_field_named(Known::Vary, b"Accept-Encoding", out);
     }
-    for field in &head.fields {
-        put_field(&field.name, &field.value, out);
+    for field in head.fields.iter() {
+        put_field(field.name, field.value, out);
     }
 }
 
@@ -85,10 +86,10 @@ fn date(out: &mut BytesMut) {
 }
 
 /// Writes a 103.
-pub(super) fn early_hints(fields: &[&Field], out: &mut BytesMut) {
+pub(super) fn early_hints(fields: &[FieldRef<'_>], out: &mut BytesMut) {
     put_status(103, out);
     for field in fields {
-        put_field(&field.name, &field.value, out);
+        put_field(field.name, field.value, out);
     }
 }
 

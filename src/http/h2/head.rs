@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::stream::Stream;
 use crate::http::connection::Connection;
 use crate::http::plan::ServerId;
-use crate::http::request::{Request, RequestHead};
+use crate::http::request::{Begun, Request, RequestHead};
 use crate::http::response::Field;
 use crate::http::upload::Upload;
 use crate::log::{Level, Raw};
@@ -135,7 +135,7 @@ impl<'a> Parts<'a> {
             target: self.path.slice(self.text),
             protocol: Bytes::from_static(b"HTTP/2.0"),
             version: Version::HTTP_20,
-            fields: self.fields,
+            fields: self.fields.into_iter().collect(),
             host: self.host,
             host_port: self.port,
             content_length,
@@ -149,12 +149,9 @@ impl<'a> Parts<'a> {
         };
         let connection = self.connection;
         connection.begun.set(connection.now());
-        let mut request = Request::new(connection.clone(), head, path, args, self.server);
-        if !tunnel && !in_closed {
-            request.body = Upload::of(stream.clone());
-        }
-        request.stream = Some(stream.clone());
-        let request = Rc::new(request);
+        let body = if tunnel || in_closed { Upload::default() } else { Upload::of(stream.clone()) };
+        let begun = Begun { path, args, server: self.server, body, stream: Some(stream.clone()) };
+        let request = Request::new(connection.clone(), head, begun);
         let names = &connection.address().names;
         if let Some(host) = request.head.host.as_ref().filter(|_| names.has_patterns()) {
             names.choose(host).fill(&request);

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::session::{FULL, Session};
+use crate::http::fields::FieldRef;
 use crate::http::request::Request;
 use crate::http::response::{Field, Refusal};
 use crate::http::stream;
@@ -310,7 +311,7 @@ impl stream::Stream for Stream {
         self.inner.borrow().trailers.clone()
     }
 
-    fn early_hints(&self, request: &Request, fields: &[&Field]) {
+    fn early_hints(&self, request: &Request, fields: &[FieldRef<'_>]) {
         if self.inner.borrow().gone {
             return;
         }

@@ -11,10 +11,10 @@ mod target; // what is asked: line, fields, arguments, body
 use bytes::Bytes;
 
 use super::request::Request;
-use super::response::Field;
 use crate::conf::error::Fault;
 use crate::conf::module::Level;
 use crate::conf::vars::{Definitions, Value};
+use crate::http::fields::FieldRef;
 use crate::wire::byte;
 
 pub use server::{push_seconds, push_status};
@@ -40,37 +40,39 @@ fn port(number: u16) -> Value {
 }
 
 /// All lines of a field as one value. A single one is not copied.
-fn joined<'a>(mut lines: impl Iterator<Item = &'a Bytes>, separator: &[u8]) -> Value {
+fn joined<'a>(mut lines: impl Iterator<Item = FieldRef<'a>>, separator: &[u8]) -> Value {
     let first = lines.next()?;
-    let Some(second) = lines.next() else { return Some(first.clone()) };
-    let mut all = first.to_vec();
+    let Some(second) = lines.next() else { return Some(first.value_bytes()) };
+    let mut all = first.value.to_vec();
     for line in std::iter::once(second).chain(lines) {
         all.extend_from_slice(separator);
-        all.extend_from_slice(line);
+        all.extend_from_slice(line.value);
     }
     Some(all.into())
 }
 
 /// The fields that the rest of a variable's name means: `-` of a field's name is `_` there, and letters are small.
-fn named<'a>(fields: &'a [Field], rest: &str) -> impl Iterator<Item = &'a Bytes> {
+fn named<'a>(fields: impl Iterator<Item = FieldRef<'a>>, rest: &str) -> impl Iterator<Item = FieldRef<'a>> {
     let means = |name: &[u8]| {
         let plain = |byte: &u8| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
         name.len() == rest.len() && name.iter().map(plain).eq(rest.bytes())
     };
-    fields.iter().filter(move |field| means(&field.name)).map(|field| &field.value)
+    fields.filter(move |field| means(field.name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::response::Field;
 
     #[test]
     fn lines_of_one_field_are_joined_in_order() {
         let field = |name: &'static str, value: &'static str| Field::new(name, value);
-        let fields = [field("X-Any", "a"), field("Other", "-"), field("x_any", ""), field("x-aNY", "c")];
-        assert_eq!(joined(named(&fields, "x_any"), b", "), Some("a, , c".into()));
-        assert_eq!(joined(named(&fields, "other"), b", "), Some("-".into()));
-        assert_eq!(joined(named(&fields, "x_an"), b", "), None);
+        let fields: Vec<Field> =
+            vec![field("X-Any", "a"), field("Other", "-"), field("x_any", ""), field("x-aNY", "c")];
+        assert_eq!(joined(named(fields.iter().map(FieldRef::from), "x_any"), b", "), Some("a, , c".into()));
+        assert_eq!(joined(named(fields.iter().map(FieldRef::from), "other"), b", "), Some("-".into()));
+        assert_eq!(joined(named(fields.iter().map(FieldRef::from), "x_an"), b", "), None);
     }
 
     #[test]

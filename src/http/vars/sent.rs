@@ -8,6 +8,7 @@ use super::{decimal, joined, named, push_status};
 use crate::base::clock;
 use crate::conf::error::Fault;
 use crate::conf::vars::{Definitions, Row, Value};
+use crate::http::fields::FieldRef;
 use crate::http::h1;
 use crate::http::request::Request;
 
@@ -31,7 +32,7 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     });
     vars.family("sent_trailer_", |rest| {
         let rest = rest.to_owned();
-        Row::once(move |r: &Request| joined(named(&r.trailers.borrow(), &rest), b", "))
+        Row::once(move |r: &Request| joined(named(r.trailers.borrow().iter().map(FieldRef::from), &rest), b", "))
     });
     Ok(())
 }
@@ -47,7 +48,7 @@ fn completion(request: &Request) -> Value {
 }
 
 fn field(request: &Request, name: &str) -> Value {
-    joined(named(&request.answered()?.fields, name), b", ")
+    joined(named(request.answered()?.fields.iter(), name), b", ")
 }
 
 /// Filters see the bare type, logs the one that was written, with its `charset`.
@@ -68,7 +69,7 @@ fn content_length(request: &Request) -> Value {
     if request.chunked.get() || request.written.get() && head.status == 204 {
         return None;
     }
-    head.field("Content-Length").cloned().or_else(|| decimal(head.content_length?))
+    head.field_bytes("Content-Length").or_else(|| decimal(head.content_length?))
 }
 
 /// Filters see the target as it was given, logs the whole URL that was made of it.
@@ -77,7 +78,7 @@ fn location(request: &Request) -> Value {
     match &head.location {
         Some(target) if request.written.get() => Some(h1::location(request, target)),
         Some(target) => Some(target.clone()),
-        None => head.field("Location").cloned(),
+        None => head.field_bytes("Location"),
     }
 }
 
@@ -86,7 +87,7 @@ fn last_modified(request: &Request) -> Value {
     if request.written.get() && !matches!(head.status, 200 | 206 | 304) {
         return None;
     }
-    head.field("Last-Modified").cloned().or_else(|| {
+    head.field_bytes("Last-Modified").or_else(|| {
         let date = clock::http_date_of(head.last_modified?);
         Some(Bytes::copy_from_slice(date.as_bytes()))
     })

@@ -15,6 +15,7 @@ use crate::base::units;
 use crate::conf::error::Fault;
 use crate::conf::vars::{Definitions, Row, Value};
 use crate::http::core::file_path;
+use crate::http::fields::FieldRef;
 use crate::http::request::Request;
 use crate::http::upload::Stored;
 use crate::log::{Level, Raw};
@@ -80,12 +81,14 @@ fn fields(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     vars.define("http_cookie", Row::once(|r: &Request| joined(lines(r, "cookie"), b"; ")))?;
     vars.family("http_", |rest| {
         let rest = rest.to_owned();
-        Row::once(move |r: &Request| joined(named(&r.head.fields, &rest), b", "))
+        Row::once(move |r: &Request| joined(named(r.head.fields.iter(), &rest), b", "))
     });
     vars.family("cookie_", |name| {
         let name = name.to_owned();
         Row::once(move |r: &Request| {
-            let cookie = |line: &Bytes| list::pair(line, name.as_bytes(), b';').map(|value| line.slice_ref(value));
+            let cookie = |line: FieldRef<'_>| {
+                list::pair(line.value, name.as_bytes(), b';').map(|value| line.value_bytes().slice_ref(value))
+            };
             lines(r, "cookie").find_map(cookie)
         })
     });
@@ -114,8 +117,8 @@ fn mark(there: bool, text: &'static [u8]) -> Value {
     Some(Bytes::from_static(if there { text } else { b"" }))
 }
 
-fn lines<'a>(request: &'a Request, name: &str) -> impl Iterator<Item = &'a Bytes> {
-    request.head.fields.iter().filter(move |field| field.is(name)).map(|field| &field.value)
+fn lines<'a>(request: &'a Request, name: &str) -> impl Iterator<Item = FieldRef<'a>> {
+    request.head.fields.all(name)
 }
 
 /// The body, once somebody has read it. Subrequests see that of the request around.
@@ -125,8 +128,8 @@ fn stored(request: &Request) -> Option<Stored> {
 
 /// As the client wrote it; of a chunked body the length that it turned out to have.
 fn content_length(request: &Request) -> Value {
-    match request.field("Content-Length") {
-        Some(length) => Some(length.clone()),
+    match request.field_bytes("Content-Length") {
+        Some(length) => Some(length),
         None if !request.head.chunked => None,
         None => match stored(request) {
             Some(body) => decimal(body.len),

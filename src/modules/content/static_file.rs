@@ -103,7 +103,6 @@ pub fn respond(request: &Request, path: &[u8], found: Found) -> Response {
     head.content_type = Some(content_type(request, path));
     head.allow_ranges = true;
     if request.plan().core.etag {
-        head.fields.reserve(4);
         let make = || etag(&stat);
         head.add("ETag", file.as_ref().map_or_else(make, |file| file.etag(make)));
     }

@@ -302,11 +302,11 @@ impl Rules {
         if request.is_subrequest() || request.head.version < self.version {
             return false;
         }
-        if !request.field("Accept-Encoding").is_some_and(|value| accepts_gzip(value)) {
+        if !request.field("Accept-Encoding").is_some_and(accepts_gzip) {
             return false;
         }
         let agent = request.field("User-Agent");
-        if self.msie6 && agent.is_some_and(|agent| is_msie6(agent)) {
+        if self.msie6 && agent.is_some_and(is_msie6) {
             return false;
         }
         if request.field("Via").is_some() && !self.proxied(request, head) {
@@ -330,7 +330,7 @@ impl Rules {
         if head.field("Cache-Control").is_some() {
             let says = |name: &str| {
                 let mut lines = head.fields.iter().filter(|field| field.is("Cache-Control"));
-                lines.any(|field| list::contains(&field.value, name.as_bytes(), b','))
+                lines.any(|field| list::contains(field.value, name.as_bytes(), b','))
             };
             return (on(Proxied::NoCache) && says("no-cache"))
                 || (on(Proxied::NoStore) && says("no-store"))
@@ -353,7 +353,7 @@ impl Rules {
     }
 }
 
-fn is_expired(expires: &[u8], date: Option<&Bytes>) -> bool {
+fn is_expired(expires: &[u8], date: Option<&[u8]>) -> bool {
     let now = match date {
         Some(date) => date::parse(date),
         None => i64::try_from(clock::seconds()).ok(),

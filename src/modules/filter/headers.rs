@@ -216,10 +216,10 @@ fn add(name: &Bytes, value: Bytes, head: &mut Head) {
         }
         return;
     }
-    let place = head.fields.iter().position(|field| field.name.eq_ignore_ascii_case(name));
+    let place = head.fields.position(|field| field.name.eq_ignore_ascii_case(name));
     match place {
-        Some(place) if value.is_empty() => drop(head.fields.remove(place)),
-        Some(place) => head.fields[place] = Field::new(name.clone(), value),
+        Some(place) if value.is_empty() => head.fields.remove(place),
+        Some(place) => head.fields.replace(place, Field::new(name.clone(), value)),
         None if value.is_empty() => {}
         None => head.add(name.clone(), value),
     }
@@ -319,8 +319,8 @@ fn set(head: &mut Head, expires: impl Into<Bytes>, cache_control: impl Into<Byte
 }
 
 fn replace(head: &mut Head, name: &'static str, value: Bytes) {
-    let Some(place) = head.fields.iter().position(|field| field.is(name)) else { return head.add(name, value) };
-    head.fields[place].value = value;
+    let Some(place) = head.fields.position(|field| field.is(name)) else { return head.add(name, value) };
+    head.fields.set_value(place, value);
     let mut n = 0;
     head.fields.retain(|field| {
         n += 1;
@@ -444,7 +444,7 @@ mod tests {
         }
         set(&mut head, "new", "c");
         let shown = |head: &Head| {
-            let fields = head.fields.iter().map(|field| [field.name.as_ref(), b"=", field.value.as_ref()].concat());
+            let fields = head.fields.iter().map(|field| [field.name, b"=", field.value].concat());
             String::from_utf8(fields.collect::<Vec<_>>().join(&b' ')).expect("text")
         };
         assert_eq!(shown(&head), "Cache-Control=c X=x expires=new ETag=\"1\"");

@@ -82,18 +82,12 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn of(request: &'a Request) -> Self {
-        let mut asked = Self::default();
-        for field in &request.head.fields {
-            let place = match field.name.len() {
-                8 if field.is("If-Match") => &mut asked.if_match,
-                13 if field.is("If-None-Match") => &mut asked.if_none_match,
-                17 if field.is("If-Modified-Since") => &mut asked.if_modified_since,
-                19 if field.is("If-Unmodified-Since") => &mut asked.if_unmodified_since,
-                _ => continue,
-            };
-            place.get_or_insert(&field.value);
+        Self {
+            if_modified_since: request.field("If-Modified-Since"),
+            if_unmodified_since: request.field("If-Unmodified-Since"),
+            if_match: request.field("If-Match"),
+            if_none_match: request.field("If-None-Match"),
         }
-        asked
     }
 
     fn judge(&self, head: &Head, rule: IfModifiedSince) -> Verdict {
@@ -107,7 +101,7 @@ impl<'a> Asked<'a> {
         {
             return Verdict::Failed;
         }
-        let tag = || head.field("ETag").map(AsRef::as_ref);
+        let tag = || head.field("ETag");
         if let Some(list) = self.if_match
             && !matches(list, tag(), Compare::Strong)
         {

@@ -49,9 +49,9 @@ impl Filter for Cutter {
     fn check(&self, request: &Request, head: &mut Head, body: &Body) -> Result<(), Refusal> {
         let Some(Ranges::Unsatisfiable) = asked(request, head, body) else { return Ok(()) };
         // nginx: the answer keeps the fields that other filters have added to it so far.
-        for field in head.fields.drain(..) {
+        for field in std::mem::take(&mut head.fields).iter() {
             if !REPLACED.iter().any(|name| field.is(name)) {
-                request.owe(field.name, field.value);
+                request.owe(field.name_bytes(), field.value_bytes());
             }
         }
         let length = head.content_length.unwrap_or(0);

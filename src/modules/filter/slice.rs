@@ -137,7 +137,7 @@ impl Filter for Joiner {
         Body::stream(Slices {
             request: request.clone(),
             size: self.size,
-            etag: head.field("ETag").cloned(),
+            etag: head.field_bytes("ETag"),
             range: 0..complete,
             next: end,
             gone: 0,
@@ -160,10 +160,10 @@ fn fitting(request: &Request, head: &Head, start: u64, size: u64, etag: Option<&
     if head.status != 206 {
         return Err(refuse(format_args!("unexpected status code {}", head.status), ""));
     }
-    if etag.is_some() && head.field("ETag") != etag {
+    if etag.is_some() && head.field("ETag") != etag.map(AsRef::as_ref) {
         return Err(refuse(format_args!("etag mismatch"), ""));
     }
-    let part = head.field("Content-Range").and_then(|value| range::content_range(value));
+    let part = head.field("Content-Range").and_then(range::content_range);
     let Some(part) = part else { return Err(refuse(format_args!("invalid range"), "")) };
     let Some(complete) = part.complete else { return Err(refuse(format_args!("no complete length"), "")) };
     let end = start.saturating_add(size).min(complete);
@@ -244,7 +244,7 @@ async fn answer(
     };
     subrequest::answered(&child, &response);
     fitting(&child, &response.head, start, size, etag.as_ref())?;
-    Ok((response.body, response.head.field("ETag").cloned()))
+    Ok((response.body, response.head.field_bytes("ETag")))
 }
 
 impl Source for Slices {

@@ -39,8 +39,10 @@ impl Module for LimitConn {
     type Location = Conf;
 
     fn link_main(_: &Level<'_>, main: &mut Main) -> Result<(), Fault> {
-        let status =
-            |request: &Request| request.main().limits.conn.get().map(|word| Bytes::from_static(word.as_bytes()));
+        let status = |request: &Request| {
+            let word = request.main().limits.get()?.conn.get()?;
+            Some(Bytes::from_static(word.as_bytes()))
+        };
         main.vars.define("limit_conn_status", Row::each(status))
     }
 
@@ -157,7 +159,7 @@ const LONGEST_KEY: usize = 255;
 
 impl Gate for Limits {
     fn pass<'a>(&'a self, request: &'a Rc<Request>) -> Verdict<'a> {
-        let told = &request.main().limits;
+        let told = request.main().limits.get_or_init(Box::default);
         if told.conn.get().is_some() {
             return Verdict::Next;
         }

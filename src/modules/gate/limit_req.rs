@@ -46,8 +46,10 @@ impl Module for LimitReq {
     type Location = Conf;
 
     fn link_main(_: &Level<'_>, main: &mut Main) -> Result<(), Fault> {
-        let status =
-            |request: &Request| request.main().limits.req.get().map(|word| Bytes::from_static(word.as_bytes()));
+        let status = |request: &Request| {
+            let word = request.main().limits.get()?.req.get()?;
+            Some(Bytes::from_static(word.as_bytes()))
+        };
         main.vars.define("limit_req_status", vars::Row::each(status))
     }
 
@@ -218,7 +220,7 @@ const LONGEST_KEY: usize = 65_535;
 
 impl Gate for Limits {
     fn pass<'a>(&'a self, request: &'a Rc<Request>) -> Verdict<'a> {
-        let told = &request.main().limits.req;
+        let told = &request.main().limits.get_or_init(Box::default).req;
         if told.get().is_some() {
             return Verdict::Next;
         }
@@ -301,7 +303,7 @@ impl Limits {
         for (limit, value) in held {
             limit.zone.store.lock().release(value);
         }
-        let told = &request.main().limits.req;
+        let told = &request.main().limits.get_or_init(Box::default).req;
         if self.dry_run {
             told.set(Some("REJECTED_DRY_RUN"));
             return Verdict::Next;

@@ -133,7 +133,7 @@ impl Format {
             Fact::RequestLength => byte::push_decimal(line, request.bytes_read.get()),
             Fact::RemoteAddr => self.escape.append(&request.connection.client(), line),
             Fact::RemoteUser => {
-                let user = request.field("Authorization").and_then(|value| basic::credentials(value));
+                let user = request.field("Authorization").and_then(basic::credentials);
                 match user {
                     Some((user, _)) => self.escape.append(&user, line),
                     None => self.escape.append_missing(line),
@@ -146,12 +146,12 @@ impl Format {
 
     /// All lines of the field, as the variable joins them.
     fn field(&self, name: &str, request: &Request, line: &mut Vec<u8>) {
-        let mut fields = request.head.fields.iter().filter(|field| field.is(name));
+        let mut fields = request.head.fields.all(name);
         let Some(first) = fields.next() else { return self.escape.append_missing(line) };
-        self.escape.append(&first.value, line);
+        self.escape.append(first.value, line);
         for more in fields {
             line.extend_from_slice(b", ");
-            self.escape.append(&more.value, line);
+            self.escape.append(more.value, line);
         }
     }
 }

@@ -342,8 +342,7 @@ mod tests {
     use crate::conf::words::Context;
     use crate::http::build;
     use crate::http::connection::Connection;
-    use crate::http::plan::ServerId;
-    use crate::http::request::RequestHead;
+    use crate::http::request::{Begun, RequestHead};
     use crate::http::response::{Field, Head};
     use crate::log::{ErrorLog, Sinks};
     use crate::net::accept::{Crowd, Peer, Slot};
@@ -391,14 +390,16 @@ mod tests {
             target: text(b"/some/ordinary/path.html?with=arguments"),
             protocol: text(b"HTTP/1.1"),
             version: Version::HTTP_11,
-            fields: vec![
+            fields: [
                 field("Host", "www.example.org"),
                 field("Connection", "keep-alive"),
                 field("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
                 field("Accept", "text/html,application/xhtml+xml"),
                 field("Accept-Encoding", "gzip, deflate, br"),
                 field("Referer", "https://www.example.org/some/other/page.html"),
-            ],
+            ]
+            .into_iter()
+            .collect(),
             host: Some(text(b"www.example.org")),
             host_port: 0,
             escaped: false,
@@ -411,9 +412,10 @@ mod tests {
             let id = http.locations.iter().position(|location| location.name.ends_with(name.as_bytes()));
             let mut spent = Duration::ZERO;
             for _ in 0..count / 50 {
-                let requests: Vec<Request> = (0..50)
+                let requests: Vec<_> = (0..50)
                     .map(|_| {
-                        let request = Request::new(connection.clone(), head(), text(b"/x"), Bytes::new(), ServerId(0));
+                        let request =
+                            Request::new(connection.clone(), head(), Begun { path: text(b"/x"), ..Begun::default() });
                         request.enter(crate::http::plan::LocationId(id.expect("a location") as u32));
                         request.sent(Box::new(Head::new(200)));
                         request

@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::cache::keep::Copy;
 use super::relay::{Relay, Start};
@@ -27,6 +28,7 @@ use super::tunnel::Tunnel;
 use crate::base::text::errno;
 use crate::base::{buffers, clock};
 use crate::http::body::{Body, Piece};
+use crate::http::fields::Fields;
 use crate::http::request::Request;
 use crate::http::response::{Field, Refusal, Response};
 use crate::http::upload::{Stored, Upload};
@@ -47,7 +49,7 @@ pub enum Looked {
     /// More bytes are needed.
     More,
     /// 103: fields for the client now; the head is still to come.
-    Hints(Vec<Field>),
+    Hints(Fields),
     Head(Box<Reply>),
     /// It cannot be understood; why is in the log.
     Invalid,
@@ -124,6 +126,9 @@ pub trait Codec: 'static {
     }
 }
 
+/// A request as it is sent. Most are one piece.
+pub type Pieces = SmallVec<[Piece; 2]>;
+
 /// What is sent where.
 pub struct Job<C> {
     pub request: Rc<Request>,
@@ -131,7 +136,7 @@ pub struct Job<C> {
     pub choice: Choice,
     pub codec: C,
     /// The request: its head, and the body if it was read before.
-    pub pieces: Vec<Piece>,
+    pub pieces: Pieces,
     /// The body follows as it comes.
     pub streamed: bool,
     /// What of such a body was there already.
@@ -179,9 +184,11 @@ pub async fn preread(request: &Request, early: &mut Vec<Bytes>) -> Result<bool, 
 }
 
 /// An upstream has answered: its head is here.
+///
+/// What is large of it stands in boxes: it goes through several hands.
 pub struct Asked<C> {
-    exchange: Exchange<C>,
-    pub reply: Reply,
+    exchange: Box<Exchange<C>>,
+    pub reply: Box<Reply>,
     /// The head as it came, where it is to be kept.
     pub head: Bytes,
 }
@@ -200,12 +207,15 @@ impl From<Refusal> for Failed {
     }
 }
 
-/// Runs an exchange until an upstream's head is here; by TLS where it is `wanted`.
-pub async fn ask<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Result<Asked<C>, Failed> {
+/// An exchange that can begin. It stands in a box from here on, so that the future that waits for it is small.
+pub struct Ready<C>(Box<Exchange<C>>);
+
+/// Makes an exchange of what is to be sent; by TLS where it is `wanted`.
+pub fn ready<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Ready<C> {
     let request = job.request.clone();
     let seen = request.attempts.borrow().len();
     let buffer_size = job.settings.buffer_size;
-    let mut exchange = Exchange {
+    let mut exchange = Box::new(Exchange {
         minds_client: job.settings.minds_client() && job.keeping.is_none(),
         head_size: buffer_size.saturating_sub(job.keeping.map_or(0, |keeping| keeping.room)),
         raw: job.keeping.map(|_| BytesMut::new()),
@@ -226,24 +236,30 @@ pub async fn ask<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Result<Asked<
         input: BytesMut::new(),
         hints: 0,
         after_redirect: seen > 0,
-    };
+    });
     let limit = exchange.settings.next_upstream_tries;
     if limit > 0 {
         exchange.choice.tries = exchange.choice.tries.min(limit);
     }
-    loop {
-        match exchange.attempt().await {
-            Ok(reply) => {
-                let raw = exchange.raw.take().unwrap_or_default();
-                let end = raw.len().saturating_sub(exchange.input.len());
-                let head = exchange.codec.kept_head().unwrap_or_else(|| raw.freeze().slice(..end));
-                return Ok(Asked { exchange, reply: *reply, head });
+    Ready(exchange)
+}
+
+impl<C: Codec> Ready<C> {
+    /// Runs until an upstream's head is here: tries one peer after the other.
+    pub async fn ask(self) -> Result<Asked<C>, Failed> {
+        let Self(mut exchange) = self;
+        loop {
+            match exchange.attempt().await {
+                Ok(reply) => {
+                    let head = exchange.kept_head();
+                    return Ok(Asked { exchange, reply, head });
+                }
+                Err(Stop::Refuse(refusal)) => {
+                    exchange.at.finish(None);
+                    return Err(refusal.into());
+                }
+                Err(Stop::Next(why)) => exchange.next(why)?,
             }
-            Err(Stop::Refuse(refusal)) => {
-                exchange.at.finish(None);
-                return Err(refusal.into());
-            }
-            Err(Stop::Next(why)) => exchange.next(why)?,
         }
     }
 }
@@ -280,7 +296,7 @@ impl<C: Codec> Asked<C> {
     /// What the client gets of it. `copy` gets the body, too, whether or not the client stays.
     pub fn answer(self, copy: Option<Copy>, role: Role) -> Result<Response, Refusal> {
         let intercepted = self.is_intercepted();
-        self.exchange.answer(self.reply, intercepted, copy, role)
+        self.exchange.answer(&self.reply, intercepted, copy, role)
     }
 }
 
@@ -298,7 +314,7 @@ struct Exchange<C> {
     wanted: Option<Wanted>,
     choice: Choice,
     codec: C,
-    pieces: Vec<Piece>,
+    pieces: Pieces,
     streamed: bool,
     early: Vec<Bytes>,
     uri: Bytes,
@@ -392,7 +408,6 @@ impl<C: Codec> Exchange<C> {
         {
             let mut attempts = self.at.request.attempts.borrow_mut();
             let after_redirect = std::mem::take(&mut self.after_redirect);
-            attempts.reserve_exact(1); // there is hardly ever a second
             attempts.push(Attempt { peer, after_redirect, ..Attempt::default() });
             self.at.n = attempts.len() - 1;
         }
@@ -434,6 +449,13 @@ impl<C: Codec> Exchange<C> {
             raw.clear();
         }
         std::future::poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    /// The head as it came, where it is to be kept.
+    fn kept_head(&mut self) -> Bytes {
+        let Some(raw) = self.raw.take() else { return Bytes::new() };
+        let end = raw.len().saturating_sub(self.input.len());
+        self.codec.kept_head().unwrap_or_else(|| raw.freeze().slice(..end))
     }
 
     /// Whose connections these are, where they are not shared between locations.
@@ -709,13 +731,13 @@ impl<C: Codec> Exchange<C> {
     }
 
     /// 103: goes to the client at once.
-    fn hint(&mut self, fields: &[Field], size: usize) {
+    fn hint(&mut self, fields: &Fields, size: usize) {
         self.hints += size;
         if self.hints > self.settings.buffer_size {
             let message = format_args!("upstream sent too big early hints");
             return self.at.log(Level::Info, message, action::HEAD);
         }
-        let shown = fields.iter().filter(|field| !self.settings.hide.has(&field.name));
+        let shown = fields.iter().filter(|field| !self.settings.hide.has(field.name));
         crate::http::respond::early_hints(&self.at.request, shown);
     }
 
@@ -771,13 +793,20 @@ impl<C: Codec> Exchange<C> {
     }
 
     /// The answer is there: what the client gets of it.
-    fn answer(mut self, reply: Reply, intercepted: bool, copy: Option<Copy>, role: Role) -> Result<Response, Refusal> {
+    #[expect(clippy::boxed_local, reason = "it stands in a box already; out of it, it would move once more")]
+    fn answer(
+        mut self: Box<Self>,
+        reply: &Reply,
+        intercepted: bool,
+        copy: Option<Copy>,
+        role: Role,
+    ) -> Result<Response, Refusal> {
         let request = self.at.request.clone();
         request.replied.replace(Some(reply.replied.clone()));
         if intercepted {
             if reply.status == 401 {
-                for field in reply.replied.fields.iter().filter(|field| field.is("WWW-Authenticate")) {
-                    request.owe(field.name.clone(), field.value.clone());
+                for field in reply.replied.fields.all("WWW-Authenticate") {
+                    request.owe(field.name_bytes(), field.value_bytes());
                 }
             }
             self.leave();
@@ -792,7 +821,8 @@ impl<C: Codec> Exchange<C> {
         if self.codec.is_upgraded() {
             let Some(link) = self.at.link.take() else { return Err(Refusal::Status(502)) };
             request.keepalive.set(false);
-            let tunnel = Tunnel::new(self.at, link, self.settings, self.input);
+            let Self { at, settings, input, .. } = *self;
+            let tunnel = Tunnel::new(at, link, settings, input);
             return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
         let buffering = reply.buffering.unwrap_or(self.settings.buffering);
@@ -803,7 +833,9 @@ impl<C: Codec> Exchange<C> {
         }
         let came = self.input.len() as u64;
         self.at.note(|attempt| attempt.response_length += came);
-        let mut queue = VecDeque::new();
+        // Its room may be used again: what has not been sent by now is not wanted.
+        let mut queue = std::mem::take(&mut self.output);
+        queue.clear();
         let flow = self.codec.body(&request, &mut self.input, &mut queue);
         match flow {
             Flow::End if !stores && !self.codec.has_trailers() => {
@@ -824,13 +856,9 @@ impl<C: Codec> Exchange<C> {
             }
             Flow::More | Flow::End | Flow::Cut | Flow::Broken => {}
         }
-        let relay = Relay::new(
-            Start { at: self.at, settings: self.settings, input: self.input, queue, flow, body_sent: self.body_sent },
-            self.codec,
-            buffering,
-            &reply,
-            copy,
-        );
+        let Self { at, settings, input, body_sent, codec, .. } = *self;
+        let start = Start { at, settings, input, queue, flow, body_sent };
+        let relay = Relay::new(start, codec, buffering, reply, copy);
         Ok(Response::new(head, Body::stream(relay)))
     }
 

@@ -11,8 +11,8 @@ use crate::conf::error::Fault;
 use crate::conf::template::Template;
 use crate::conf::vars::Names;
 use crate::conf::words::Words;
+use crate::http::fields::{FieldRef, Fields};
 use crate::http::request::Request;
-use crate::http::response::Field;
 
 /// One line: a name, its value, whether an empty value is left out.
 #[derive(Clone, Debug)]
@@ -115,16 +115,17 @@ impl Params {
         }
     }
 
-    fn write_fields(&self, fields: &[Field], writer: &mut impl Writer) {
+    fn write_fields(&self, fields: &Fields, writer: &mut impl Writer) {
         let mut values: Vec<&[u8]> = Vec::with_capacity(4);
         for (n, field) in fields.iter().enumerate() {
-            let is_same = |other: &&Field| other.name.eq_ignore_ascii_case(&field.name);
-            if self.own.iter().any(|own| same(&field.name, own)) || fields[..n].iter().any(|other| is_same(&other)) {
+            let is_same = |other: &FieldRef<'_>| other.name.eq_ignore_ascii_case(field.name);
+            let is_told = self.own.iter().any(|own| same(field.name, own));
+            if is_told || fields.iter().take(n).any(|other| is_same(&other)) {
                 continue;
             }
             values.clear();
-            values.extend(fields[n..].iter().filter(is_same).map(|field| &field.value[..]));
-            writer.field(&field.name, &values);
+            values.extend(fields.iter().skip(n).filter(is_same).map(|field| field.value));
+            writer.field(field.name, &values);
         }
     }
 }
@@ -132,6 +133,7 @@ impl Params {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::response::Field;
 
     #[derive(Default)]
     struct Lines(Vec<String>);
@@ -156,7 +158,7 @@ mod tests {
         let params = Params::link(said, &Names::default()).expect("they are right");
         let fields = ["X-A", "x-b", "X_A", "X-C", "Host", "x-c"].map(|name| Field::new(name, name));
         let mut lines = Lines::default();
-        params.write_fields(&fields, &mut lines);
+        params.write_fields(&fields.into_iter().collect(), &mut lines);
         assert_eq!(lines.0, ["X-C:X-C|x-c"]);
         let names: Vec<_> = params.list.iter().map(|param| String::from_utf8_lossy(&param.name)).collect();
         assert_eq!(names, ["HTTP_x_b", "http_x_c", "HTTP_", "HTTP_HOST"]);

@@ -42,6 +42,8 @@ struct Inner<C> {
     /// Bytes of `queue` that are in memory.
     memory: usize,
     temp: Option<Temp>,
+    /// The cache file that is being made of it, for a client that is slower than the upstream.
+    kept: Option<Arc<OpenFile>>,
     state: State,
     /// The whole request was sent, so the connection can be kept.
     body_sent: bool,
@@ -107,6 +109,7 @@ impl<C: Codec> Relay<C> {
             queue,
             memory: 0,
             temp: None,
+            kept: None,
             state: State::Reading,
             body_sent,
             buffering,
@@ -248,6 +251,9 @@ impl<C: Codec> Inner<C> {
                 Poll::Ready(Ok(read)) => {
                     link.timer.disarm();
                     self.codec.passed(read as u64);
+                    if self.codec.plain() == 0 {
+                        link.io.all_moved();
+                    }
                     self.at.note(|attempt| {
                         attempt.bytes_received += read as u64;
                         attempt.response_length += read as u64;
@@ -402,7 +408,7 @@ impl<C: Codec> Inner<C> {
 
     /// Whether more may be read though the client takes nothing. Memory that is full goes to the file.
     fn makes_room(&mut self) -> bool {
-        if self.memory < self.settings.buffers.total() {
+        if self.memory < self.settings.buffers.total() || self.leave_to_cache() {
             return true;
         }
         let limit = self.settings.max_temp_file_size;
@@ -418,6 +424,36 @@ impl<C: Codec> Inner<C> {
                 self.fail();
                 false
             }
+        }
+    }
+
+    /// What waits in memory is in the cache file too, or will be at once: the client has it from there when it is ready. So
+    /// a slow client holds up nobody who waits for the same answer, and nothing is written twice. nginx: `p->cacheable`.
+    fn leave_to_cache(&mut self) -> bool {
+        let Some((file, end)) = self.copy.as_mut().and_then(|copy| copy.on_disk(&self.at.request)) else {
+            return false;
+        };
+        let kept = match &self.kept {
+            Some(kept) => kept.clone(),
+            None => match file.try_clone() {
+                Ok(file) => self.kept.insert(Arc::new(file.into())).clone(),
+                Err(_) => return false, // there is still the temporary file
+            },
+        };
+        let waits = self.queue.iter().rposition(|piece| matches!(piece, Piece::File(_))).map_or(0, |n| n + 1);
+        let len = self.queue.drain(waits..).map(|piece| piece.len()).sum::<u64>();
+        self.memory = 0;
+        self.push_part(kept, end.saturating_sub(len), len);
+        true
+    }
+
+    /// Part of a file is what comes next.
+    fn push_part(&mut self, file: Arc<OpenFile>, offset: u64, len: u64) {
+        match self.queue.back_mut() {
+            Some(Piece::File(last)) if Arc::ptr_eq(&last.file, &file) && last.offset + last.len == offset => {
+                last.len += len;
+            }
+            _ => self.queue.push_back(Piece::File(FilePiece { file, offset, len })),
         }
     }
 
@@ -446,13 +482,7 @@ impl<C: Codec> Inner<C> {
             }
         }
         self.memory = 0;
-        match self.queue.back_mut() {
-            Some(Piece::File(last)) if last.offset + last.len == start => last.len += temp.len - start,
-            _ => {
-                let piece = FilePiece { file: temp.file.clone(), offset: start, len: temp.len - start };
-                self.queue.push_back(Piece::File(piece));
-            }
-        }
+        self.push_part(temp.file.clone(), start, temp.len - start);
         self.temp = Some(temp);
         Ok(())
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::settings::{Ignore, Settings};
 use crate::cache::rfc9111;
+use crate::http::fields::{FieldRef, Fields};
 use crate::http::request::Request;
 use crate::http::response::{Field, Head, Jump, Refusal, Replied};
 use crate::log::{Level, Raw};
@@ -151,7 +152,7 @@ impl Reply {
         settings: &Settings,
         status: u16,
         status_line: Option<Bytes>,
-        mut fields: Vec<Field>,
+        mut fields: Fields,
     ) -> Result<Self, InvalidHead> {
         let mut reply = Self {
             status,
@@ -166,19 +167,21 @@ impl Reply {
         };
         let mut seen: u32 = 0;
         let mut n = 0;
-        while n < fields.len() {
-            let Some(known) = Known::of(&fields[n].name) else {
+        while let Some(field) = fields.get(n) {
+            let Some(known) = Known::of(field.name) else {
                 n += 1;
                 continue;
             };
             let bit = 1 << known as u32;
             if known.is_single() && seen & bit != 0 {
-                let again = fields.remove(n);
-                warn_duplicate(request, &again, &fields, known);
+                warn_duplicate(request, field, &fields, known);
+                fields.remove(n);
                 continue;
             }
             seen |= bit;
-            reply.understand(request, settings.ignore, known, &fields, n)?;
+            if let Err(bad) = reply.understand(settings.ignore, known, field) {
+                return Err(refuse(request, bad, &fields, n));
+            }
             n += 1;
         }
         if reply.framing.chunked {
@@ -188,21 +191,13 @@ impl Reply {
         Ok(reply)
     }
 
-    fn understand(
-        &mut self,
-        request: &Request,
-        ignore: Ignore,
-        known: Known,
-        fields: &[Field],
-        n: usize,
-    ) -> Result<(), InvalidHead> {
-        let value = &fields[n].value;
-        let bad = |bad| refuse(request, bad, fields, n);
+    fn understand(&mut self, ignore: Ignore, known: Known, field: FieldRef<'_>) -> Result<(), BadFraming> {
+        let value = field.value;
         match known {
-            Known::ContentLength => self.framing.content_length(value).map_err(bad)?,
-            Known::TransferEncoding => self.framing.transfer_encoding(value).map_err(bad)?,
+            Known::ContentLength => self.framing.content_length(value)?,
+            Known::TransferEncoding => self.framing.transfer_encoding(value)?,
             Known::Connection => self.framing.connection(value),
-            Known::AccelRedirect if !ignore.has(Ignore::ACCEL_REDIRECT) => self.redirect = Some(value.clone()),
+            Known::AccelRedirect if !ignore.has(Ignore::ACCEL_REDIRECT) => self.redirect = Some(field.value_bytes()),
             Known::AccelLimitRate if !ignore.has(Ignore::ACCEL_LIMIT_RATE) => self.limit_rate = byte::offset(value),
             Known::AccelBuffering if !ignore.has(Ignore::ACCEL_BUFFERING) => {
                 if value.eq_ignore_ascii_case(b"no") {
@@ -211,7 +206,7 @@ impl Reply {
                     self.buffering = Some(true);
                 }
             }
-            Known::AccelCharset if !ignore.has(Ignore::ACCEL_CHARSET) => self.charset = Some(value.clone()),
+            Known::AccelCharset if !ignore.has(Ignore::ACCEL_CHARSET) => self.charset = Some(field.value_bytes()),
             _ => {}
         }
         Ok(())
@@ -223,12 +218,12 @@ impl Reply {
             request.limit_rate.set(Some(rate));
         }
         let Some(target) = &self.redirect else { return Ok(()) };
-        for field in &self.replied.fields {
-            let Some(known) = Known::of(&field.name).filter(|known| known.survives_redirect()) else { continue };
+        for field in self.replied.fields.iter() {
+            let Some(known) = Known::of(field.name).filter(|known| known.survives_redirect()) else { continue };
             match known {
-                Known::ContentType => request.owe_type(field.value.clone()),
+                Known::ContentType => request.owe_type(field.value_bytes()),
                 Known::AcceptRanges if hide.force_ranges => {}
-                _ => request.owe(field.name.clone(), field.value.clone()),
+                _ => request.owe(field.name_bytes(), field.value_bytes()),
             }
         }
         if target.starts_with(b"@") {
@@ -253,24 +248,25 @@ impl Reply {
 
     /// An answer that had no head.
     pub fn without_head(request: &Request, settings: &Settings) -> Result<Self, InvalidHead> {
-        Ok(Self { headless: true, ..Self::new(request, settings, 200, None, Vec::new())? })
+        Ok(Self { headless: true, ..Self::new(request, settings, 200, None, Fields::default())? })
     }
 
     /// The head for the client. `rewrite` is asked for the values that a protocol may change.
     pub fn head(&self, settings: &Settings, role: Role, rewrite: impl Fn(Rewritten, &Bytes) -> Option<Bytes>) -> Head {
         let mut head = Head::new(self.status);
         head.status_line.clone_from(&self.status_line);
-        head.fields.reserve(self.replied.fields.len() + 2);
+        let came = &self.replied.fields;
+        let mut fields = came.like();
         let mut own = (false, false);
         let mut allows_ranges = settings.force_ranges;
-        for field in &self.replied.fields {
-            if settings.hide.has(&field.name) {
+        for (n, field) in came.iter().enumerate() {
+            if settings.hide.has(field.name) {
                 continue;
             }
-            match Known::of(&field.name) {
+            match Known::of(field.name) {
                 Some(Known::ContentLength | Known::TransferEncoding | Known::Connection | Known::KeepAlive) => continue,
                 Some(Known::ContentType) => {
-                    content_type(&field.value, &mut head);
+                    content_type(field.value_bytes(), &mut head);
                     continue;
                 }
                 Some(Known::AcceptRanges) if settings.force_ranges => continue,
@@ -278,41 +274,42 @@ impl Reply {
                     allows_ranges = true;
                     continue;
                 }
-                Some(Known::LastModified) => head.last_modified = date::parse(&field.value),
+                Some(Known::LastModified) => head.last_modified = date::parse(field.value),
                 Some(Known::Server) => own.0 = true,
                 Some(Known::Date) => own.1 = true,
                 Some(Known::Location) => {
-                    if let Some(target) = rewrite(Rewritten::Location, &field.value) {
+                    if let Some(target) = rewrite(Rewritten::Location, &field.value_bytes()) {
                         // nginx: only what was rewritten is made absolute
                         if target.starts_with(b"/") {
                             head.location = Some(target);
                         } else {
-                            head.fields.push(Field { name: field.name.clone(), value: target });
+                            fields.push(Field { name: field.name_bytes(), value: target });
                         }
                         continue;
                     }
                 }
                 Some(Known::Refresh) => {
-                    if let Some(value) = refresh(&field.value, &rewrite) {
-                        head.fields.push(Field { name: field.name.clone(), value });
+                    if let Some(value) = refresh(&field.value_bytes(), &rewrite) {
+                        fields.push(Field { name: field.name_bytes(), value });
                         continue;
                     }
                 }
                 Some(Known::SetCookie) => {
-                    if let Some(value) = rewrite(Rewritten::Cookie, &field.value) {
-                        head.fields.push(Field { name: field.name.clone(), value });
+                    if let Some(value) = rewrite(Rewritten::Cookie, &field.value_bytes()) {
+                        fields.push(Field { name: field.name_bytes(), value });
                         continue;
                     }
                 }
                 _ => {}
             }
-            head.fields.push(field.clone());
+            fields.push_from(came, n);
         }
         if settings.drops_connection_fields {
-            let connection = self.replied.fields.iter().filter(|field| field.is("Connection"));
-            let connection: Vec<u8> = connection.flat_map(|field| [&field.value[..], b","].concat()).collect();
-            head.fields.retain(|field| rfc9111::is_stored(&field.name, &connection));
+            let connection = came.iter().filter(|field| field.is("Connection"));
+            let connection: Vec<u8> = connection.flat_map(|field| [field.value, b","].concat()).collect();
+            fields.retain(|field| rfc9111::is_stored(field.name, &connection));
         }
+        head.fields = fields;
         // nginx: what is passed and yet missing stays missing
         head.no_server = settings.are_servers && !own.0 && !settings.hide.has(b"Server");
         head.no_date = settings.are_servers && !own.1 && !settings.hide.has(b"Date");
@@ -337,32 +334,32 @@ fn refresh(value: &Bytes, rewrite: &impl Fn(Rewritten, &Bytes) -> Option<Bytes>)
 
 /// `text/html; charset=utf-8` goes out as it came, and filters are told where the type in it ends. nginx: only a
 /// charset ends it, other parameters belong to the type.
-fn content_type(value: &Bytes, head: &mut Head) {
+fn content_type(value: Bytes, head: &mut Head) {
     let names_charset = |&semicolon: &usize| {
         let parameter = value[semicolon + 1..].trim_ascii_start();
         parameter.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"charset="))
     };
-    head.media_end = memchr::memchr_iter(b';', value).find(names_charset);
-    head.content_type = Some(value.clone());
+    head.media_end = memchr::memchr_iter(b';', &value).find(names_charset);
+    head.content_type = Some(value);
 }
 
-fn warn_duplicate(request: &Request, again: &Field, fields: &[Field], known: Known) {
-    let Some(first) = fields.iter().find(|field| Known::of(&field.name) == Some(known)) else { return };
+fn warn_duplicate(request: &Request, again: FieldRef<'_>, fields: &Fields, known: Known) {
+    let Some(first) = fields.iter().find(|field| Known::of(field.name) == Some(known)) else { return };
     let message = format_args!(
         "upstream sent duplicate header line: \"{}: {}\", previous value: \"{}: {}\", ignored while reading response \
          header from upstream",
-        Raw(&again.name),
-        Raw(&again.value),
-        Raw(&first.name),
-        Raw(&first.value)
+        Raw(again.name),
+        Raw(again.value),
+        Raw(first.name),
+        Raw(first.value)
     );
     request.log(Level::Warn, message);
 }
 
-fn refuse(request: &Request, bad: BadFraming, fields: &[Field], n: usize) -> InvalidHead {
-    let field = &fields[n];
-    let (name, value) = (Raw(&field.name), Raw(&field.value));
-    let first = fields[..n].iter().find(|first| first.name.eq_ignore_ascii_case(&field.name));
+fn refuse(request: &Request, bad: BadFraming, fields: &Fields, n: usize) -> InvalidHead {
+    let Some(field) = fields.get(n) else { return InvalidHead };
+    let (name, value) = (Raw(field.name), Raw(field.value));
+    let first = fields.iter().take(n).find(|first| first.name.eq_ignore_ascii_case(field.name));
     let text = bad.text();
     let tail = "while reading response header from upstream";
     match (bad, first) {
@@ -370,8 +367,8 @@ fn refuse(request: &Request, bad: BadFraming, fields: &[Field], n: usize) -> Inv
             Level::Error,
             format_args!(
                 "{text}\"{name}: {value}\", previous value: \"{}: {}\" {tail}",
-                Raw(&first.name),
-                Raw(&first.value)
+                Raw(first.name),
+                Raw(first.value)
             ),
         ),
         (BadFraming::Length, _) => request.log(Level::Error, format_args!("{text}\"{name}: {value}\" {tail}")),

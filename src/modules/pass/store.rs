@@ -33,10 +33,10 @@ impl Keeper {
         if matches!(settings.store, Store::Off) {
             return None;
         }
-        let last_modified = reply.replied.fields.iter().find(|field| field.is("Last-Modified"));
+        let last_modified = reply.replied.fields.first("Last-Modified");
         let mut keeper = Self {
             file: None,
-            last_modified: last_modified.and_then(|field| date::parse(&field.value)),
+            last_modified: last_modified.and_then(|field| date::parse(field.value)),
             length: reply.framing.length,
             written: 0,
         };

@@ -84,23 +84,27 @@ impl Tunnel {
 impl body::Tunnel for Tunnel {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let request = self.at.request.clone();
-        let (mut up, mut down);
+        // A direction that has nothing to move is not asked again: it wakes us.
+        let (mut up, mut down) = (Turn::Moved(0), Turn::Moved(0));
         loop {
-            up = self.up.turn(cx, &*request, &self.link.io);
-            down = self.down.turn(cx, &self.link.io, &*request);
             let mut moved = false;
-            if let Turn::Moved(bytes) = up {
-                self.at.note(|attempt| attempt.bytes_sent += bytes);
-                moved = true;
+            if let Turn::Moved(_) = up {
+                up = self.up.turn(cx, &*request, &self.link.io);
+                if let Turn::Moved(bytes) = up {
+                    self.at.note(|attempt| attempt.bytes_sent += bytes);
+                    moved = true;
+                }
             }
-            if let Turn::Moved(bytes) = down {
-                self.at.note(|attempt| {
-                    attempt.bytes_received += bytes;
-                    attempt.response_length += bytes;
-                });
-                let request = &self.at.request;
-                request.bytes_sent.set(request.bytes_sent.get() + bytes);
-                moved = true;
+            if let Turn::Moved(_) = down {
+                down = self.down.turn(cx, &self.link.io, &*request);
+                if let Turn::Moved(bytes) = down {
+                    self.at.note(|attempt| {
+                        attempt.bytes_received += bytes;
+                        attempt.response_length += bytes;
+                    });
+                    request.bytes_sent.set(request.bytes_sent.get() + bytes);
+                    moved = true;
+                }
             }
             if matches!(up, Turn::Over | Turn::Failed) || matches!(down, Turn::Over | Turn::Failed) {
                 return Poll::Ready(());

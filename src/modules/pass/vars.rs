@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::conf::error::Fault;
 use crate::conf::vars::{Definitions, Row, Value};
+use crate::http::fields::{FieldRef, Fields};
 use crate::http::request::Request;
-use crate::http::response::Field;
 use crate::http::vars::push_seconds;
 use crate::upstream::Attempt;
 use crate::wire::byte;
@@ -24,11 +24,13 @@ pub fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     vars.define("upstream_bytes_sent", each(|try_| Word::Number(try_.bytes_sent)))?;
     vars.family("upstream_http_", |rest| {
         let name = rest.to_owned();
-        Row::each(move |r: &Request| joined(&r.replied.borrow().as_ref()?.fields, &name))
+        Row::each(move |r: &Request| joined(r.replied.borrow().as_ref()?.fields.iter(), &name))
     });
     vars.family("upstream_trailer_", |rest| {
         let name = rest.to_owned();
-        Row::each(move |r: &Request| joined(&r.replied.borrow().as_ref()?.trailers.borrow(), &name))
+        Row::each(move |r: &Request| {
+            joined(r.replied.borrow().as_ref()?.trailers.borrow().iter().map(FieldRef::from), &name)
+        })
     });
     vars.family("upstream_cookie_", |rest| {
         let name = rest.to_owned();
@@ -83,16 +85,16 @@ impl Word {
 }
 
 /// All fields of that name, in which `_` stands for any `-`, joined by commas.
-fn joined(fields: &[Field], name: &str) -> Value {
-    let mut found = fields.iter().filter(|field| same(&field.name, name));
-    let first = found.next()?.value.clone();
+fn joined<'a>(fields: impl Iterator<Item = FieldRef<'a>>, name: &str) -> Value {
+    let mut found = fields.filter(|field| same(field.name, name));
+    let first = found.next()?.value_bytes();
     let mut out = Vec::new();
     for field in found {
         if out.is_empty() {
             out.extend_from_slice(&first);
         }
         out.extend_from_slice(b", ");
-        out.extend_from_slice(&field.value);
+        out.extend_from_slice(field.value);
     }
     Some(if out.is_empty() { first } else { out.into() })
 }
@@ -107,7 +109,7 @@ pub fn same(field: &[u8], name: &str) -> bool {
 }
 
 /// The value of the first cookie of that name that the upstream sets.
-fn cookie(fields: &[Field], name: &str) -> Value {
+fn cookie(fields: &Fields, name: &str) -> Value {
     fields.iter().filter(|field| field.is("Set-Cookie")).find_map(|field| {
         let rest = field.value.get(name.len()..)?;
         if !field.value[..name.len()].eq_ignore_ascii_case(name.as_bytes()) {
@@ -116,7 +118,7 @@ fn cookie(fields: &[Field], name: &str) -> Value {
         let value = skip_spaces(skip_spaces(rest).strip_prefix(b"=")?);
         let end = memchr::memchr(b';', value).unwrap_or(value.len());
         let start = field.value.len() - value.len();
-        Some(field.value.slice(start..start + end))
+        Some(field.value_bytes().slice(start..start + end))
     })
 }
 

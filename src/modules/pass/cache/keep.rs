@@ -1,5 +1,7 @@
 //! An answer on its way into the cache, or into a file of `*_store`: the relay's copy of a body.
 
+use std::fs::File;
+
 use crate::base::text::errno;
 use crate::cache::filling::{Filling, Refused};
 use crate::http::request::Request;
@@ -56,6 +58,15 @@ impl Copy {
                 }
             }
         }
+    }
+
+    /// The file that has all that was written, and where in it that ends. `None`: there is none to read from.
+    pub fn on_disk(&mut self, request: &Request) -> Option<(&File, u64)> {
+        let Self::Cache(kept) = self else { return None };
+        if !Kept::done(request, kept.filling.as_mut()?.flush()) {
+            kept.filling = None;
+        }
+        kept.filling.as_ref().map(Filling::so_far)
     }
 
     /// The body has ended.

@@ -13,6 +13,7 @@
 //! In: a request and an [`Origin`]. Out: a response. The rule: what goes wrong on the disk is a line in the log and an
 //! answer that is not kept; the client never sees it. nginx: `ngx_http_upstream_cache` and `ngx_http_file_cache_open`.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::base::clock;
 use crate::base::text::errno;
 use crate::cache::control::Control;
 use crate::cache::fill::{Fill, Progress, Waiter};
-use crate::cache::filling::{Filling, Refused};
+use crate::cache::filling::{Filling, Name, Refused};
 use crate::cache::head;
 use crate::cache::index::{Found, Full, Turn};
 use crate::cache::key::Key;
@@ -37,16 +38,17 @@ use crate::cache::meta::{self, Meta, Unusable};
 use crate::cache::policy::{self, Rules, Verdict, Why};
 use crate::cache::purge::What;
 use crate::cache::rfc9111::Reuse;
-use crate::cache::stored::{self, Stored, Unread};
+use crate::cache::stored::{Stamp, Stored, Unread};
 use crate::cache::{Seen, Status, Zone, hot};
 use crate::http::body::{Body, FilePiece, Piece};
-use crate::http::open_file::OpenFile;
+use crate::http::fields::Fields;
+use crate::http::open_file::{Kind, OpenFile};
 use crate::http::plan::Answer;
 use crate::http::request::Request;
-use crate::http::response::{Field, Head, Refusal, Response};
+use crate::http::response::{Head, Refusal, Response};
 use crate::http::upload::Upload;
 use crate::log::{Level, Raw};
-use crate::modules::pass::exchange::{Asked, Codec, Failed, Keeping, Looked};
+use crate::modules::pass::exchange::{Asked, Codec, Failed, Keeping, Looked, Ready};
 use crate::modules::pass::reply::{Reply, Role};
 use crate::modules::pass::settings::{Next, Settings};
 use crate::net::timer::Timer;
@@ -66,12 +68,12 @@ pub trait Origin: 'static {
     /// What reads a head that was kept.
     fn codec(self: &Arc<Self>, request: &Request) -> Self::Codec;
 
-    /// Asks the upstream. `keeping`: the answer may be kept, so it is to be one for all.
-    fn ask(
+    /// What asks the upstream. `keeping`: the answer may be kept, so it is to be one for all.
+    fn ready(
         self: &Arc<Self>,
         request: &Rc<Request>,
         keeping: Option<Keeping>,
-    ) -> impl Future<Output = Result<Asked<Self::Codec>, Failed>>;
+    ) -> impl Future<Output = Result<Ready<Self::Codec>, Refusal>>;
 }
 
 /// Answers a request: from the cache where there is one, else by asking. Asking is a large future, and is boxed apart from
@@ -121,7 +123,7 @@ async fn purge<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Res
 
 /// Nothing is kept.
 async fn pass<O: Origin>(origin: &Arc<O>, request: &Rc<Request>) -> Result<Response, Refusal> {
-    match origin.ask(request, None).await {
+    match origin.ready(request, None).await?.ask().await {
         Ok(asked) => asked.answer(None, Role::Passed),
         Err(failed) => Err(failed.refusal),
     }
@@ -147,6 +149,10 @@ impl Entry {
         self.key != self.main
     }
 
+    fn name(&self) -> Name {
+        Name { main: self.main, text: self.text.clone() }
+    }
+
     fn path(&self) -> std::path::PathBuf {
         self.zone.store.file(self.key)
     }
@@ -155,6 +161,8 @@ impl Entry {
 /// What of an answer that is there already.
 struct Copied<C> {
     stored: Arc<Stored>,
+    /// What has the body, unless that is in memory.
+    file: Option<Arc<OpenFile>>,
     reply: Box<Reply>,
     codec: C,
 }
@@ -173,14 +181,16 @@ enum Way<C> {
     Wait { fill: Arc<Fill>, until: u64 },
     /// Another variant is asked for.
     Variant(Key),
+    /// The disk has to be waited for.
+    Cold(Arc<OpenFile>),
 }
 
 fn now() -> i64 {
     i64::try_from(clock::seconds()).unwrap_or(i64::MAX)
 }
 
-fn pairs(fields: &[Field]) -> impl Iterator<Item = policy::Pair<'_>> + Clone {
-    fields.iter().map(|field| (field.name.as_ref(), field.value.as_ref()))
+fn pairs(fields: &Fields) -> impl Iterator<Item = policy::Pair<'_>> + Clone {
+    fields.iter().map(|field| (field.name, field.value))
 }
 
 /// The entry of a request; `None` where none is to be looked for.
@@ -235,8 +245,9 @@ async fn through_cache<O: Origin>(
         return Box::pin(fetch(origin, plan, request, &entry, None, None, Status::Bypass)).await;
     }
     let mut patience = Patience::new(plan.lock_timeout);
+    let mut waited = false;
     loop {
-        match find(origin, plan, request, &entry) {
+        match find(origin, plan, request, &entry, waited) {
             Way::Serve(copied, status) => return serve(origin, request, copied, status),
             Way::Refresh(copied, turn) => {
                 refresh(origin, request, &entry, &copied, turn);
@@ -249,7 +260,14 @@ async fn through_cache<O: Origin>(
             Way::Fetch { turn, stale, status } => {
                 return Box::pin(fetch(origin, plan, request, &entry, turn, stale, status)).await;
             }
-            Way::Variant(key) => entry.key = key,
+            Way::Variant(key) => {
+                entry.key = key;
+                waited = false;
+            }
+            Way::Cold(file) => {
+                Box::pin(warm(request, file, origin.settings().buffer_size)).await;
+                waited = true;
+            }
             Way::Wait { .. } if entry.wish.is_some_and(|wish| wish.only_if_cached) => {
                 return Err(Refusal::Status(504));
             }
@@ -275,8 +293,14 @@ fn saw(request: &Request, status: Status) {
     request.cache.borrow_mut().status = Some(status);
 }
 
-/// Looks once.
-fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &Entry) -> Way<O::Codec> {
+/// Has a thread read the beginning of a file, so that nobody has to wait who reads it next.
+async fn warm(request: &Request, file: Arc<OpenFile>, limit: usize) {
+    // What went wrong shows when it is read again.
+    let _ = request.plan().core.pool.run(move || file.read(0, limit.max(SMALL)).map(drop)).await;
+}
+
+/// Looks once. `waited`: the disk was waited for, and is read whether or not that takes time.
+fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &Entry, waited: bool) -> Way<O::Codec> {
     let store = &entry.zone.store;
     let missing = |turn| Way::Fetch { turn, stale: None, status: Status::Miss };
     let (held, found) = match store.look_up(entry.key, plan.min_uses, now()) {
@@ -293,12 +317,13 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     };
     if on_disk {
         let path = entry.path();
-        match open(entry, &path, origin.settings().buffer_size) {
-            Ok(_) if held.is_purged(entry.main, &entry.text) => {
+        match open(request, entry, &path, held.made, origin.settings().buffer_size, waited) {
+            Opened::Cold(file) => return Way::Cold(file),
+            Opened::Stored(stored, _) if held.is_purged(entry.main, &entry.text, stored.meta.date) => {
                 let _ = std::fs::remove_file(&path); // somebody else may have been quicker
                 held.is_gone();
             }
-            Ok(stored) => {
+            Opened::Stored(stored, file) => {
                 if let Some(variant) = other_variant(request, entry, &stored.meta) {
                     if !entry.is_variant() {
                         return Way::Variant(variant);
@@ -306,8 +331,8 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                     let shown = path.display();
                     request.log(Level::Crit, format_args!("cache file \"{shown}\" has incorrect vary hash"));
                     held.is_gone();
-                } else if let Some(copied) = understand(origin, request, stored, &path) {
-                    held.is_there(|| store.size_on_disk(copied.stored.extent()));
+                } else if let Some(copied) = understand(origin, request, stored, file, &path) {
+                    held.is_there(|| store.size_of(entry.key));
                     let now = now();
                     let is_fresh = copied.stored.meta.is_fresh(now);
                     let (serve, pleases) = match &entry.wish {
@@ -335,13 +360,13 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                     held.is_gone();
                 }
             }
-            Err(Unread::Missing) => held.is_gone(),
-            Err(Unread::Unusable(why)) => {
+            Opened::Not(Unread::Missing) => held.is_gone(),
+            Opened::Not(Unread::Unusable(why)) => {
                 let level = if why == Unusable::Version { Level::Info } else { Level::Crit };
                 request.log(level, format_args!("cache file \"{}\" {why}", path.display()));
                 held.is_gone();
             }
-            Err(Unread::Failed(call, error)) => {
+            Opened::Not(Unread::Failed(call, error)) => {
                 let shown = path.display();
                 request.log(Level::Crit, format_args!("{call} \"{shown}\" failed {}", errno(&error)));
                 return missing(None);
@@ -358,20 +383,52 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     }
 }
 
-/// The file of an entry: from memory if it is there and still what the disk has.
-fn open(entry: &Entry, path: &std::path::Path, limit: usize) -> Result<Arc<Stored>, Unread> {
-    let number = entry.zone.store.number;
-    if let Some(stored) = hot::get(number, entry.key) {
+/// What became of a file.
+enum Opened {
+    Stored(Arc<Stored>, Option<Arc<OpenFile>>),
+    /// It is not in memory, and the disk takes its time.
+    Cold(Arc<OpenFile>),
+    Not(Unread),
+}
+
+/// The largest file that is read at once.
+const SMALL: usize = crate::cache::stored::SMALL as usize;
+
+/// The file of an entry: from memory if it is there and still what the disk has. `number` is the file that the index knows.
+fn open(request: &Request, entry: &Entry, path: &std::path::Path, number: u32, limit: usize, waited: bool) -> Opened {
+    let store = entry.zone.store.number;
+    if let Some(stored) = hot::get(store, entry.key) {
         if stored.text == entry.text && stored.is_current(path) {
-            return Ok(stored);
+            return Opened::Stored(stored, None);
         }
-        hot::forget(number, entry.key);
+        hot::forget(store, entry.key);
     }
-    let stored = Arc::new(Stored::open(path, &entry.text, limit)?);
-    if stored.is_in_memory() {
-        hot::put(number, entry.key, &stored);
+    let found = match request.plan().files.open_kept(path.as_os_str().as_bytes(), number) {
+        Ok(found) => found,
+        Err(unopened) if matches!(unopened.errno, libc::ENOENT | libc::ENOTDIR) => return Opened::Not(Unread::Missing),
+        Err(unopened) => return Opened::Not(Unread::Failed(unopened.call, unopened.error())),
+    };
+    let (Some(file), Kind::File) = (found.file, found.stat.kind) else {
+        return Opened::Not(Unread::Unusable(Unusable::Broken));
+    };
+    let len = found.stat.size;
+    let want = Stored::appetite(len, limit);
+    let read = if waited { file.read(0, want).map(Some) } else { file.read_ready(0, want) };
+    let bytes = match read {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Opened::Cold(file),
+        Err(error) => return Opened::Not(Unread::Failed("pread()", error)),
+    };
+    let (id, written) = found.stat.identity();
+    match Stored::read(bytes, Stamp { id, len, written }, len, &entry.text) {
+        Err(why) => Opened::Not(Unread::Unusable(why)),
+        Ok(stored) if stored.is_in_memory() => {
+            let stored = Arc::new(stored);
+            hot::put(store, entry.key, &stored);
+            Opened::Stored(stored, None)
+        }
+        Ok(stored) => Opened::Stored(Arc::new(stored), Some(file)),
     }
-    Ok(stored)
 }
 
 /// The variant that a request asks for, where a file has another.
@@ -392,6 +449,7 @@ fn understand<O: Origin>(
     origin: &Arc<O>,
     request: &Request,
     stored: Arc<Stored>,
+    file: Option<Arc<OpenFile>>,
     path: &std::path::Path,
 ) -> Option<Copied<O::Codec>> {
     let settings = origin.settings();
@@ -415,7 +473,7 @@ fn understand<O: Origin>(
             || reply.framing.length.is_none_or(|length| length == len)
     };
     match looked {
-        Some(reply) if whole(&reply) => Some(Copied { stored, reply, codec }),
+        Some(reply) if whole(&reply) => Some(Copied { stored, file, reply, codec }),
         Some(_) | None => {
             let shown = path.display();
             request.log(Level::Crit, format_args!("cache file \"{shown}\" contains invalid header"));
@@ -436,16 +494,15 @@ fn serve<O: Origin>(
     copied: Copied<O::Codec>,
     status: Status,
 ) -> Result<Response, Refusal> {
-    let Copied { stored, reply, codec } = copied;
+    let Copied { stored, file, reply, codec } = copied;
     let len = stored.body_len();
     let offset = u64::from(stored.meta.body_start);
     respond(origin, request, &reply, &codec, &stored.meta, status, || {
-        let file = match &stored.body {
-            stored::Body::Memory(bytes) => return Ok(Body::memory(bytes.clone())),
-            stored::Body::File(_) if len == 0 => return Ok(Body::Empty),
-            stored::Body::File(file) => file.try_clone()?,
-        };
-        Ok(Body::One(Piece::File(FilePiece { file: Arc::new(OpenFile::from(file)), offset, len })))
+        Ok(match (&stored.body, file) {
+            (Some(bytes), _) => Body::memory(bytes.clone()),
+            (None, Some(file)) if len > 0 => Body::One(Piece::File(FilePiece { file, offset, len })),
+            (None, _) => Body::Empty,
+        })
     })
 }
 
@@ -552,10 +609,10 @@ fn join<O: Origin>(
     file: Arc<std::fs::File>,
     len: u64,
 ) -> Joined {
-    if entry.zone.store.index.purges.has(entry.main, &entry.text, waiter.since()) {
+    if entry.zone.store.index.purges.has(entry.main, &entry.text, waiter.since(), i64::MAX) {
         return Joined::Not;
     }
-    let Ok(stored) = Stored::growing(file.clone(), len, &entry.text, origin.settings().buffer_size) else {
+    let Ok(stored) = Stored::growing(&file, len, &entry.text, origin.settings().buffer_size) else {
         return Joined::Not;
     };
     if let Some(variant) = other_variant(request, entry, &stored.meta) {
@@ -578,7 +635,7 @@ fn refresh<O: Origin>(origin: &Arc<O>, request: &Rc<Request>, entry: &Entry, cop
     let entry = Entry { background: true, wish: None, ..entry.clone() };
     let origin = origin.clone();
     let path = entry.path();
-    let stale = understand(&origin, &again, copied.stored.clone(), &path);
+    let stale = understand(&origin, &again, copied.stored.clone(), copied.file.clone(), &path);
     tokio::task::spawn_local(async move {
         let Some(plan) = origin.cache() else { return };
         // What is being kept is read to its end by itself.
@@ -613,7 +670,11 @@ async fn fetch<O: Origin>(
     }
     let may_keep = (turn.is_some() || status == Status::Bypass) && !is_too_far(plan, request) && !wish.no_store;
     let keeping = may_keep.then(|| Keeping { room: meta::header_start(entry.text.len()).map_or(0, usize::from) });
-    let asked = match origin.ask(request, keeping).await {
+    let asked = match origin.ready(request, keeping).await {
+        Ok(ready) => ready.ask().await,
+        Err(refusal) => Err(refusal.into()),
+    };
+    let asked = match asked {
         Ok(asked) => asked,
         Err(Failed { why, refusal }) => {
             if let (Some(copied), Some(why)) = (stale, why)
@@ -642,7 +703,7 @@ async fn fetch<O: Origin>(
             return serve(origin, request, fresh, Status::Revalidated);
         }
         Some(copied) if asked.reply.status == 304 && plan.revalidate => {
-            let fresh = renew(plan, request, entry, &copied, &asked.reply);
+            let fresh = renew(plan, request, entry, turn.as_ref(), &copied, &asked.reply);
             asked.leave();
             return serve(origin, request, Copied { stored: Arc::new(fresh), ..copied }, Status::Revalidated);
         }
@@ -650,6 +711,16 @@ async fn fetch<O: Origin>(
     };
     drop(stale);
     request.replied.replace(Some(asked.reply.replied.clone()));
+    let (mut turn, mut may_keep) = (turn, may_keep);
+    if plan.rules.rfc9111 && !plan.convert_head && request.is_head() && asked.reply.status == 200 {
+        if let Some((get, its)) = as_get(origin, plan, request).await? {
+            if its.main == entry.main {
+                // without its body it must not take the place of what answers GET
+                (turn, may_keep) = (None, false);
+            }
+            freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
+        }
+    }
     if !may_keep || asked.is_upgraded() || asked.reply.redirects() {
         return asked.answer(None, Role::Passed);
     }
@@ -703,11 +774,18 @@ fn prefers_stale<C: Codec>(plan: &Plan, asked: &Asked<C>, copied: &Copied<C>) ->
 }
 
 /// 304: the copy is good for some more time.
-fn renew<C>(plan: &Plan, request: &Request, entry: &Entry, copied: &Copied<C>, reply: &Reply) -> Stored {
+fn renew<C>(
+    plan: &Plan,
+    request: &Request,
+    entry: &Entry,
+    turn: Option<&Turn>,
+    copied: &Copied<C>,
+    reply: &Reply,
+) -> Stored {
     let mut stored = Stored::clone(&copied.stored);
     let now = now();
     let said = Rules { valid: Vec::new(), ..plan.rules.clone() };
-    let judged = |fields: &[Field], rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
+    let judged = |fields: &Fields, rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
         Verdict::Keep(keep) => Some(keep),
         Verdict::Pass(_) => None,
     };
@@ -717,6 +795,10 @@ fn renew<C>(plan: &Plan, request: &Request, entry: &Entry, copied: &Copied<C>, r
     let meta = &mut stored.meta;
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now);
     let path = entry.path();
+    let purges = &entry.zone.store.index.purges;
+    if turn.is_some_and(|turn| purges.has(entry.main, &entry.text, turn.fill.since, i64::MAX)) {
+        return stored; // its date would say that it came after the purge
+    }
     if let Err((call, error)) = stored.renew(&path, &stored.meta) {
         request.log(Level::Crit, format_args!("{call} \"{}\" failed {}", path.display(), errno(&error)));
     }
@@ -732,12 +814,14 @@ async fn replace<O: Origin>(
     entry: &Entry,
     turn: Option<Turn>,
     copied: Copied<O::Codec>,
-    newer: &[Field],
+    newer: &Fields,
 ) -> Copied<O::Codec> {
     let path = entry.path();
     let mut stored = Stored::clone(&copied.stored);
     stored.head = head::updated(&stored.head, pairs(newer)).into();
-    let Some(mut fresh) = understand(origin, request, Arc::new(stored), &path) else { return copied };
+    let Some(mut fresh) = understand(origin, request, Arc::new(stored), copied.file.clone(), &path) else {
+        return copied;
+    };
     let authorized = request.field("Authorization").is_some();
     let verdict = plan.rules.judge(fresh.reply.status, pairs(&fresh.reply.replied.fields), authorized, now());
     let (Verdict::Keep(keep), Some(turn)) = (verdict, turn) else { return fresh };
@@ -749,8 +833,8 @@ async fn replace<O: Origin>(
     }
     header.extend_from_slice(head);
     let temporary = entry.zone.use_temp_path.then_some(&origin.settings().temp_path);
-    let made = match Filling::begin(&entry.zone.store, entry.key, turn, temporary, header, true) {
-        Ok(filling) => filled(filling, &copied.stored).await,
+    let made = match Filling::begin(&entry.zone.store, (entry.key, entry.name()), turn, temporary, header, true) {
+        Ok(filling) => filled(filling, &copied.stored, copied.file).await,
         Err(refused) => Err(refused),
     };
     if let Err(refused) = made {
@@ -759,16 +843,58 @@ async fn replace<O: Origin>(
     fresh
 }
 
-/// Fills a file with the body of another.
-async fn filled(mut filling: Filling, from: &Stored) -> Result<(), Refused> {
-    const STEP: usize = 256 * 1024;
-    let file = match &from.body {
-        stored::Body::Memory(bytes) => {
-            filling.write(bytes)?;
-            return filling.finish();
+/// The GET that a HEAD is about, and its entry.
+async fn as_get<O: Origin>(
+    origin: &Arc<O>,
+    plan: &Plan,
+    request: &Rc<Request>,
+) -> Result<Option<(Rc<Request>, Entry)>, Refusal> {
+    let Some(get) = strict::as_get(request) else { return Ok(None) };
+    Ok(entry(&**origin, plan, &get).await?.map(|entry| (get, entry)))
+}
+
+/// What answered HEAD tells of the copy that answers GET (RFC 9111, 4.3.5): either it is still that, and gets these fields, or
+/// it is not, and goes.
+async fn freshen<O: Origin>(origin: &Arc<O>, plan: &Plan, get: &Rc<Request>, mut entry: Entry, fields: &Fields) {
+    loop {
+        let store = entry.zone.store.clone();
+        let Ok((held, Found::Entry { on_disk: true, .. })) = store.look_up(entry.key, plan.min_uses, now()) else {
+            return;
+        };
+        let path = entry.path();
+        let opened = open(get, &entry, &path, held.made, origin.settings().buffer_size, true);
+        let Opened::Stored(stored, file) = opened else { return };
+        if held.is_purged(entry.main, &entry.text, stored.meta.date) {
+            return;
         }
-        stored::Body::File(file) => file,
-    };
+        match other_variant(get, &entry, &stored.meta) {
+            None => {}
+            Some(variant) if !entry.is_variant() => {
+                entry.key = variant;
+                continue;
+            }
+            Some(_) => return,
+        }
+        let Some(copied) = understand(origin, get, stored, file, &path) else { return };
+        if strict::is_same(&copied.reply.replied.fields, fields, copied.stored.body_len()) {
+            // somebody fetches it all, and that is better
+            let Ok(turn) = held.renewal() else { return };
+            replace(origin, plan, get, &entry, Some(turn), copied, fields).await;
+        } else {
+            drop(held);
+            store.purge(What::Key(entry.main), now());
+        }
+        return;
+    }
+}
+
+/// Fills a file with the body of another.
+async fn filled(mut filling: Filling, from: &Stored, file: Option<Arc<OpenFile>>) -> Result<(), Refused> {
+    const STEP: usize = 256 * 1024;
+    if let Some(bytes) = &from.body {
+        filling.write(bytes)?;
+    }
+    let Some(file) = file.filter(|_| from.body.is_none()) else { return filling.finish() };
     let (mut at, mut bytes) = (u64::from(from.meta.body_start), vec![0; STEP]);
     loop {
         let read = file.read_at(&mut bytes, at);
@@ -806,9 +932,9 @@ fn begin<C: Codec>(
     };
     let reply = &asked.reply;
     if matches!(reply.status, 200 | 206) {
-        let field = |name| reply.replied.fields.iter().find(|field| field.is(name)).map(|field| &field.value);
-        meta.last_modified = field("Last-Modified").and_then(|value| date::parse(value)).unwrap_or(-1);
-        meta.etag = field("ETag").cloned().unwrap_or_default();
+        let field = |name| reply.replied.fields.first(name);
+        meta.last_modified = field("Last-Modified").and_then(|field| date::parse(field.value)).unwrap_or(-1);
+        meta.etag = field("ETag").map(|field| field.value_bytes()).unwrap_or_default();
     }
     let mut key = entry.key;
     if !keep.vary.is_empty() {
@@ -834,7 +960,7 @@ fn begin<C: Codec>(
     meta.encode(&mut header, &entry.text, kept.len()).ok()?;
     header.extend_from_slice(&kept);
     let temporary = entry.zone.use_temp_path.then_some(&settings.temp_path);
-    match Filling::begin(store, key, turn, temporary, header, asked.ends_by_itself()) {
+    match Filling::begin(store, (key, entry.name()), turn, temporary, header, asked.ends_by_itself()) {
         Ok(filling) => {
             // What answers HEAD announces a body that does not come.
             let bodiless = !asked.has_body() || request.is_head() && !plan.convert_head;

@@ -12,21 +12,22 @@ use crate::cache::control::Control;
 use crate::cache::meta::Meta;
 use crate::cache::policy::{self, named};
 use crate::cache::rfc9111::{self, Reuse};
+use crate::http::fields::Fields;
 use crate::http::request::Request;
-use crate::http::response::{Field, Head};
+use crate::http::response::Head;
 use crate::http::upload;
-use crate::wire::{date, uri};
+use crate::wire::{byte, date, uri};
 
 /// What the client asks of caches.
 pub fn wish(request: &Request) -> Control {
-    let fields = request.head.fields.iter().map(|field| (field.name.as_ref(), field.value.as_ref()));
+    let fields = request.head.fields.iter().map(|field| (field.name, field.value));
     Control::of(named(fields, b"Cache-Control"))
 }
 
 /// Whether a stored answer may be served to who wishes this, and whether it might be if it were fresh: a client that wants
 /// another does not get it for being stale either.
-pub fn reuse(wish: &Control, fields: &[Field], meta: &Meta, now: i64) -> (Reuse, bool) {
-    let all = || fields.iter().map(|field| (field.name.as_ref(), field.value.as_ref()));
+pub fn reuse(wish: &Control, fields: &Fields, meta: &Meta, now: i64) -> (Reuse, bool) {
+    let all = || fields.iter().map(|field| (field.name, field.value));
     let control = rfc9111::stored_control(named(all(), b"Cache-Control"), named(all(), b"CDN-Cache-Control"));
     let fresh = meta.valid.saturating_sub(now);
     let stored = rfc9111::Stored { control: &control, age: age(fields, meta, now), fresh };
@@ -35,15 +36,15 @@ pub fn reuse(wish: &Control, fields: &[Field], meta: &Meta, now: i64) -> (Reuse,
 }
 
 /// RFC 9111, 4.2.3.
-fn age(fields: &[Field], meta: &Meta, now: i64) -> i64 {
-    let all = fields.iter().map(|field| (field.name.as_ref(), field.value.as_ref()));
+fn age(fields: &Fields, meta: &Meta, now: i64) -> i64 {
+    let all = fields.iter().map(|field| (field.name, field.value));
     let date = named(all.clone(), b"Date").next().and_then(date::parse);
     rfc9111::current_age(policy::age(all), date, meta.date, now)
 }
 
 /// A stored answer says how old it is and when it was made (RFC 9111, 4; RFC 9110, 6.6.1).
-pub fn dress(head: &mut Head, fields: &[Field], meta: &Meta, now: i64) {
-    let made = fields.iter().find(|field| field.is("Date")).map(|field| field.value.clone());
+pub fn dress(head: &mut Head, fields: &Fields, meta: &Meta, now: i64) {
+    let made = fields.first("Date").map(|field| field.value_bytes());
     let made = made.unwrap_or_else(|| Bytes::copy_from_slice(clock::http_date_of(meta.date).bytes()));
     head.set("Date", made);
     head.set("Age", age(fields, meta, now).to_string());
@@ -57,12 +58,26 @@ pub fn changed(request: &Rc<Request>, head: &Head) -> Vec<Rc<Request>> {
     }
     let own = request.head.target.clone();
     let scheme = request.value_of("scheme").unwrap_or_default();
-    let host = request.field("Host").cloned().unwrap_or_else(|| request.host());
+    let host = request.field_bytes("Host").unwrap_or_else(|| request.host());
     let path = uri::split_args(&own).0.to_vec();
-    let location = head.location.as_ref().or_else(|| head.field("Location"));
+    let location = head.location.as_deref().or_else(|| head.field("Location"));
     let named = [location, head.field("Content-Location")].into_iter().flatten();
     let named = named.filter_map(|reference| rfc9111::same_origin(reference, &scheme, &host, &path)).map(Bytes::from);
     std::iter::once(own.clone()).chain(named).filter_map(|target| about(request, target)).collect()
+}
+
+/// The GET that a HEAD is about.
+pub fn as_get(request: &Rc<Request>) -> Option<Rc<Request>> {
+    about(request, request.head.target.clone())
+}
+
+/// Whether what answered HEAD would, as an answer to GET, be what is stored: nothing that it says of itself is otherwise
+/// (RFC 9111, 4.3.5).
+pub fn is_same(stored: &Fields, newer: &Fields, len: u64) -> bool {
+    let value = |fields: &Fields, name| fields.first(name).map(|field| field.value_bytes());
+    let agrees = |name| value(newer, name).is_none_or(|now| value(stored, name).is_none_or(|then| now == then));
+    let length = value(newer, "Content-Length").and_then(|length| byte::offset(&length));
+    agrees("ETag") && agrees("Last-Modified") && length.is_none_or(|length| length == len)
 }
 
 /// The GET of another target, as the client would send it: to ask what it is kept under, not to answer it.

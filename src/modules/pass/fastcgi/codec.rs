@@ -10,11 +10,12 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::FastCgi;
 use crate::http::body::{FilePiece, Piece};
+use crate::http::fields::Fields;
 use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::http::upload::Stored;
 use crate::log::{Level, Raw};
-use crate::modules::pass::exchange::{Codec, Flow, Looked, action};
+use crate::modules::pass::exchange::{Codec, Flow, Looked, Pieces, action};
 use crate::modules::pass::params::Writer;
 use crate::modules::pass::reply::Reply;
 use crate::modules::pass::settings::Settings;
@@ -116,8 +117,7 @@ impl Records {
         self.reader.put_back(body);
         input.advance(self.seen.saturating_sub(body).min(input.len()));
         self.seen = 0;
-        let field = |span: &field::Field| Field { name: span.name.slice(&head), value: span.value.slice(&head) };
-        let fields: Vec<Field> = self.fields.iter().map(field).collect();
+        let fields = Fields::of(head, &self.fields);
         let Some((status, line)) = status(request, &fields) else { return Looked::Invalid };
         let Ok(reply) = Reply::new(request, settings, status, line, fields) else { return Looked::Invalid };
         self.left = match status {
@@ -298,20 +298,20 @@ impl Codec for Records {
 }
 
 /// The status that the fields give, and its line if there is more of it.
-fn status(request: &Request, fields: &[Field]) -> Option<(u16, Option<Bytes>)> {
-    let Some(said) = fields.iter().find(|field| field.is("Status")) else {
+fn status(request: &Request, fields: &Fields) -> Option<(u16, Option<Bytes>)> {
+    let Some(said) = fields.first("Status") else {
         // nginx: a program that sends somewhere else need not say so
-        let redirects = fields.iter().any(|field| field.is("Location"));
+        let redirects = fields.first("Location").is_some();
         return Some((if redirects { 302 } else { 200 }, None));
     };
     let digits = said.value.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit));
     let Some(digits) = digits else {
-        let message = format_args!("upstream sent invalid status \"{}\" while {}", Raw(&said.value), action::HEAD);
+        let message = format_args!("upstream sent invalid status \"{}\" while {}", Raw(said.value), action::HEAD);
         request.log(Level::Error, message);
         return None;
     };
     let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-    Some((code, (said.value.len() > 3).then(|| said.value.clone())))
+    Some((code, (said.value.len() > 3).then(|| said.value_bytes())))
 }
 
 impl Writer for RequestWriter {
@@ -325,7 +325,7 @@ impl Writer for RequestWriter {
 }
 
 /// A body that was read before, in records, and its end.
-pub fn whole(body: Option<Stored>, out: &mut Vec<Piece>) {
+pub fn whole(body: Option<Stored>, out: &mut Pieces) {
     if let Some(stored) = body {
         if let Some(file) = &stored.file {
             out.extend(stdin(Piece::File(FilePiece { file: file.file.clone(), offset: 0, len: file.len })));

@@ -14,7 +14,7 @@ use self::codec::Records;
 use super::address::{PassAddress, Target};
 use super::cache;
 use super::cache::serve::{self, Origin};
-use super::exchange::{self, Asked, Failed, Job, Keeping};
+use super::exchange::{self, Job, Keeping, Pieces, Ready};
 use super::params::{Param, Params};
 use super::settings::{self, Family, Next, Settings};
 use crate::base::regex::{Captures, Pattern};
@@ -259,7 +259,11 @@ impl Origin for FastCgi {
         Records::new(self.clone())
     }
 
-    async fn ask(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Asked<Records>, Failed> {
+    async fn ready(
+        self: &Arc<Self>,
+        request: &Rc<Request>,
+        keeping: Option<Keeping>,
+    ) -> Result<Ready<Records>, Refusal> {
         let group = self.target.find(request, self.settings.minds_client()).await?;
         let settings = self.settings.clone();
         let mut streamed = !settings.request_buffering
@@ -278,7 +282,7 @@ impl Origin for FastCgi {
             request.log(LogLevel::Alert, format_args!("fastcgi request record is too big: {}", too_big.0));
             Refusal::Status(500)
         })?;
-        let mut pieces = vec![Piece::Mem(head.into())];
+        let mut pieces: Pieces = smallvec::smallvec![Piece::Mem(head.into())];
         if !streamed {
             codec::whole(body.filter(|_| settings.pass_request_body), &mut pieces);
         }
@@ -286,6 +290,6 @@ impl Origin for FastCgi {
         let choice = Choice::new(group);
         let (request, uri) = (request.clone(), Bytes::new());
         let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
-        exchange::ask(job, None).await
+        Ok(exchange::ready(job, None))
     }
 }

@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::Proxy;
 use crate::http::body::Piece;
+use crate::http::fields::Fields;
 use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::log::{Level, Raw};
@@ -89,12 +90,11 @@ impl Http1 {
         spans: &[field::Field],
     ) -> Looked {
         let bytes = input.split_to(end.min(input.len())).freeze();
-        let field = |span: &field::Field| Field { name: span.name.slice(&bytes), value: span.value.slice(&bytes) };
-        let fields = spans.iter().map(field).collect();
+        let text = line.text.slice(&bytes);
+        let fields = Fields::of(bytes, spans);
         if line.is_early_hints() {
             return Looked::Hints(fields);
         }
-        let text = line.text.slice(&bytes);
         let Ok(reply) = Reply::new(request, settings, line.code, Some(text), fields) else { return Looked::Invalid };
         self.chunked_reply = reply.framing.chunked;
         let close = reply.framing.close || line.version < Version::HTTP_11;
@@ -123,7 +123,7 @@ impl Http1 {
         request.log(Level::Error, message);
         self.keepalive = false;
         self.left = Left::UntilClose;
-        match Reply::new(request, settings, 200, None, Vec::new()) {
+        match Reply::new(request, settings, 200, None, Fields::default()) {
             Ok(mut reply) => {
                 reply.headless = true;
                 Looked::Head(Box::new(reply))

@@ -159,8 +159,8 @@ impl RequestHead {
             }
         }
         if parts.proxy.settings.pass_request_headers {
-            for field in request.head.fields.iter().filter(|field| !self.own.has(&field.name)) {
-                line(&mut out, &field.name, &field.value);
+            for field in request.head.fields.iter().filter(|field| !self.own.has(field.name)) {
+                line(&mut out, field.name, field.value);
             }
         }
         out.put_slice(b"\r\n");

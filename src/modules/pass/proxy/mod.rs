@@ -19,7 +19,7 @@ use self::rewrite::{Cookies, Flags, Pattern, Rule, Rules};
 use self::target::{Meant, Target};
 use super::cache;
 use super::cache::serve::{self, Origin};
-use super::exchange::{self, Asked, Failed, Job, Keeping};
+use super::exchange::{self, Job, Keeping, Pieces, Ready};
 use super::settings::{self, Family, Next, Settings};
 use super::tls::{self, Secure, Tls};
 use crate::conf::error::{At, Fault};
@@ -456,8 +456,8 @@ fn memory(request: &Request, part: impl Fn(&Sent) -> Option<Bytes>) -> Option<By
 fn forwarded_for(request: &Request) -> Option<Bytes> {
     let client = request.connection.client();
     let mut all: Vec<&[u8]> = Vec::new();
-    for field in request.head.fields.iter().filter(|field| field.is("X-Forwarded-For")) {
-        all.push(&field.value);
+    for field in request.head.fields.all("X-Forwarded-For") {
+        all.push(field.value);
         all.push(b", ");
     }
     if all.is_empty() {
@@ -499,7 +499,7 @@ impl Origin for Proxy {
         Http1::new(self.clone(), request, b"GET", false)
     }
 
-    async fn ask(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Asked<Http1>, Failed> {
+    async fn ready(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Ready<Http1>, Refusal> {
         let meant = self.target.find(request)?;
         let group = meant.group(request, self.settings.minds_client()).await?;
         let Meant { host, port, uri, secure, .. } = meant;
@@ -562,7 +562,7 @@ impl Origin for Proxy {
             chunked,
             body: set_body.as_ref(),
         })?;
-        let mut pieces = vec![Piece::Mem(head)];
+        let mut pieces: Pieces = smallvec::smallvec![Piece::Mem(head)];
         if let Some(stored) = body {
             let size = stored.len;
             if trailing && size > 0 {
@@ -580,7 +580,7 @@ impl Origin for Proxy {
         let wanted = self.tls.as_ref().filter(|_| secure).map(|tls| tls.wanted(request, &host));
         let request = request.clone();
         let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
-        exchange::ask(job, wanted).await
+        Ok(exchange::ready(job, wanted))
     }
 }
 
@@ -604,7 +604,7 @@ impl Proxy {
 }
 
 /// A body that was read before, as pieces.
-fn push(stored: Stored, pieces: &mut Vec<Piece>) {
+fn push(stored: Stored, pieces: &mut Pieces) {
     if let Some(file) = &stored.file {
         pieces.push(Piece::File(FilePiece { file: file.file.clone(), offset: 0, len: file.len }));
     }
