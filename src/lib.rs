@@ -14,6 +14,8 @@ pub mod log;
 
 // 2: listening sockets, accepting threads, connections
 pub mod net;
+// 2: what requests leave behind for later ones, over reloads
+pub mod state;
 
 // 3: groups of peers, which one is next, connections that are kept
 pub mod upstream;

@@ -53,18 +53,42 @@ fn number(json: &str, key: &str) -> u64 {
 fn fail2ban_finds_those_who_probe() {
     let Some(fail2ban) = kit::need("fail2ban-regex") else { return };
     let server = visited();
-    let matched = |filter: &str, log: &Path| {
-        let filter = format!("/etc/fail2ban/filter.d/{filter}.conf");
-        let output = Command::new(&fail2ban).arg(log).arg(filter).output().expect("it runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = text.lines().find(|line| line.starts_with("Lines: ")).unwrap_or_else(|| panic!("{text}"));
-        let count = line.split(", ").find_map(|part| part.strip_suffix(" matched")).expect("it counts");
-        count.parse::<u32>().expect("a number")
-    };
+    let matched = |filter: &str, log: &Path| matched(&fail2ban, filter, log);
     let access = server.path("logs/access.log");
     eventually("those of the access log are found", || matched("nginx-botsearch", &access) == 2);
     assert_eq!(matched("nginx-bad-request", &access), 1);
     assert_eq!(matched("nginx-botsearch", &server.path("logs/error.log")), 2, "{}", server.error_log());
+}
+
+#[test]
+fn fail2ban_finds_those_who_guess_and_those_who_hurry() {
+    let Some(fail2ban) = kit::need("fail2ban-regex") else { return };
+    let server = Setup::new().file("conf/users", "bob:{PLAIN}secret\n").start(
+        "limit_req_zone $arg_key zone=one:1m rate=1r/m;
+         server { listen %%ADDR_0%%; root html; location /secret/ { auth_basic \"here\"; auth_basic_user_file users; }
+         location /limited/ { limit_req zone=one; } }",
+    );
+    for credentials in ["Ym9iOndyb25n", "ZXZlOndyb25n"] {
+        let mut client = server.client();
+        client.send(format!("GET /secret/ HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {credentials}\r\n\r\n"));
+        client.response().expect_status(401);
+    }
+    for _ in 0..3 {
+        server.fetch("/limited/?key=a");
+    }
+    let log = server.path("logs/error.log");
+    eventually("those who guess are found", || matched(&fail2ban, "nginx-http-auth", &log) == 2);
+    eventually("those who hurry are found", || matched(&fail2ban, "nginx-limit-req", &log) == 2);
+}
+
+/// How many lines of a log a filter of Debian's fail2ban matches.
+fn matched(fail2ban: &Path, filter: &str, log: &Path) -> u32 {
+    let filter = format!("/etc/fail2ban/filter.d/{filter}.conf");
+    let output = Command::new(fail2ban).arg(log).arg(filter).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find(|line| line.starts_with("Lines: ")).unwrap_or_else(|| panic!("{text}"));
+    let count = line.split(", ").find_map(|part| part.strip_suffix(" matched")).expect("it counts");
+    count.parse().expect("a number")
 }
 
 /// The configuration of the packages, below a directory of its own.

@@ -477,6 +477,9 @@ fn a_large_configuration_is_read_while_clients_are_served() {
         assert!(begun.elapsed() < DEADLINE, "{}", fleet.log());
     }
     let whole = begun.elapsed();
+    if std::env::var_os("WEIR_TEST_COSTS").is_some() {
+        eprintln!("5,000 servers: in force after {whole:?}; {answers} answers meanwhile, the slowest in {longest:?}");
+    }
     // Nobody waits for the load: whatever it takes here, an answer takes a part of it.
     assert!(answers > 3 && longest * 2 < whole, "{answers} answers in {whole:?}, the longest took {longest:?}");
 }

@@ -8,10 +8,13 @@
 //! PCRE2 compiles every pattern, so exactly nginx's patterns are accepted, with nginx's messages. Where the syntax tree
 //! shows only what both libraries read alike ([`same_in_both`]), the `regex` crate does the matching. It puts `$` at
 //! the very end only: such a pattern goes back to PCRE2 for a text that ends in a newline, which a request gets by `%0A`.
+//!
+//! What matches quickly takes ten times as long to make as what only knows that a pattern is one. So the former is made
+//! at the first match: of the patterns of five thousand sites most will not be asked before the next reload.
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use regex_syntax::ast::{self, Ast};
 
@@ -33,9 +36,20 @@ const LINEAR_SIZE: usize = 2 << 20;
 /// A compiled regular expression.
 pub struct Pattern {
     text: String,
+    caseless: bool,
     groups: usize,
-    pcre: Pcre,
-    linear: Option<Linear>,
+    /// Made at load, which shows that the pattern is one. It is slow.
+    checked: Pcre,
+    engine: OnceLock<Engine>,
+}
+
+/// What matches, from the first time on.
+enum Engine {
+    Linear(Linear),
+    /// Compiled to machine code where that can be done.
+    Pcre(Pcre),
+    /// Nothing better could be made.
+    Checked,
 }
 
 /// Where the groups of a pattern matched; 0 is the whole. Made once and filled again and again.
@@ -55,12 +69,9 @@ pub struct Failed {
 impl Pattern {
     /// Compiles `pattern`, a word of the configuration.
     pub fn new(pattern: &str, caseless: bool) -> Result<Self, String> {
-        let mut pcre = Pcre::new(pattern, caseless, false)?;
-        let linear = Linear::new(pattern, caseless);
-        if linear.is_none() {
-            pcre = Pcre::new(pattern, caseless, true)?;
-        }
-        Ok(Self { text: pattern.to_owned(), groups: pcre.regex.captures_len(), pcre, linear })
+        let checked = Pcre::new(pattern, caseless, false)?;
+        let groups = checked.regex.captures_len();
+        Ok(Self { text: pattern.to_owned(), caseless, groups, checked, engine: OnceLock::new() })
     }
 
     /// The pattern as it was written.
@@ -75,14 +86,14 @@ impl Pattern {
 
     /// The named groups, by number.
     pub fn names(&self) -> impl Iterator<Item = (usize, &str)> {
-        let names = self.pcre.regex.capture_names().iter().enumerate();
+        let names = self.checked.regex.capture_names().iter().enumerate();
         names.filter_map(|(group, name)| Some((group, name.as_deref()?)))
     }
 
     pub fn is_match(&self, subject: &[u8]) -> Result<bool, Failed> {
         match self.linear_for(subject) {
             Some(linear) => Ok(linear.regex.is_match(subject)),
-            None => self.pcre.regex.is_match(subject).map_err(|error| self.failed(&error, subject)),
+            None => self.pcre().regex.is_match(subject).map_err(|error| self.failed(&error, subject)),
         }
     }
 
@@ -100,20 +111,39 @@ impl Pattern {
             }
             linear.places.put(places);
         } else {
-            let regex = &self.pcre.regex;
-            let mut places = self.pcre.places.take().unwrap_or_else(|| regex.capture_locations());
+            let Pcre { regex, places: pool } = self.pcre();
+            let mut places = pool.take().unwrap_or_else(|| regex.capture_locations());
             let found = regex.captures_read(&mut places, subject).map(|whole| whole.is_some());
             if let Ok(true) = found {
                 captures.spans.extend((0..self.groups).map(|group| places.get(group).map(|(from, to)| from..to)));
             }
-            self.pcre.places.put(places);
+            pool.put(places);
             found.map_err(|error| self.failed(&error, subject))?;
         }
         Ok(!captures.spans.is_empty())
     }
 
     fn linear_for(&self, subject: &[u8]) -> Option<&Linear> {
-        self.linear.as_ref().filter(|linear| !(linear.end_of_line && subject.ends_with(b"\n")))
+        match self.engine() {
+            Engine::Linear(linear) => Some(linear).filter(|linear| !(linear.end_of_line && subject.ends_with(b"\n"))),
+            Engine::Pcre(_) | Engine::Checked => None,
+        }
+    }
+
+    fn pcre(&self) -> &Pcre {
+        match self.engine() {
+            Engine::Pcre(pcre) => pcre,
+            Engine::Linear(_) | Engine::Checked => &self.checked,
+        }
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine.get_or_init(|| {
+            let Self { text, caseless, .. } = self;
+            let linear = Linear::new(text, *caseless).map(Engine::Linear);
+            let pcre = || Pcre::new(text, *caseless, true).map_or(Engine::Checked, Engine::Pcre);
+            linear.unwrap_or_else(pcre)
+        })
     }
 
     fn failed(&self, error: &pcre2::Error, subject: &[u8]) -> Failed {
@@ -431,6 +461,10 @@ mod tests {
         }
     }
 
+    fn is_linear(pattern: &Pattern) -> bool {
+        matches!(pattern.engine(), Engine::Linear(_))
+    }
+
     #[test]
     fn common_patterns_are_matched_in_linear_time() {
         let linear = [
@@ -445,7 +479,7 @@ mod tests {
             r"^\/api\/v\d+",
         ];
         for text in linear {
-            assert_eq!(pattern(text).linear.is_some(), !text.contains("(?!"), "{text}");
+            assert_eq!(is_linear(&pattern(text)), !text.contains("(?!"), "{text}");
         }
     }
 
@@ -572,15 +606,15 @@ mod tests {
             let Ok(mut pattern) = Pattern::new(&text, caseless) else {
                 continue;
             };
-            if pattern.linear.is_none() {
+            if !is_linear(&pattern) {
                 continue;
             }
             for _ in 0..5 {
                 let subject: Vec<u8> = (0..next(8)).map(|_| BYTES[next(BYTES.len())]).collect();
                 let linear = groups(&pattern, &subject);
-                let held = pattern.linear.take();
+                let held = std::mem::replace(&mut pattern.engine, OnceLock::from(Engine::Checked));
                 let pcre = groups(&pattern, &subject);
-                pattern.linear = held;
+                pattern.engine = held;
                 assert_eq!(linear, pcre, "{text:?} on {:?}", subject.escape_ascii().to_string());
                 compared += 1;
             }

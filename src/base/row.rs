@@ -75,6 +75,11 @@ impl<T> Row<T> {
         Some(member)
     }
 
+    /// The first.
+    pub fn front(&self) -> Option<&T> {
+        self.cells[self.cells[0].behind as usize].member.as_ref()
+    }
+
     /// Takes the first.
     pub fn pop_front(&mut self) -> Option<T> {
         let cell = self.cells[0].behind;
@@ -118,7 +123,7 @@ mod tests {
         assert_eq!(row.remove(places[2]), Some(2));
         assert_eq!(row.remove(places[4]), Some(4));
         assert_eq!(all(&mut row), [0, 1, 3]);
-        assert_eq!(row.pop_front(), Some(0));
+        assert_eq!((row.front().copied(), row.pop_front()), (Some(0), Some(0)));
         let again = row.push(9);
         assert_eq!(all(&mut row), [1, 3, 9]);
         row.retain(|&member| member != 3);

@@ -189,7 +189,8 @@ impl<M: Module> Directive<M> {
 
 type AnySetter = Box<dyn Fn(&mut Sections, &Words<'_>) -> Result<(), Fault>>;
 type AnyOpen = Box<dyn Fn(&mut Sections, &mut Sections, &Words<'_>) -> Result<(), Fault>>;
-type Cell = Option<Box<dyn Any>>;
+/// `None`: nothing was said. Levels that say nothing share what they inherit.
+type Cell = Option<Rc<dyn Any>>;
 type AnyInherit = fn(&mut Cell, &Cell) -> Result<(), Fault>;
 
 enum AnySet {
@@ -266,7 +267,8 @@ fn known<M: Module>(row: &'static Directive<M>, index: usize) -> Known {
 
 /// The section in a cell, begun when this is its first directive.
 fn open<S: Section>(cell: &mut Cell) -> &mut S {
-    let section = cell.get_or_insert_with(|| Box::<S>::default());
+    let section = cell.get_or_insert_with(|| Rc::new(S::default()));
+    let section = Rc::get_mut(section).expect("nothing is shared before it inherits, and nothing changes after");
     section.downcast_mut().expect("the cell of a module holds its own section type")
 }
 
@@ -344,7 +346,7 @@ impl<P: Plan> Modules<P> {
             children: Vec::new(),
         };
         self.read(&mut root, block, cx)?;
-        self.inherit(&mut root)?;
+        self.inherit(&mut root, &mut Inherited::new(self.modules.len()))?;
         let index = Rc::new(Index { ids: self.modules.iter().enumerate().map(|(n, module)| (module.id, n)).collect() });
         let defaults: Vec<_> = self.modules.iter().map(|module| &module.defaults).collect();
         let level = Level { open: &root, main: &root, server: &root, index: &index, defaults: &defaults, cx };
@@ -393,19 +395,52 @@ impl<P: Plan> Modules<P> {
     }
 
     /// Outermost first, after the whole file is read: a directive below a nested block still reaches into it.
-    fn inherit(&self, level: &mut Open) -> Result<(), Fault> {
+    fn inherit(&self, level: &mut Open, known: &mut Inherited) -> Result<(), Fault> {
         let Open { sections: outer, children, .. } = level;
         for child in children {
             let inner = &mut child.sections;
             for (n, module) in self.modules.iter().enumerate() {
                 let place = |fault: Fault| fault.or_at(&child.at);
                 if let (Some(inner), Some(outer)) = (inner.server.get_mut(n), outer.server.get(n)) {
-                    (module.inherit_server)(inner, outer).map_err(place)?;
+                    known.server[n].take(inner, outer, module.inherit_server).map_err(place)?;
                 }
-                (module.inherit_location)(&mut inner.location[n], &outer.location[n]).map_err(place)?;
+                let (inner, outer) = (&mut inner.location[n], &outer.location[n]);
+                known.location[n].take(inner, outer, module.inherit_location).map_err(place)?;
             }
-            self.inherit(child)?;
+            self.inherit(child, known)?;
         }
+        Ok(())
+    }
+}
+
+/// What levels inherit that say nothing themselves, by module number. Most of ten thousand locations say nothing of
+/// most modules, and then inherit the same.
+struct Inherited {
+    server: Vec<Shared>,
+    location: Vec<Shared>,
+}
+
+/// By the address of an outer section, which lives as long as the tree: what a level below it has that says nothing.
+#[derive(Default)]
+struct Shared(QuickMap<usize, Cell>);
+
+impl Inherited {
+    fn new(count: usize) -> Self {
+        let shared = || (0..count).map(|_| Shared::default()).collect();
+        Self { server: shared(), location: shared() }
+    }
+}
+
+impl Shared {
+    fn take(&mut self, inner: &mut Cell, outer: &Cell, inherit: AnyInherit) -> Result<(), Fault> {
+        let Some(section) = outer.as_ref().filter(|_| inner.is_none()) else { return inherit(inner, outer) };
+        let address = Rc::as_ptr(section).cast::<()>().addr();
+        if let Some(known) = self.0.get(&address) {
+            inner.clone_from(known);
+            return Ok(());
+        }
+        inherit(inner, outer)?;
+        self.0.insert(address, inner.clone());
         Ok(())
     }
 }

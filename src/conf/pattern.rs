@@ -42,7 +42,7 @@ impl Regex {
 
     /// As [`Regex::new`], for a pattern that stands in a block which its directive reads itself.
     pub fn compile(source: &str, caseless: bool, at: &At, names: &Names) -> Result<Self, Fault> {
-        let pattern = Arc::new(Pattern::new(source, caseless).map_err(|message| Fault::at(message, at))?);
+        let pattern = names.pattern(source, caseless).map_err(|message| Fault::at(message, at))?;
         let names = pattern.names().map(|(group, name)| (group, names.captured(name, at))).collect();
         Ok(Self { pattern, names })
     }

@@ -79,6 +79,14 @@ impl Template {
         }
     }
 
+    /// The text before the first variable.
+    pub fn fixed(&self) -> &[u8] {
+        match self.parts.first() {
+            Some(Part::Literal(bytes)) => bytes,
+            Some(Part::Variable(_) | Part::Capture(_)) | None => &[],
+        }
+    }
+
     /// The variable, when the text is that and nothing else.
     pub fn lone_variable(&self) -> Option<VarId> {
         match self.parts.as_slice() {

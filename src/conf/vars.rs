@@ -5,12 +5,14 @@
 //! that nobody defined is nginx's `unknown "x" variable`.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::error::{At, Fault};
 
 use crate::base::hash::QuickMap;
+use crate::base::regex::Pattern;
 
 /// A variable's number, valid for the configuration that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +44,8 @@ struct Inner {
     order: Vec<String>,
     /// Names that get their value at run time: by `set`, by a named capture.
     slots: Vec<Slot>,
+    /// Patterns, which name variables as well; `true`: without regard to case.
+    patterns: QuickMap<(String, bool), Arc<Pattern>>,
 }
 
 /// A name that the configuration itself gives values to.
@@ -85,6 +89,17 @@ impl Names {
     /// The number of a name that `set $name`, which stands at `at`, gives values to.
     pub fn assigned(&self, name: &str, at: &At) -> VarId {
         self.slot(name, at, By::Set)
+    }
+
+    /// A compiled pattern. Thousands of sites may have the same one, which is compiled once.
+    pub fn pattern(&self, source: &str, caseless: bool) -> Result<Arc<Pattern>, String> {
+        let key = (source.to_owned(), caseless);
+        if let Some(known) = self.0.borrow().patterns.get(&key) {
+            return Ok(known.clone());
+        }
+        let pattern = Arc::new(Pattern::new(source, caseless)?);
+        self.0.borrow_mut().patterns.insert(key, pattern.clone());
+        Ok(pattern)
     }
 
     fn slot(&self, name: &str, at: &At, by: By) -> VarId {
@@ -219,19 +234,25 @@ impl<R: 'static> Table<R> {
     pub fn new(names: &Names, mut defined: Definitions<R>) -> Result<Self, Fault> {
         let inner = names.0.borrow();
         let mut rows = Vec::with_capacity(inner.order.len());
-        for (n, name) in inner.order.iter().enumerate() {
-            let slots = || inner.slots.iter().filter(|slot| slot.id.index() == n);
-            let captured = || slots().any(|slot| slot.by == By::Capture);
+        // By name: the first that gives it a value, and whether any is a capture.
+        let mut slots: Vec<(Option<&Slot>, bool)> = vec![(None, false); inner.order.len()];
+        for slot in &inner.slots {
+            if let Some((first, captured)) = slots.get_mut(slot.id.index()) {
+                first.get_or_insert(slot);
+                *captured |= slot.by == By::Capture;
+            }
+        }
+        for (name, (slot, captured)) in inner.order.iter().zip(slots) {
             let row = match defined.rows.remove(name) {
                 Some(row) => {
-                    if let (Some(slot), false) = (slots().next(), row.changeable) {
+                    if let (Some(slot), false) = (slot, row.changeable) {
                         return Err(Fault::at(format!("the duplicate \"{name}\" variable"), &slot.at));
                     }
                     row
                 }
-                None if captured() => Row::once(|_| None).changeable(),
+                None if captured => Row::once(|_| None).changeable(),
                 // nginx: `set` does not take a name from its family, it only comes first once it ran.
-                None => match (defined.member(name), slots().next()) {
+                None => match (defined.member(name), slot) {
                     (Some(row), _) => row,
                     (None, Some(slot)) => (defined.unassigned)(slot.id).changeable(),
                     (None, None) => return Err(Fault::nowhere(format!("unknown \"{name}\" variable"))),

@@ -4,7 +4,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::net::ToSocketAddrs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,8 @@ pub struct Context {
     pub hostname: String,
     /// Directories for temporary files, to be made before the worker starts.
     directories: RefCell<Vec<PathBuf>>,
+    /// Where the worker will write under names that only requests make known.
+    writes: RefCell<HashSet<(PathBuf, Writes)>>,
     /// Every directive of every table, for telling `unknown` from `not allowed here`.
     known: HashSet<String>,
     warnings: RefCell<Vec<Fault>>,
@@ -55,6 +59,7 @@ impl Context {
             pool_places: RefCell::default(),
             hostname: nix::unistd::gethostname().unwrap_or_default().to_string_lossy().to_ascii_lowercase(),
             directories: RefCell::default(),
+            writes: RefCell::default(),
             prefix: prefix.into(),
             conf_prefix: conf_prefix.into(),
             known: HashSet::new(),
@@ -96,6 +101,19 @@ impl Context {
         self.directories.take()
     }
 
+    /// Notes that requests will write to paths that begin with `fixed`, the text before the first variable. Relative
+    /// ones stand below `prefix`.
+    pub fn will_write(&self, fixed: &[u8], prefix: &Path, writes: Writes) {
+        let directory = &fixed[..fixed.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1)];
+        let directory = prefix.join(Path::new(OsStr::from_bytes(directory)));
+        self.writes.borrow_mut().insert((directory, writes));
+    }
+
+    /// The directories of [`Context::will_write`].
+    pub fn take_writes(&self) -> Vec<(PathBuf, Writes)> {
+        self.writes.take().into_iter().collect()
+    }
+
     /// Adds the names of one table.
     pub fn with_names<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
         self.known.extend(names.into_iter().map(str::to_owned));
@@ -134,6 +152,17 @@ impl Context {
     pub fn conf_path(&self, word: &str) -> PathBuf {
         self.conf_prefix.join(text::path(word))
     }
+}
+
+/// What a process does in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Writes {
+    /// Files come, change and go, directories as well.
+    Files,
+    /// Files come and grow.
+    Logs,
+    /// The same, and the master has opened them: a process opens them itself only when it is sent USR1 past its master.
+    OpenedLogs,
 }
 
 /// The words of one statement.

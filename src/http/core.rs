@@ -246,6 +246,18 @@ pub struct Root {
     pub prefix: PathBuf,
 }
 
+impl Root {
+    /// What all files' paths begin with, for [`Context::will_write`](crate::conf::words::Context::will_write).
+    pub fn fixed(&self) -> Vec<u8> {
+        let mut fixed = self.path.fixed().to_vec();
+        if self.alias.is_none() && self.path.constant().is_some() {
+            // A path of a request follows, and that begins so.
+            fixed.push(b'/');
+        }
+        fixed
+    }
+}
+
 /// What an `alias` replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alias {

@@ -318,7 +318,11 @@ async fn access(request: &Rc<Request>) -> Result<Option<Response>, Refusal> {
     for gate in &plan.access {
         match (settle(gate.as_ref(), request).await, plan.core.satisfy) {
             (Verdict::Answer(response), _) => return Ok(Some(response)),
-            (Verdict::Allow, Satisfy::Any) => return Ok(None),
+            (Verdict::Allow, Satisfy::Any) => {
+                // A gate before this one may have asked for a password.
+                request.forgive("WWW-Authenticate");
+                return Ok(None);
+            }
             (Verdict::Refuse(Refusal::Status(status @ (401 | 403))), Satisfy::Any) => {
                 // nginx: asking for a password is the better answer of the two.
                 if refused != Some(401) {

@@ -4,7 +4,7 @@
 //! statement it is made in, so none is held across an await.
 
 use std::any::Any;
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -208,6 +208,19 @@ pub struct Request {
     pub attempts: RefCell<SmallVec<[Attempt; 1]>>,
     /// What came of asking the cache; it stays over internal redirects.
     pub cache: RefCell<cache::Seen>,
+    /// What limits said of it, where there are any; asked of the client's own request.
+    pub limits: OnceCell<Box<Limits>>,
+}
+
+/// What `limit_req` and `limit_conn` have to remember of a request, over internal redirects, until it ends.
+#[derive(Default)]
+pub struct Limits {
+    /// `$limit_req_status`; a request is limited once.
+    pub req: Cell<Option<&'static str>>,
+    /// `$limit_conn_status`
+    pub conn: Cell<Option<&'static str>>,
+    /// Where it counts as one, until this is dropped.
+    pub held: RefCell<Vec<Box<dyn Any>>>,
 }
 
 /// What of a request is not in its head.
@@ -271,6 +284,7 @@ impl Request {
             replied: RefCell::default(),
             attempts: RefCell::default(),
             cache: RefCell::default(),
+            limits: OnceCell::new(),
             parent: None,
             head: Rc::new(head),
             connection,
@@ -323,6 +337,7 @@ impl Request {
             replied: RefCell::default(),
             attempts: RefCell::default(),
             cache: RefCell::default(),
+            limits: OnceCell::new(),
         }
     }
 
@@ -518,6 +533,13 @@ impl Request {
     /// Adds a field to the answer, whoever makes it.
     pub fn owe(&self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.owed.borrow_mut().get_or_insert_default().fields.push(Field::new(name, value));
+    }
+
+    /// Takes back what was owed under this name.
+    pub fn forgive(&self, name: &str) {
+        if let Some(owed) = &mut *self.owed.borrow_mut() {
+            owed.fields.retain(|field| !field.is(name));
+        }
     }
 
     /// The `Location` of the answer, whoever makes it.

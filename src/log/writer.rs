@@ -229,8 +229,7 @@ struct Running {
 impl Queue {
     /// Starts the thread, unless it runs. Never before a fork: a thread does not come along.
     pub(super) fn start(&self) {
-        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
-        if running.is_some() {
+        if self.running.read().unwrap_or_else(PoisonError::into_inner).is_some() {
             return;
         }
         let pace = Arc::new(Pace::default());
@@ -243,7 +242,8 @@ impl Queue {
         };
         let (sender, guard) =
             NonBlockingBuilder::default().lossy(false).buffered_lines_limit(QUEUE).thread_name("log").finish(router);
-        *running = Some(Running { sender, pace, guard });
+        // Not held before: where no thread can be had this panics, and the panic wants to be logged.
+        *self.running.write().unwrap_or_else(PoisonError::into_inner) = Some(Running { sender, pace, guard });
     }
 
     /// Waits until all that was sent is written, then ends the thread; later lines are written on the spot.

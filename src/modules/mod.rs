@@ -2,6 +2,7 @@
 
 pub mod content; // who answers
 pub mod filter; // what changes an answer on its way out
+pub mod gate; // who is let through, and how fast
 pub mod log;
 pub mod pass; // who answers from behind us
 pub mod rewrite; // what a request becomes first // access logs
@@ -24,6 +25,10 @@ pub fn http() -> Modules<Plan> {
         .with::<ssl::Ssl>()
         .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()
+        .with::<gate::limit_req::LimitReq>()
+        .with::<gate::limit_conn::LimitConn>()
+        .with::<gate::access::Access>()
+        .with::<gate::auth_basic::AuthBasic>()
         .with::<content::try_files::TryFiles>()
         .with::<content::index::Index>()
         .with::<pass::group::Upstream>()

@@ -43,6 +43,8 @@ pub struct Settings {
     pub environment: Vec<Variable>,
     pub working_directory: Option<PathBuf>,
     pub thread_pools: Vec<ThreadPool>,
+    /// Workers are confined to what serving takes.
+    pub worker_sandbox: bool,
 }
 
 impl Settings {
@@ -57,6 +59,7 @@ impl Settings {
             && self.worker_priority == next.worker_priority
             && self.environment == next.environment
             && self.working_directory == next.working_directory
+            && self.worker_sandbox == next.worker_sandbox
     }
 
     /// `TZ` of `env`, or else of this process.
@@ -155,6 +158,7 @@ pub struct Core {
     ssl_object_cache_inheritable: Setting<bool>,
     environment: Vec<Variable>,
     thread_pools: Vec<ThreadPool>,
+    worker_sandbox: Setting<bool>,
 }
 
 /// The rows of the main level that set [`Core`], for the table of whoever reads that level.
@@ -178,6 +182,7 @@ pub const CORE: Table<Core> = Table {
         Row::line("worker_processes", MAIN, Arity::Exactly(1), Core::worker_processes),
         Row::line("worker_rlimit_core", MAIN, Arity::Exactly(1), Core::worker_rlimit_core),
         Row::line("worker_rlimit_nofile", MAIN, Arity::Exactly(1), Core::worker_rlimit_nofile),
+        Row::line("worker_sandbox", MAIN, Arity::Flag, Core::worker_sandbox),
         Row::line("worker_shutdown_timeout", MAIN, Arity::Exactly(1), Core::worker_shutdown_timeout),
         Row::line("working_directory", MAIN, Arity::Exactly(1), Core::working_directory),
     ],
@@ -378,6 +383,14 @@ impl Core {
         self.worker_rlimit_nofile.set(words.number(0)?)
     }
 
+    /// Syntax: `worker_sandbox on | off;`  Default: `on`  Context: main
+    ///
+    /// Workers can write only where the configuration says, run no program, and have few of the kernel's system calls.
+    /// Not without a master process: such a server opens its sockets and logs itself.
+    fn worker_sandbox(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.worker_sandbox.set(words.flag()?)
+    }
+
     /// Syntax: `worker_shutdown_timeout time;`  Default: none  Context: main
     fn worker_shutdown_timeout(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         self.worker_shutdown_timeout.set(words.time(0)?)
@@ -424,6 +437,7 @@ impl Core {
             environment: self.environment,
             working_directory: self.working_directory.said(),
             thread_pools: self.thread_pools,
+            worker_sandbox: self.worker_sandbox.or(true),
         };
         Ok((settings, warnings))
     }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use super::channel::{Kind, Message};
 use super::cli::Options;
 use super::core::{CORE, Core, EVENTS_BLOCK, Events, Owner, Settings};
+use super::sandbox::Sandbox;
 use crate::base::clock;
 use crate::base::release;
 use crate::base::text::{self, errno};
@@ -30,7 +31,7 @@ use crate::conf::error::Fault;
 use crate::conf::lex::Node;
 use crate::conf::module::{self, Arity, EVENTS, MAIN, Row, Table};
 use crate::conf::source::{self, Source};
-use crate::conf::words::{self, Words};
+use crate::conf::words::{self, Words, Writes};
 use crate::http;
 use crate::log::error::Entry;
 use crate::log::{ErrorLog, Sink, Sinks};
@@ -45,6 +46,8 @@ pub struct Service {
     pub serve: Arc<dyn Serve>,
     /// Directories for temporary files, which belong to the worker's user.
     pub paths: Vec<PathBuf>,
+    /// Where else its requests may write.
+    pub writes: Vec<(PathBuf, Writes)>,
 }
 
 /// A configuration that was read and is not yet in force.
@@ -64,6 +67,8 @@ pub struct Generation {
     pub life: Arc<Life>,
     /// Who serves each of the listeners, and under which number.
     pub doors: Vec<Door>,
+    /// What a new worker is confined to. Only the master knows, where there is one, and unless it is switched off.
+    pub sandbox: Option<Sandbox>,
     record: Vec<u8>,
 }
 
@@ -138,9 +143,10 @@ impl Draft {
             create_path(path, self.settings.user.as_ref())?;
         }
         let own_log = self.open_logs(sinks)?;
+        let sandbox = self.settings.worker_sandbox.then(|| self.sandbox(sinks));
         let wanted: Vec<listen::Options> = self.wanted().cloned().collect();
         let listeners = listen::open(&wanted, previous, self.settings.worker_processes, purpose, log)?;
-        Ok(self.join(id, listeners, own_log))
+        Ok(Generation { sandbox, ..self.join(id, listeners, own_log) })
     }
 
     /// Joins the same configuration, read again in the worker, with the descriptors that the master opened for it.
@@ -159,6 +165,16 @@ impl Draft {
             listeners.push(Listener { options: options.clone(), sockets, inherited: false });
         }
         Ok(self.join(handover.id, listeners, log))
+    }
+
+    /// Where a worker of this configuration writes. What the log files are is known once they are open.
+    fn sandbox(&self, sinks: &Sinks) -> Sandbox {
+        let files = self.services.iter().flat_map(|service| &service.paths).map(|path| (path.clone(), Writes::Files));
+        let other = self.services.iter().flat_map(|service| &service.writes).cloned();
+        let logs = sinks.descriptors().into_iter().map(|(path, _)| (path, Writes::OpenedLogs));
+        // A core that the kernel writes there.
+        let core = self.settings.working_directory.iter().map(|path| (path.clone(), Writes::Logs));
+        Sandbox::of(files.chain(other).chain(logs).chain(core))
     }
 
     fn wanted(&self) -> impl Iterator<Item = &listen::Options> {
@@ -185,7 +201,7 @@ impl Draft {
         }
         let Self { settings, record, .. } = self;
         clock::set_zone(settings.time_zone().as_deref());
-        Generation { settings, log, life: Arc::new(Life::new(id)), doors, record }
+        Generation { settings, log, life: Arc::new(Life::new(id)), doors, sandbox: None, record }
     }
 }
 
@@ -204,7 +220,7 @@ impl Generation {
     /// The same generation when it listens no more.
     pub fn without_doors(&self) -> Self {
         let (settings, log, life) = (self.settings.clone(), self.log.clone(), self.life.clone());
-        Self { settings, log, life, doors: Vec::new(), record: Vec::new() }
+        Self { settings, log, life, doors: Vec::new(), sandbox: None, record: Vec::new() }
     }
 
     /// The settings alone, holding nothing open.
@@ -343,7 +359,8 @@ impl Main {
         self.http = true;
         let http = http::build::load(&modules::http(), words.block(), words.at(), words.cx)?;
         let listen = http.listens.iter().map(|listen| listen.options.clone()).collect();
-        self.services.push(Service { listen, serve: Arc::new(http), paths: words.cx.take_directories() });
+        let (paths, writes) = (words.cx.take_directories(), words.cx.take_writes());
+        self.services.push(Service { listen, serve: Arc::new(http), paths, writes });
         Ok(())
     }
 

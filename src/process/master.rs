@@ -34,6 +34,7 @@ use super::cli::Options;
 use super::generation::{Draft, Generation};
 use super::inherit::From;
 use super::os::{self, Fork};
+use super::sandbox::Sandbox;
 use super::signal::Signals;
 use super::worker::{self, Start, redirect_stderr, until};
 use super::{inherit, notify, pidfile, report};
@@ -182,11 +183,24 @@ struct Worker {
     pid: Pid,
     /// `None` once it failed: then signals must do.
     channel: Option<Channel>,
+    /// What it was confined to when it started, whatever configuration it has taken over since.
+    sandbox: Option<Sandbox>,
     since: Instant,
     /// It was told to end.
     exiting: bool,
     /// Shall there be another when it ends?
     respawn: bool,
+}
+
+impl Worker {
+    /// Whether it can go on under `next` after `current`.
+    fn can_take(&self, current: &Generation, next: &Generation) -> bool {
+        let confined = match (&self.sandbox, &next.sandbox) {
+            (Some(own), Some(next)) => own.covers(next),
+            (None, _) | (_, None) => true,
+        };
+        confined && current.settings.same_process(&next.settings)
+    }
 }
 
 struct Master {
@@ -317,7 +331,8 @@ impl Master {
                 drop(theirs);
                 self.say(Level::Notice, &format!("start worker process {pid}"));
                 let since = Instant::now();
-                self.workers.push(Worker { pid, channel: Some(own), since, exiting: false, respawn: true });
+                let (channel, sandbox) = (Some(own), self.generation.sandbox.clone());
+                self.workers.push(Worker { pid, channel, sandbox, since, exiting: false, respawn: true });
             }
             Ok(Fork::Child) => {
                 drop(own);
@@ -521,7 +536,7 @@ impl Master {
         let generation = Arc::new(generation);
         let serving = self.workers.iter().position(|worker| !worker.exiting);
         match serving {
-            Some(index) if self.generation.settings.same_process(&generation.settings) => {
+            Some(index) if self.workers[index].can_take(&self.generation, &generation) => {
                 self.offer(index, generation);
             }
             _ => self.replace(generation),

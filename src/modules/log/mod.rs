@@ -7,6 +7,7 @@ mod files; // logs whose path has variables
 mod format; // from log_format to a line
 
 use std::cell::{Cell, OnceCell};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::conf::error::{At, Fault};
 use crate::conf::module::{Arity, Directive, EVERYWHERE, HTTP, IF_LOCATION, LIMIT_EXCEPT, Level, Module, Section};
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
-use crate::conf::words::{Words, syslog_address};
+use crate::conf::words::{Words, Writes, syslog_address};
 use crate::http::plan::{self, Plan};
 use crate::http::request::Request;
 use crate::log::syslog::{self, Peer};
@@ -212,7 +213,9 @@ fn place(words: &Words<'_>) -> Result<Place, Fault> {
     let prefix = text::decode(words.cx.prefix.as_os_str().as_encoded_bytes());
     let whole =
         if word.starts_with('/') { word.to_owned() } else { format!("{}/{word}", prefix.trim_end_matches('/')) };
-    Ok(Place::Path(words.compile(0, &whole)?))
+    let path = words.compile(0, &whole)?;
+    words.cx.will_write(path.fixed(), Path::new("/"), Writes::Logs);
+    Ok(Place::Path(path))
 }
 
 /// `buffer=`, `flush=` and `gzip=` of one directive.

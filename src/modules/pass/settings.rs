@@ -13,8 +13,8 @@ use crate::conf::error::Fault;
 use crate::conf::module::{Arity, Directive, EVERYWHERE, Level, Module, Section};
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
-use crate::conf::words::{Buffers, Words};
-use crate::http::core::temp_path;
+use crate::conf::words::{Buffers, Words, Writes};
+use crate::http::core::{Root, temp_path};
 use crate::http::plan::Plan;
 use crate::http::request::Request;
 use crate::log::{Level as LogLevel, Raw};
@@ -85,8 +85,14 @@ impl<F: Family> Module for Pass<F> {
 }
 
 /// The finished settings of one location.
-pub fn settings<F: Family>(level: &Level<'_>) -> Result<Settings, Fault> {
-    level.location::<Pass<F>>().finish::<F>(level)
+pub fn settings<F: Family>(level: &Level<'_>, root: &Root) -> Result<Settings, Fault> {
+    let settings = level.location::<Pass<F>>().finish::<F>(level)?;
+    match &settings.store {
+        Store::Off => {}
+        Store::On => level.cx.will_write(&root.fixed(), &root.prefix, Writes::Files),
+        Store::At(path) => level.cx.will_write(path.fixed(), &root.prefix, Writes::Files),
+    }
+    Ok(settings)
 }
 
 /// What was said at one level.
@@ -503,11 +509,12 @@ impl Conf {
         let buffer_size = self.buffer_size.or(PAGE);
         let largest = buffer_size.max(buffers.size);
         let the_largest =
-            format!("the maximum of the value of \"{prefix}_buffer_size\" and one of the \"{prefix}_buffers\"");
+            || format!("the maximum of the value of \"{prefix}_buffer_size\" and one of the \"{prefix}_buffers\"");
         let busy = self.busy_buffers_size.or(2 * largest);
         if busy < largest {
             return Err(Fault::new(format!(
-                "\"{prefix}_busy_buffers_size\" must be equal to or greater than {the_largest}"
+                "\"{prefix}_busy_buffers_size\" must be equal to or greater than {}",
+                the_largest()
             )));
         }
         if busy > (buffers.number - 1).saturating_mul(buffers.size) {
@@ -518,14 +525,16 @@ impl Conf {
         let write_size = self.temp_file_write_size.or(2 * largest);
         if write_size < largest {
             return Err(Fault::new(format!(
-                "\"{prefix}_temp_file_write_size\" must be equal to or greater than {the_largest}"
+                "\"{prefix}_temp_file_write_size\" must be equal to or greater than {}",
+                the_largest()
             )));
         }
         let max_temp_file_size = self.max_temp_file_size.or(1 << 30);
         if max_temp_file_size != 0 && max_temp_file_size < largest as u64 {
             return Err(Fault::new(format!(
                 "\"{prefix}_max_temp_file_size\" must be equal to zero to disable temporary files usage or must be \
-                 equal to or greater than {the_largest}"
+                 equal to or greater than {}",
+                the_largest()
             )));
         }
         Ok(Sizes { buffer_size, buffers, max_temp_file_size, write_size })

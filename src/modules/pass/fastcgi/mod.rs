@@ -87,7 +87,7 @@ impl Module for FastCgiModule {
         };
         let own = conf.pass.as_ref();
         let Some(pass) = PassAddress::of(own, conf.outer.as_ref(), level, plan) else { return Ok(()) };
-        let mut settings = Settings { scheme: "fastcgi://", ..settings::settings::<Programs>(level)? };
+        let mut settings = Settings { scheme: "fastcgi://", ..settings::settings::<Programs>(level, &plan.core.root)? };
         let cache = cache::plan::<Programs>(level, &mut settings)?;
         let said = conf.fastcgi_param.or_else(Vec::new);
         let kept_params = match &cache {

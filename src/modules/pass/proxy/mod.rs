@@ -127,7 +127,7 @@ impl Module for ProxyModule {
         };
         let fixed = own.is_some() && (location.is_empty() || is_block);
         let target = Target::link(level, pass, if fixed { "" } else { location }, fixed).map_err(fault)?;
-        let mut settings = settings::settings::<Http>(level)?;
+        let mut settings = settings::settings::<Http>(level, &plan.core.root)?;
         settings.scheme = "http://";
         settings.are_servers = true;
         settings.pass_trailers = conf.proxy_pass_trailers.or(false);
