@@ -438,6 +438,24 @@ fn by_tls_the_handshake_agrees_on_it() {
 }
 
 #[test]
+fn h2load_by_tls() {
+    let Some(h2load) = need("h2load") else { return };
+    let pair = Pair::of_itself("localhost");
+    let setup = Setup::new().file("conf/a.crt", &pair.certificate).file("conf/a.key", &pair.key);
+    let server = setup.file("html/a.txt", "a file\n".repeat(10_000)).start(
+        "server { listen %%ADDR_0%% ssl; http2 on; ssl_certificate a.crt; ssl_certificate_key a.key; root html; }",
+    );
+    let url = format!("https://{}/a.txt", server.address(0));
+    let out = Command::new(h2load).args(["-n", "400", "-c", "4", "-m", "20", &url]).output().expect("h2load runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(text.contains("Application protocol: h2"), "{text}");
+    assert!(
+        text.contains("400 succeeded, 0 failed, 0 errored, 0 timeout") && text.contains("(28000000) data"),
+        "{text}"
+    );
+}
+
+#[test]
 fn curl_and_h2load() {
     let server = start("");
     if let Some(curl) = need("curl") {

@@ -243,6 +243,7 @@ fn streams() -> Vec<Case> {
             [open(1), frame(DATA, END_STREAM, 1, &[]), get(1)].concat(),
             Stream(CLOSED),
         ),
+        ("5.1 DATA on a closed stream", closed(&frame(DATA, 0, 1, b"x")), Stream(CLOSED)),
         ("5.1 WINDOW_UPDATE on a closed stream", [closed(&update(1, 1)), get(3)].concat(), Answer("200")),
         (
             "5.1 RST_STREAM on a closed stream",

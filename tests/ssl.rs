@@ -54,6 +54,34 @@ fn files_of_all_sizes_arrive_whole() {
 }
 
 #[test]
+fn the_end_of_a_connection_is_announced() {
+    let sizes = [0, 1_000, 16_000, 300_000, 3_000_000];
+    let setup = setup(&[("a", &Pair::of_itself("localhost"))]);
+    let setup = sizes.iter().fold(setup, |setup, size| setup.file(&format!("html/{size}"), vec![b'x'; *size]));
+    let server = setup.start(
+        "server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; root html; sendfile on;
+        location /text { return 200 text; } location /slow { root html; rewrite ^/slow(.*) $1 break; limit_rate 200k; }
+        location /chunked { ssi on; ssi_types *; rewrite ^/chunked(.*) $1 break; } }",
+    );
+    for client in [TlsClient::new(), TlsClient::tls12()] {
+        let ask = |path: &str| {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let answer = client.ask(&server.address(0), "localhost", &request);
+            answer.unwrap_or_else(|error| panic!("{path}: {error}"))
+        };
+        assert!(ask("/text").ends_with(b"\r\n\r\ntext"));
+        assert!(ask("/none").starts_with(b"HTTP/1.1 404 "));
+        assert!(ask("/slow/16000").ends_with(b"xxx"));
+        assert!(ask("/chunked/16000").ends_with(b"\r\n0\r\n\r\n"));
+        for size in sizes {
+            let answer = ask(&format!("/{size}"));
+            let head = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+            assert_eq!(answer.len() - head - 4, size);
+        }
+    }
+}
+
+#[test]
 fn plain_http_is_told_so() {
     let server = one("\
         server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
@@ -61,6 +89,11 @@ fn plain_http_is_told_so() {
         server { listen %%ADDR_1%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; }");
     server.fetch("/").expect_status(302).expect_field("Location", "https://localhost/");
     server.fetch_from(1, "/").expect_status(400).expect_in_body("The plain HTTP request was sent to HTTPS port");
+}
+
+fn der(pair: &Pair) -> Vec<u8> {
+    use rustls::pki_types::pem::PemObject;
+    rustls::pki_types::CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM").to_vec()
 }
 
 #[test]
@@ -73,10 +106,6 @@ fn a_server_is_chosen_by_name_with_all_its_settings() {
         ssl_protocols TLSv1.2; return 200 b$ssl_protocol; }
         server { listen %%ADDR_0%% ssl; server_name c.example; ssl_reject_handshake on; }",
     );
-    let der = |pair: &Pair| {
-        use rustls::pki_types::pem::PemObject;
-        rustls::pki_types::CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM").to_vec()
-    };
     let client = TlsClient::new();
     for (name, pair, version, body) in [
         ("a.example", &a, "TLSv1_3", "aTLSv1.3"),
@@ -200,6 +229,29 @@ fn clients_certificates() {
 }
 
 #[test]
+fn what_handshakes_are_signed_with() {
+    let root = Authority::new("root");
+    let (ec, rsa, own) = (Pair::of_itself("ec"), Pair::rsa("rsa"), root.issue("own"));
+    let server = setup(&[("ec", &ec), ("rsa", &rsa)]).file("conf/root.crt", &root.certificate).start(
+        "ssl_client_certificate root.crt; ssl_verify_client optional;
+        server { listen %%ADDR_0%% ssl; ssl_certificate ec.crt; ssl_certificate_key ec.key;
+        return 200 $ssl_sigalg|$ssl_client_sigalg|$ssl_ech_status$ssl_ech_outer_server_name; }
+        server { listen %%ADDR_1%% ssl; ssl_certificate rsa.crt; ssl_certificate_key rsa.key;
+        return 200 $ssl_sigalg|$ssl_client_sigalg|$ssl_sigalgs; }",
+    );
+    let get = |client: &TlsClient, n: usize| {
+        client.connect(&server.address(n), "localhost").client.get("/").response().text_body()
+    };
+    let (known, unknown) = (TlsClient::identified(&own), TlsClient::new());
+    assert_eq!(get(&known, 0), "ecdsa_secp256r1_sha256|ecdsa_secp256r1_sha256|");
+    assert_eq!(get(&unknown, 0), "ecdsa_secp256r1_sha256||");
+    assert_eq!(get(&unknown, 0), "||", "a session that is taken up again is signed by nobody");
+    let body = get(&TlsClient::tls12(), 1);
+    assert!(body.starts_with("rsa_pss_rsae_sha512||ecdsa_secp"), "{body}");
+    assert!(body.contains(":ed25519:") && body.contains(":rsa_pkcs1_sha256"), "{body}");
+}
+
+#[test]
 fn another_host_than_the_one_of_the_handshake_is_misdirected() {
     let root = Authority::new("root");
     let server = setup(&[("a", &Pair::of_itself("localhost"))]).file("conf/root.crt", &root.certificate).start(
@@ -234,6 +286,50 @@ fn what_people_use() {
     let out = Command::new(&openssl).args(args).arg("-CAfile").arg(&ca).stdin(std::process::Stdio::null()).output();
     let said = String::from_utf8_lossy(&out.expect("openssl runs").stderr).into_owned();
     assert!(said.contains("Verification: OK") && said.contains("TLSv1.3"), "{said}");
+}
+
+#[test]
+fn what_openssl_sees() {
+    let Some(openssl) = need("openssl") else { return };
+    let root = Authority::new("root");
+    let (a, b, own) = (root.issue("a.example"), root.issue("b.example"), root.issue("own"));
+    let request = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+    // A responder's answer that says no more than that it does not know us.
+    let setup = setup(&[("a", &a), ("b", &b), ("own", &own)]).file("conf/ocsp", [0x30, 0x03, 0x0a, 0x01, 0x06]);
+    let server = setup.file("conf/root.crt", &root.certificate).file("request", request).start(
+        "ssl_protocols TLSv1.2 TLSv1.3;
+        server { listen %%ADDR_0%% ssl; server_name a.example; ssl_certificate a.crt; ssl_certificate_key a.key;
+        ssl_stapling on; ssl_stapling_file ocsp; return 200 <$ssl_session_reused>; }
+        server { listen %%ADDR_0%% ssl; server_name b.example; ssl_certificate b.crt; ssl_certificate_key b.key; }
+        server { listen %%ADDR_1%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; ssl_verify_client optional;
+        ssl_client_certificate root.crt; return 200 <$ssl_client_verify|$ssl_client_s_dn>; }",
+    );
+    let path = |name: &str| server.path(name).display().to_string();
+    let ask_at = |n: usize, args: &[&str]| {
+        let mut command = Command::new(&openssl);
+        command.args(["s_client", "-ign_eof", "-connect", &server.address(n)]).args(args);
+        let input = std::fs::File::open(server.path("request")).expect("it was written");
+        let out = command.stdin(input).output().expect("openssl runs");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let ask = |args: &[&str]| ask_at(0, args);
+    for (version, session) in [("-tls1_3", path("session13")), ("-tls1_2", path("session12"))] {
+        let first = ask(&[version, "-servername", "a.example", "-sess_out", &session]);
+        assert!(first.contains("<.>") && first.contains("New, TLSv1."), "{first}");
+        let again = ask(&[version, "-servername", "a.example", "-sess_in", &session]);
+        assert!(again.contains("<r>") && again.contains("Reused, TLSv1."), "{again}");
+    }
+    let (certificate, key, ca) = (path("conf/own.crt"), path("conf/own.key"), path("conf/root.crt"));
+    let known = ask_at(1, &["-servername", "a.example", "-cert", &certificate, "-key", &key, "-CAfile", &ca]);
+    assert!(known.contains("<SUCCESS|CN=own>") && known.contains("Verify return code: 0 (ok)"), "{known}");
+    assert!(known.contains("Acceptable client certificate CA names"), "{known}");
+    let stapled = ask(&["-servername", "a.example", "-status"]);
+    assert!(stapled.contains("OCSP Response Status: unauthorized (0x6)"), "{stapled}");
+    for (name, subject) in [(&["-servername", "b.example"][..], "b.example"), (&["-noservername"], "a.example")] {
+        let shown = ask(name);
+        let line = shown.lines().find(|line| line.starts_with("subject=")).unwrap_or_default();
+        assert!(line.ends_with(subject), "{shown}");
+    }
 }
 
 #[test]
@@ -433,4 +529,51 @@ fn responders_are_asked_about_clients_and_for_stapling() {
     drop(responder);
     // What was said is kept; of whom nothing was said nothing can be known.
     get(&good).expect_status(200).expect_field("X-Verify", "SUCCESS");
+}
+
+/// A value of a process's `/proc/PID/status`, in KiB.
+fn status(pid: nix::unistd::Pid, name: &str) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("the kernel says it");
+    line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
+}
+
+/// Processor time of a process, in milliseconds.
+fn processor(pid: nix::unistd::Pid) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let rest = text.rsplit(')').next().expect("the kernel writes one");
+    let ticks = |n: usize| rest.split_whitespace().nth(n).and_then(|word| word.parse::<u64>().ok()).expect("a number");
+    (ticks(11) + ticks(12)) * 10
+}
+
+#[test]
+fn thousands_of_servers_with_their_own_certificates() {
+    // With WEIR_TEST_COSTS=1 and an optimised binary the whole; else a part that an ordinary build bears.
+    let costs = std::env::var_os("WEIR_TEST_COSTS").is_some();
+    let count = if costs { 10_000 } else { 1_000 };
+    let pairs = Pair::many((0..count).map(|n| format!("s{n}.example")));
+    let server = |n: usize| {
+        format!(
+            "server {{ listen %%ADDR_0%% ssl; server_name s{n}.example; ssl_certificate s{n}.crt;
+            ssl_certificate_key s{n}.key; return 200 {n}; }}\n"
+        )
+    };
+    let few = setup(&[("s0", &pairs[0])]).start(&server(0));
+    let names: Vec<String> = (0..count).map(|n| format!("s{n}")).collect();
+    let files: Vec<(&str, &Pair)> = names.iter().map(String::as_str).zip(&pairs).collect();
+    let many = setup(&files).start(&(0..count).map(server).collect::<String>());
+    let client = TlsClient::new();
+    for n in [0, count / 2, count - 1] {
+        let mut secured = client.connect(&many.address(0), &format!("s{n}.example"));
+        secured.client.send(format!("GET / HTTP/1.1\r\nHost: s{n}.example\r\n\r\n"));
+        secured.client.response().expect_body(n.to_string());
+        assert_eq!(secured.certificate, der(&pairs[n]), "s{n}");
+    }
+    let time = processor(many.pid());
+    let each = status(many.workers()[0], "VmRSS:").saturating_sub(status(few.workers()[0], "VmRSS:")) * 1024 / count;
+    if costs {
+        eprintln!("{count} servers: {time} ms to load, {each} bytes each");
+    }
+    assert!(time < 2_000, "{time} ms");
+    assert!(each < 50 * 1024, "{each} bytes each");
 }

@@ -74,11 +74,13 @@ impl Builder<'_> {
         let listens = listens(&conf, &servers)?;
         let vars = Table::new(&level.cx.names, std::mem::take(&mut main.vars))?;
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
-        let hello_is_asked_for = vars.names().any(|name| matches!(name, "ssl_ciphers" | "ssl_curves"));
+        let hello_is_asked_for = vars.names().any(|name| matches!(name, "ssl_ciphers" | "ssl_curves" | "ssl_sigalgs"));
+        let signature_is_asked_for = vars.names().any(|name| matches!(name, "ssl_sigalg" | "ssl_client_sigalg"));
         let Main { post_read, http2_recv_buffer_size, caches, cache_memory, .. } = main;
         Ok(Http {
             head_is_asked_for,
             hello_is_asked_for,
+            signature_is_asked_for,
             servers,
             locations: self.locations,
             listens,

@@ -65,6 +65,7 @@ impl Serve for plan::Http {
 impl connection::Connection {
     /// Writes to the error log of the address's default server: there is no request, or none yet. `doing` is nginx's
     /// phrase behind `while`.
+    #[cold]
     pub fn log(&self, level: log::Level, doing: &'static str, message: std::fmt::Arguments<'_>) {
         let Some(error_log) = self.error_log().filter(|log| log.on(level)) else { return };
         let (client, server) = (self.client(), self.address().address.to_string());
@@ -80,6 +81,7 @@ impl connection::Connection {
     }
 
     /// Writes an info line about the connection alone.
+    #[cold]
     pub fn log_alone(&self, message: std::fmt::Arguments<'_>) {
         let Some(error_log) = self.error_log().filter(|log| log.on(log::Level::Info)) else { return };
         let context = log::Context { conn: self.slot.number(), ..log::Context::default() };
@@ -93,7 +95,9 @@ impl connection::Connection {
 }
 
 impl request::Request {
-    /// Writes to the error log of the location where the request stands.
+    /// Writes to the error log of the location where the request stands. Cold, as all that ends here: what leads to a line in
+    /// that log stands aside of the code that every request runs through.
+    #[cold]
     pub fn log(&self, level: log::Level, message: std::fmt::Arguments<'_>) {
         let Some(error_log) = self.error_log().filter(|log| log.on(level)) else { return };
         let client = self.connection.client();

@@ -232,6 +232,8 @@ pub struct Http {
     pub head_is_asked_for: bool,
     /// Some variable is about what clients offer in their TLS handshake.
     pub hello_is_asked_for: bool,
+    /// Some variable is about what handshakes are signed with.
+    pub signature_is_asked_for: bool,
     pub post_read: Vec<Box<dyn Gate>>,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,

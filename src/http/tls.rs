@@ -4,7 +4,7 @@
 //! server that the client named. Whoever speaks plain HTTP there is let in, and told so by [`check`], which every
 //! request of such an address passes.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use rustls::sign::CertifiedKey;
-use rustls::{HandshakeKind, ServerConfig, ServerConnection};
+use rustls::{HandshakeKind, ServerConfig, ServerConnection, SignatureScheme};
 
 use super::connection::Connection;
 use super::h2;
@@ -28,6 +28,7 @@ use crate::net::resolver::Resolver;
 use crate::net::timer::Timer;
 use crate::net::tls::ocsp::{Believe, Known, Question, Responder};
 use crate::net::tls::server::Pairs;
+use crate::net::tls::signature::{self, Note};
 use crate::net::tls::verify::{Invalid, Purpose, Trust};
 use crate::net::tls::{Session, error};
 use crate::wire::ocsp::Status;
@@ -82,9 +83,13 @@ pub struct Told {
     pub asked_name: Option<Bytes>,
     /// The same, if it has chosen the server.
     pub server_name: Option<Bytes>,
-    /// The ciphers and curves that the client offered, where a variable asks for them.
+    /// The ciphers, curves and signatures that the client offered, where a variable asks for them.
     pub suites: Vec<u16>,
     pub groups: Vec<u16>,
+    pub schemes: Vec<u16>,
+    /// What this side signed the handshake with, and the client, where a variable asks for it.
+    pub signed: Option<Note>,
+    pub client_signed: Cell<Option<SignatureScheme>>,
     /// Ours: TLS has none that would be the same on both sides.
     pub session_id: OnceCell<Box<[u8]>>,
     verdict: OnceCell<Result<(), Invalid>>,
@@ -201,7 +206,9 @@ fn choose(connection: &Rc<Connection>, accepted: rustls::server::Accepted, rest:
         if http.hello_is_asked_for {
             told.suites = hello.cipher_suites().iter().map(|suite| u16::from(*suite)).collect();
             told.groups = hello.named_groups().unwrap_or_default().iter().map(|group| u16::from(*group)).collect();
+            told.schemes = hello.signature_schemes().iter().map(|scheme| u16::from(*scheme)).collect();
         }
+        told.signed = http.signature_is_asked_for.then(Note::default);
     }
     let default = &http.server(connection.address().names.default).tls;
     let offer = &http.server(connection.server.get()).tls;
@@ -220,6 +227,10 @@ fn choose(connection: &Rc<Connection>, accepted: rustls::server::Accepted, rest:
             Some(config) => config,
             None => return Start::Over,
         },
+    };
+    let config = match &told.signed {
+        None => config,
+        Some(note) => Arc::new(signature::noting(&config, note)),
     };
     let mut conn = match accepted.into_connection(config) {
         Ok(conn) => conn,
@@ -283,11 +294,18 @@ fn with_certificates(
 /// Makes the rest of the handshake.
 async fn finish(connection: &Connection, timer: &mut Timer) -> bool {
     let timeout = connection.default_server().settings.client_header_timeout;
-    let done = poll_fn(|cx| match connection.io.poll_handshake(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending => {
-            ready!(timer.poll(cx, timeout));
-            Poll::Ready(None)
+    let done = poll_fn(|cx| {
+        signature::forget_client();
+        let polled = connection.io.poll_handshake(cx);
+        if let (Some(told), Some(scheme)) = (connection.told.get(), signature::client()) {
+            told.client_signed.set(Some(scheme));
+        }
+        match polled {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => {
+                ready!(timer.poll(cx, timeout));
+                Poll::Ready(None)
+            }
         }
     });
     match done.await {

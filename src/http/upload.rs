@@ -352,6 +352,7 @@ impl Upload {
 
     /// The rest of the body will not come. nginx: whoever is gone or too slow gets no answer, but the log a status; and
     /// of a body that is thrown away it says nothing.
+    #[cold]
     fn lost(&self, request: &Request, status: u16, why: std::fmt::Arguments<'_>) -> Refusal {
         if !self.is_discarded() {
             request.log(Level::Info, why);

@@ -125,10 +125,11 @@ impl Io {
         }
     }
 
-    /// As [`Io::poll_writev`], of what will be followed at once: the kernel may wait to fill a packet.
+    /// As [`Io::poll_writev`], of what will be followed by part of a file at once: the kernel may wait to fill a packet,
+    /// and with TLS their records leave together.
     pub fn poll_send_more(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_writev(&self.stream, cx, slices);
+            return Poll::Ready(tls.borrow_mut().write_ahead(slices));
         }
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         loop {
@@ -251,6 +252,14 @@ impl Io {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(_) | Err(_) => return false,
             }
+        }
+    }
+
+    /// The next write is the last, and what it does not take is offered again: with TLS, the end of the session leaves
+    /// with it.
+    pub fn last_write(&self) {
+        if let Some(tls) = self.tls.get() {
+            tls.borrow_mut().last_write();
         }
     }
 

@@ -28,16 +28,22 @@ pub struct Pair {
 impl Pair {
     /// One that signs itself.
     pub fn of_itself(name: &str) -> Pair {
-        Pair::with_key(name, KeyPair::generate().expect("a key"))
+        Pair::signed_by(name, &KeyPair::generate().expect("a key"))
     }
 
     /// The same with an RSA key.
     pub fn rsa(name: &str) -> Pair {
-        Pair::with_key(name, KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key"))
+        Pair::signed_by(name, &KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key"))
     }
 
-    fn with_key(name: &str, key: KeyPair) -> Pair {
-        let certificate = params(name).self_signed(&key).expect("a certificate");
+    /// Many that sign themselves, all with one key.
+    pub fn many(names: impl Iterator<Item = String>) -> Vec<Pair> {
+        let key = KeyPair::generate().expect("a key");
+        names.map(|name| Pair::signed_by(&name, &key)).collect()
+    }
+
+    fn signed_by(name: &str, key: &KeyPair) -> Pair {
+        let certificate = params(name).self_signed(key).expect("a certificate");
         Pair { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 }
@@ -165,6 +171,20 @@ impl TlsClient {
     pub fn try_connect(&self, address: &str, name: &str) -> io::Result<Secured> {
         let stream = TcpStream::connect(address)?;
         self.over(stream, name)
+    }
+
+    /// One request on a connection of its own, whole with its handshake, and all that comes back. It is an error when
+    /// the end was not announced by TLS.
+    pub fn ask(&self, address: &str, name: &str, request: &str) -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let mut conn = ClientConnection::new(self.config.clone(), name).expect("a connection");
+        let mut both = rustls::Stream::new(&mut conn, &mut stream);
+        both.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        both.read_to_end(&mut answer)?;
+        Ok(answer)
     }
 
     /// Makes the handshake on a connection that is there.

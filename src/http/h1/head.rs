@@ -381,6 +381,7 @@ impl<'a> Parts<'a> {
     }
 
     /// A request of what is there: for the log, and for the answer to a head that is refused.
+    #[cold]
     fn begin(&self) -> Rc<Request> {
         let raw = Bytes::copy_from_slice(&self.connection.input.borrow());
         let head = self.head(&raw, self.line);
@@ -400,6 +401,7 @@ impl<'a> Parts<'a> {
         Request::new(self.connection.clone(), head, Begun { path, args, server: self.server, ..Begun::default() })
     }
 
+    #[cold]
     fn too_large(&self, begun: usize) -> Head {
         let input = self.connection.input.borrow();
         let line = input.get(begun..).unwrap_or_default();
@@ -415,6 +417,7 @@ impl<'a> Parts<'a> {
         self.refuse(494, &text)
     }
 
+    #[cold]
     fn refuse(&self, status: u16, why: &str) -> Head {
         let request = self.begin();
         request.log(Level::Info, format_args!("{why}{}", self.doing));

@@ -281,14 +281,18 @@ async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Un
     if framing == encode::Framing::None && !matches!(body, Body::Tunnel(_)) {
         body = Body::Empty;
     }
-    let hold = request.keepalive.get() && request.body.is_done() && !request.connection.input.borrow().is_empty();
+    let next = match request.keepalive.get() {
+        true if request.body.is_done() && !request.connection.input.borrow().is_empty() => send::Next::Response,
+        true => send::Next::Unknown,
+        false => send::Next::End,
+    };
     if let Body::Tunnel(mut tunnel) = body {
         request.keepalive.set(false);
-        send::send(request, Body::Empty, encode::Framing::None, false).await?;
+        send::send(request, Body::Empty, encode::Framing::None, send::Next::Unknown).await?;
         std::future::poll_fn(|cx| tunnel.poll(cx)).await;
         return Ok(());
     }
-    send::send(request, body, framing, hold).await
+    send::send(request, body, framing, next).await
 }
 
 /// Writes a 103.

@@ -32,6 +32,16 @@ pub enum Unsent {
     Body,
 }
 
+/// What comes behind a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another response, at once: a small one may wait for it in [`Output`].
+    Response,
+    Unknown,
+    /// The end of the connection.
+    End,
+}
+
 /// What waits to be written on a connection. It outlives a request so that answers to pipelined requests leave
 /// together.
 #[derive(Debug, Default)]
@@ -63,9 +73,8 @@ impl Output {
     }
 }
 
-/// Sends a whole response, whose head the request knows already. With `hold`, a small answer may stay in `output`:
-/// another will follow at once.
-pub async fn send(request: &Request, mut body: Body, framing: Framing, hold: bool) -> Result<(), Unsent> {
+/// Sends a whole response, whose head the request knows already.
+pub async fn send(request: &Request, mut body: Body, framing: Framing, next: Next) -> Result<(), Unsent> {
     let mut sender = Sender {
         request,
         connection: &request.connection,
@@ -75,10 +84,10 @@ pub async fn send(request: &Request, mut body: Body, framing: Framing, hold: boo
         earlier: request.connection.output.borrow().queued,
         ended: None,
     };
-    match std::future::poll_fn(|cx| Poll::Ready(sender.begin(cx, &mut body, framing, hold))).await? {
+    match std::future::poll_fn(|cx| Poll::Ready(sender.begin(cx, &mut body, framing, next))).await? {
         Begun::Sent => return Ok(()),
-        Begun::Queued => return sender.end(hold).await,
-        Begun::Head if framing == Framing::None => return sender.end(hold).await,
+        Begun::Queued => return sender.end(next).await,
+        Begun::Head if framing == Framing::None => return sender.end(next).await,
         Begun::Head => {}
     }
     let mut left = match framing {
@@ -115,7 +124,7 @@ pub async fn send(request: &Request, mut body: Body, framing: Framing, hold: boo
         sender.flush(&mut body).await?;
         return Err(Unsent::Body);
     }
-    sender.end(hold).await
+    sender.end(next).await
 }
 
 /// Writes what is held back.
@@ -180,14 +189,17 @@ enum Begun {
 impl Sender<'_> {
     /// Writes the head. The common answer has at most one piece that is in memory: it leaves with its head in one call,
     /// past the queue.
-    fn begin(&mut self, cx: &mut Context<'_>, body: &mut Body, framing: Framing, hold: bool) -> Result<Begun, Unsent> {
+    fn begin(&mut self, cx: &mut Context<'_>, body: &mut Body, framing: Framing, next: Next) -> Result<Begun, Unsent> {
         encode::with_head(self.request, framing, |head| {
             self.request.head_sent.set(head.len() as u64);
-            let alone = !hold && self.earlier == 0 && self.pace.rate == 0;
+            let alone = next != Next::Response && self.earlier == 0 && self.pace.rate == 0;
             let Some(rest) = alone.then(|| whole(body, framing)).flatten() else {
                 self.queue(Piece::Mem(head.split().freeze()));
                 return Ok(Begun::Head);
             };
+            if next == Next::End {
+                self.connection.io.last_write();
+            }
             // A call with one slice is the cheaper one, by more than the copy of a small body.
             let joined = rest.len() <= JOIN;
             let wrote = if joined {
@@ -316,12 +328,12 @@ impl Sender<'_> {
     }
 
     /// The response is complete in the queue.
-    async fn end(&mut self, hold: bool) -> Result<(), Unsent> {
+    async fn end(&mut self, next: Next) -> Result<(), Unsent> {
         let small = {
             let output = self.output.borrow();
             output.queued <= GATHER && output.queue.iter().all(|piece| matches!(piece, Piece::Mem(_)))
         };
-        if hold && small {
+        if next == Next::Response && small {
             let queued = self.output.borrow().queued.saturating_sub(self.earlier);
             self.request.bytes_sent.set(self.request.bytes_sent.get() + queued);
             return Ok(());
@@ -510,6 +522,7 @@ impl Sender<'_> {
         }
     }
 
+    #[cold]
     fn lost(&self, call: &str, error: &io::Error) -> Unsent {
         let level = match error.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ETIMEDOUT) => Level::Info,

@@ -11,9 +11,11 @@
 mod conf; // what a configuration says
 mod encode; // the head of a response
 mod head; // the head of a request
+mod load; // what a client has cost beside its requests
 mod output; // what waits to be written
 mod send; // answering one stream
-mod session; // frames, windows, streams, floods
+mod session; // who may send what, and what each frame does
+mod state; // streams, windows, and where in the input it is
 mod stream; // one stream
 
 use std::cell::Cell;

@@ -379,6 +379,7 @@ impl At {
         }
     }
 
+    #[cold]
     pub fn log(&self, level: Level, message: std::fmt::Arguments<'_>, action: &str) {
         self.request.log(level, format_args!("{message} while {action}"));
     }
@@ -563,6 +564,7 @@ impl<C: Codec> Exchange<C> {
     }
 
     /// The connection failed before it was begun.
+    #[cold]
     fn not_connected(&self, failed: &connect::Failed, peer: &str) -> Stop {
         let connect::Failed { call, error } = failed;
         if *call != "connect" {
@@ -585,11 +587,13 @@ impl<C: Codec> Exchange<C> {
         Stop::Next(Next::ERROR)
     }
 
+    #[cold]
     fn timed_out(&self, action: &str) {
         self.at.log(Level::Error, format_args!("upstream timed out (110: Connection timed out)"), action);
     }
 
     /// nginx: 499 in the log.
+    #[cold]
     fn client_gone(&self) {
         let action = self.doing();
         let message = format_args!("client prematurely closed connection, so upstream connection is closed too");

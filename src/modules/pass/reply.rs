@@ -343,6 +343,7 @@ fn content_type(value: Bytes, head: &mut Head) {
     head.content_type = Some(value);
 }
 
+#[cold]
 fn warn_duplicate(request: &Request, again: FieldRef<'_>, fields: &Fields, known: Known) {
     let Some(first) = fields.iter().find(|field| Known::of(field.name) == Some(known)) else { return };
     let message = format_args!(
@@ -356,6 +357,7 @@ fn warn_duplicate(request: &Request, again: FieldRef<'_>, fields: &Fields, known
     request.log(Level::Warn, message);
 }
 
+#[cold]
 fn refuse(request: &Request, bad: BadFraming, fields: &Fields, n: usize) -> InvalidHead {
     let Some(field) = fields.get(n) else { return InvalidHead };
     let (name, value) = (Raw(field.name), Raw(field.value));

@@ -75,6 +75,7 @@ impl Tunnel {
         Self { at, link, settings, up, down, slow: Timer::default() }
     }
 
+    #[cold]
     fn timed_out(&self, who: &str) {
         let message = format_args!("{who} timed out (110: Connection timed out)");
         self.at.log(Level::Info, message, action::TUNNEL);

@@ -17,7 +17,7 @@ use crate::wire::{der, pem};
 type Get = fn(&Request) -> Value;
 
 pub fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
-    const ALL: [(&str, Get); 24] = [
+    const ALL: [(&str, Get); 26] = [
         ("ssl_protocol", |r| conn(r, |conn| Some(cipher::version_name(conn.protocol_version()?).into()))),
         ("ssl_cipher", |r| conn(r, |conn| Some(cipher::suite_name(conn.negotiated_cipher_suite()?.suite()).into()))),
         ("ssl_ciphers", |r| offered(r, |told| &told.suites, |id| cipher::suite_name(id.into()))),
@@ -47,16 +47,20 @@ pub fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
                 |der: &CertificateDer<'_>| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, der);
             peer(r, |der| Some(hex(digest(der).as_ref()).into()))
         }),
-        ("ssl_client_verify", client_verify),
         ("ssl_client_v_start", |r| certificate(r, |it| time(it.not_before).into())),
         ("ssl_client_v_end", |r| certificate(r, |it| time(it.not_after).into())),
         ("ssl_client_v_remain", |r| certificate(r, |it| remain(it.not_after).into())),
-        ("ssl_sigalg", |r| conn(r, |_| None)),
-        ("ssl_client_sigalg", |r| conn(r, |_| None)),
+        ("ssl_sigalg", |r| Some(cipher::scheme_name((*told(r)?.signed.as_ref()?.get()?).into()).into())),
+        ("ssl_sigalgs", |r| offered(r, |told| &told.schemes, cipher::scheme_name)),
+        ("ssl_client_sigalg", |r| Some(cipher::scheme_name(told(r)?.client_signed.get()?.into()).into())),
+        // nginx without OpenSSL's ECH: nothing
+        ("ssl_ech_status", |_| None),
+        ("ssl_ech_outer_server_name", |_| None),
     ];
     for (name, get) in ALL {
         vars.define(name, Row::once(get).changeable())?;
     }
+    vars.define("ssl_client_verify", Row::once(client_verify).changeable())?;
     vars.define("ssl_early_data", Row::each(early_data).changeable())
 }
 

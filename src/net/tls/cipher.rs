@@ -9,6 +9,8 @@ use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider, kx_grou
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion};
 
+use super::hkdf;
+
 /// Which of the two versions are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Protocols {
@@ -81,10 +83,6 @@ static SUITES: [Suite; 6] = [
 /// What is true of every one of them.
 const OF_ALL: [&str; 11] =
     ["all", "default", "high", "fips", "tlsv1.2", "aead", "ecdhe", "eecdh", "kecdhe", "keecdh", "ecdh"];
-
-/// The suites of TLS 1.3, which no string leaves out.
-const TLS13: [SupportedCipherSuite; 3] =
-    [suite::TLS13_AES_256_GCM_SHA384, suite::TLS13_CHACHA20_POLY1305_SHA256, suite::TLS13_AES_128_GCM_SHA256];
 
 impl Suite {
     fn is(&self, word: &str) -> bool {
@@ -229,7 +227,7 @@ pub fn provider(choice: &Choice) -> Result<Arc<CryptoProvider>, String> {
         return Ok(provider);
     }
     let mut cipher_suites = match &choice.suites13 {
-        None => TLS13.to_vec(),
+        None => hkdf::SUITES.to_vec(), // no string leaves them out
         Some(list) => suites13(list)?,
     };
     if choice.protocols.tls12 {
@@ -251,7 +249,7 @@ fn suites13(list: &str) -> Result<Vec<SupportedCipherSuite>, String> {
     };
     let mut found = Vec::new();
     for word in list.split(':').filter(|word| !word.is_empty()) {
-        match TLS13.iter().find(|suite| ids(suite.suite()).0 == word) {
+        match hkdf::SUITES.iter().find(|suite| ids(suite.suite()).0 == word) {
             Some(suite) => found.push(*suite),
             None if word.starts_with("TLS_AES_128_CCM") => {}
             None => return Err(failed()),
@@ -339,6 +337,38 @@ pub fn curve_name(group: NamedGroup) -> String {
         0x001b => "brainpoolP384r1",
         0x001c => "brainpoolP512r1",
         _ => return format!("0x{number:04x}"),
+    };
+    name.to_owned()
+}
+
+/// `$ssl_sigalg`: the standard's name, as OpenSSL has it.
+pub fn scheme_name(scheme: u16) -> String {
+    let name = match scheme {
+        0x0201 => "rsa_pkcs1_sha1",
+        0x0203 => "ecdsa_sha1",
+        0x0301 => "rsa_pkcs1_sha224",
+        0x0303 => "ecdsa_sha224",
+        0x0401 => "rsa_pkcs1_sha256",
+        0x0403 => "ecdsa_secp256r1_sha256",
+        0x0501 => "rsa_pkcs1_sha384",
+        0x0503 => "ecdsa_secp384r1_sha384",
+        0x0601 => "rsa_pkcs1_sha512",
+        0x0603 => "ecdsa_secp521r1_sha512",
+        0x0804 => "rsa_pss_rsae_sha256",
+        0x0805 => "rsa_pss_rsae_sha384",
+        0x0806 => "rsa_pss_rsae_sha512",
+        0x0807 => "ed25519",
+        0x0808 => "ed448",
+        0x0809 => "rsa_pss_pss_sha256",
+        0x080a => "rsa_pss_pss_sha384",
+        0x080b => "rsa_pss_pss_sha512",
+        0x081a => "ecdsa_brainpoolP256r1tls13_sha256",
+        0x081b => "ecdsa_brainpoolP384r1tls13_sha384",
+        0x081c => "ecdsa_brainpoolP512r1tls13_sha512",
+        0x0904 => "mldsa44",
+        0x0905 => "mldsa65",
+        0x0906 => "mldsa87",
+        _ => return format!("0x{scheme:04x}"),
     };
     name.to_owned()
 }

@@ -13,8 +13,10 @@ pub mod certificate; // chains and their keys, out of PEM
 pub mod cipher; // OpenSSL's words for ciphers, curves and versions
 pub mod client; // how we speak to upstreams
 pub mod error; // OpenSSL's words for what went wrong
+pub mod hkdf; // the key schedule of TLS 1.3
 pub mod ocsp; // asking whether a certificate is revoked
 pub mod server; // what a server offers
+pub mod signature; // what handshakes are signed with
 pub mod staple; // answers that are sent with a certificate
 pub mod ticket; // sessions that are taken up again
 pub mod verify; // whether a peer's certificate is good
@@ -25,7 +27,7 @@ use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use rustls::Connection;
+use rustls::{Connection, ProtocolVersion};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -43,6 +45,8 @@ pub struct Session {
     ended: bool,
     /// Nothing can be sent any more.
     broken: bool,
+    /// What is written next is the last.
+    last: bool,
 }
 
 /// The most of a record, and a little more: what one read asks the socket for.
@@ -61,7 +65,15 @@ impl Session {
     pub fn new(conn: impl Into<Connection>) -> Self {
         let mut conn = conn.into();
         conn.set_buffer_limit(None); // the limit is `WRITE`, and a write is accepted whole
-        Self { conn, accepted: 0, early: BytesMut::new(), waiting: BytesMut::new(), ended: false, broken: false }
+        Self {
+            conn,
+            accepted: 0,
+            early: BytesMut::new(),
+            waiting: BytesMut::new(),
+            ended: false,
+            broken: false,
+            last: false,
+        }
     }
 
     pub fn conn(&self) -> &Connection {
@@ -84,6 +96,14 @@ impl Session {
     /// whose alert is sent.
     pub fn poll_handshake(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            // A request that came with the end of the handshake: the ticket leaves with its answer. Before TLS 1.3 there is
+            // more to say, for which the client waits.
+            if !self.conn.is_handshaking()
+                && self.conn.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+                && self.has_text()
+            {
+                return Poll::Ready(Ok(()));
+            }
             ready!(self.poll_flush(stream, cx))?;
             if !self.conn.is_handshaking() || !self.early.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -153,19 +173,36 @@ impl Session {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.accepted == 0 {
-            ready!(self.poll_flush(stream, cx))?;
-            let mut total = 0;
-            let fits = slices.iter().take_while(|slice| {
-                total += slice.len();
-                total <= WRITE
-            });
-            self.accepted = match fits.count() {
-                0 => self.conn.writer().write(slices.first().map_or(&[][..], |slice| &slice[..WRITE]))?,
-                count => self.conn.writer().write_vectored(&slices[..count])?,
-            };
+            self.accepted = self.accept(slices)?;
+            if self.last && self.accepted == slices.iter().map(|slice| slice.len()).sum::<usize>() {
+                self.conn.send_close_notify();
+            }
         }
         ready!(self.poll_flush(stream, cx))?;
         Poll::Ready(Ok(std::mem::take(&mut self.accepted)))
+    }
+
+    /// Takes what the slices hold, up to [`WRITE`]: part of a file follows at once, and their records leave together.
+    pub fn write_ahead(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.accept(slices)
+    }
+
+    /// The next write is the last: the end of the session leaves with it.
+    pub fn last_write(&mut self) {
+        self.last = true;
+    }
+
+    /// Makes records.
+    fn accept(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut total = 0;
+        let fits = slices.iter().take_while(|slice| {
+            total += slice.len();
+            total <= WRITE
+        });
+        match fits.count() {
+            0 => self.conn.writer().write(slices.first().map_or(&[][..], |slice| &slice[..WRITE])),
+            count => self.conn.writer().write_vectored(&slices[..count]),
+        }
     }
 
     /// As [`Session::poll_writev`], of a part of a file. 0 is the end of the file.
@@ -178,7 +215,6 @@ impl Session {
         len: usize,
     ) -> Poll<io::Result<usize>> {
         if self.accepted == 0 {
-            ready!(self.poll_flush(stream, cx))?;
             self.accepted = FILE.with_borrow_mut(|buffer| {
                 buffer.resize(WRITE, 0);
                 let read = rustix::io::pread(file, &mut buffer[..len.min(WRITE)], offset)?;
@@ -349,7 +385,10 @@ impl Write for Sock<'_> {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
+        match slices {
+            [one] => self.0.try_write(one), // by the cheaper call
+            some => self.0.try_write_vectored(some),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

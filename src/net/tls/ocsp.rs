@@ -108,7 +108,8 @@ impl Question<'_> {
         }
     }
 
-    fn judge(&self, bytes: Vec<u8>) -> Result<Answer, String> {
+    /// What an answer says, if it is to be believed.
+    pub fn judge(&self, bytes: Vec<u8>) -> Result<Answer, String> {
         let (status, valid) = {
             let response = Response::parse(&bytes).map_err(|why| match why {
                 NoResponse::Broken => "d2i_OCSP_RESPONSE() failed".to_owned(),

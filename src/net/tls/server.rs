@@ -18,6 +18,7 @@ use rustls::{
 };
 
 use super::cipher::{self, Choice};
+use super::signature;
 use super::ticket::{Sessions, Tickets};
 use crate::wire::x509::Certificate;
 
@@ -126,6 +127,7 @@ impl ClientCertVerifier for Taken {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        signature::client_signed(signed.scheme);
         signed12(&self.provider, message, certificate, signed)
     }
 
@@ -135,6 +137,7 @@ impl ClientCertVerifier for Taken {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        signature::client_signed(signed.scheme);
         signed13(&self.provider, message, certificate, signed)
     }
 

@@ -712,14 +712,16 @@ async fn fetch<O: Origin>(
     drop(stale);
     request.replied.replace(Some(asked.reply.replied.clone()));
     let (mut turn, mut may_keep) = (turn, may_keep);
-    if plan.rules.rfc9111 && !plan.convert_head && request.is_head() && asked.reply.status == 200 {
-        if let Some((get, its)) = as_get(origin, plan, request).await? {
-            if its.main == entry.main {
-                // without its body it must not take the place of what answers GET
-                (turn, may_keep) = (None, false);
-            }
-            freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
+    if plan.rules.rfc9111
+        && !plan.convert_head
+        && (request.is_head() && asked.reply.status == 200)
+        && let Some((get, its)) = as_get(origin, plan, request).await?
+    {
+        if its.main == entry.main {
+            // without its body it must not take the place of what answers GET
+            (turn, may_keep) = (None, false);
         }
+        freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
     }
     if !may_keep || asked.is_upgraded() || asked.reply.redirects() {
         return asked.answer(None, Role::Passed);

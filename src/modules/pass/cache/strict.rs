@@ -76,7 +76,7 @@ pub fn as_get(request: &Rc<Request>) -> Option<Rc<Request>> {
 pub fn is_same(stored: &Fields, newer: &Fields, len: u64) -> bool {
     let value = |fields: &Fields, name| fields.first(name).map(|field| field.value_bytes());
     let agrees = |name| value(newer, name).is_none_or(|now| value(stored, name).is_none_or(|then| now == then));
-    let length = value(newer, "Content-Length").and_then(|length| byte::offset(&length));
+    let length = newer.first("Content-Length").and_then(|field| byte::offset(field.value));
     agrees("ETag") && agrees("Last-Modified") && length.is_none_or(|length| length == len)
 }
 

@@ -118,6 +118,7 @@ impl Http1 {
     }
 
     /// No status line at all: everything is the body of an answer without a head.
+    #[cold]
     fn headless(&mut self, request: &Request, settings: &Settings) -> Looked {
         let message = format_args!("upstream sent no valid HTTP/1.0 header while {}", action::HEAD);
         request.log(Level::Error, message);
