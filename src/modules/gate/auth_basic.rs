@@ -104,7 +104,7 @@ impl Gate for Door {
         if realm == "off" {
             return Verdict::Next;
         }
-        let Some((user, password)) = request.field("Authorization").and_then(|field| basic::credentials(field)) else {
+        let Some((user, password)) = request.field("Authorization").and_then(basic::credentials) else {
             let message = format_args!("no user/password was provided for basic authentication");
             request.log(LogLevel::Info, message);
             return refuse(request, &realm);
