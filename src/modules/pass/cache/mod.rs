@@ -3,7 +3,11 @@
 //! In: the directives of one protocol. Out: [`Plan`], by which [`serve`] answers a request from the cache or lets the
 //! exchange fetch it. nginx repeats these directives for each protocol, and gives each its own zones; so is it here.
 
+mod copied; // a copy, and how it answers
+mod entry; // which entry a request is about
 pub mod keep; // an answer on its way into the cache
+pub mod origin; // what the cache asks of a protocol
+mod renew; // what an upstream says of a copy
 pub mod serve; // look up, serve or fetch
 pub mod strict; // what `*_cache_rfc9111 on` changes
 pub mod vars; // $upstream_cache_*

@@ -13,68 +13,45 @@
 //! In: a request and an [`Origin`]. Out: a response. The rule: what goes wrong on the disk is a line in the log and an
 //! answer that is not kept; the client never sees it. nginx: `ngx_http_upstream_cache` and `ngx_http_file_cache_open`.
 
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
+use super::copied::{self, Copied, Opened};
+use super::entry::{Entry, entry, now, other_variant, pairs, variant};
 use super::keep::{self, Copy, Kept};
+use super::origin::Origin;
+use super::renew;
 use super::strict;
 use super::waiting::Waiting;
-use super::{Plan, Zones, any};
+use super::{Plan, any};
 use crate::base::clock;
 use crate::base::text::errno;
-use crate::cache::control::Control;
 use crate::cache::fill::{Fill, Progress, Waiter};
-use crate::cache::filling::{Filling, Name, Refused};
+use crate::cache::filling::Filling;
 use crate::cache::head;
 use crate::cache::index::{Found, Full, Turn};
 use crate::cache::key::Key;
 use crate::cache::meta::{self, Meta, Unusable};
-use crate::cache::policy::{self, Rules, Verdict, Why};
+use crate::cache::policy::{self, Verdict, Why};
 use crate::cache::purge::What;
 use crate::cache::rfc9111::Reuse;
-use crate::cache::stored::{Stamp, Stored, Unread};
-use crate::cache::{Seen, Status, Zone, hot};
-use crate::http::body::{Body, FilePiece, Piece};
-use crate::http::fields::Fields;
-use crate::http::open_file::{Kind, OpenFile};
+use crate::cache::stored::{Stored, Unread};
+use crate::cache::{Seen, Status};
+use crate::http::body::Body;
+use crate::http::open_file::OpenFile;
 use crate::http::plan::Answer;
 use crate::http::request::Request;
 use crate::http::response::{Head, Refusal, Response};
-use crate::http::upload::Upload;
-use crate::log::{Level, Raw};
-use crate::modules::pass::exchange::{Asked, Codec, Failed, Keeping, Looked, Ready};
-use crate::modules::pass::reply::{Reply, Role};
+use crate::log::Level;
+use crate::modules::pass::exchange::{Asked, Codec, Failed, Keeping, Looked};
+use crate::modules::pass::reply::Role;
 use crate::modules::pass::settings::{Next, Settings};
 use crate::net::timer::Timer;
 use crate::wire::date;
-
-/// A protocol whose answers may be kept.
-pub trait Origin: 'static {
-    type Codec: Codec;
-
-    fn settings(&self) -> &Arc<Settings>;
-
-    fn cache(&self) -> Option<&Plan>;
-
-    /// What a request's entry is named by, unless `*_cache_key` says so.
-    fn key(&self, request: &Rc<Request>) -> Result<Bytes, Refusal>;
-
-    /// What reads a head that was kept.
-    fn codec(self: &Arc<Self>, request: &Request) -> Self::Codec;
-
-    /// What asks the upstream. `keeping`: the answer may be kept, so it is to be one for all.
-    fn ready(
-        self: &Arc<Self>,
-        request: &Rc<Request>,
-        keeping: Option<Keeping>,
-    ) -> impl Future<Output = Result<Ready<Self::Codec>, Refusal>>;
-}
 
 /// Answers a request: from the cache where there is one, else by asking. Asking is a large future, and is boxed apart from
 /// the one that finds a copy, so that a hit does not pay for it.
@@ -129,44 +106,6 @@ async fn pass<O: Origin>(origin: &Arc<O>, request: &Rc<Request>) -> Result<Respo
     }
 }
 
-/// Which entry a request is about.
-#[derive(Clone)]
-struct Entry {
-    zone: Arc<Zone>,
-    /// What its name was made of.
-    text: Bytes,
-    main: Key,
-    /// The key of its variant once that is known to be another.
-    key: Key,
-    /// It is fetched beside an answer that has left already.
-    background: bool,
-    /// What the client asks of caches, where it has a say (`*_cache_rfc9111 on`).
-    wish: Option<Control>,
-}
-
-impl Entry {
-    fn is_variant(&self) -> bool {
-        self.key != self.main
-    }
-
-    fn name(&self) -> Name {
-        Name { main: self.main, text: self.text.clone() }
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.zone.store.file(self.key)
-    }
-}
-
-/// What of an answer that is there already.
-struct Copied<C> {
-    stored: Arc<Stored>,
-    /// What has the body, unless that is in memory.
-    file: Option<Arc<OpenFile>>,
-    reply: Box<Reply>,
-    codec: C,
-}
-
 /// What is to be done.
 enum Way<C> {
     /// The copy answers.
@@ -185,56 +124,6 @@ enum Way<C> {
     Cold(Arc<OpenFile>),
 }
 
-fn now() -> i64 {
-    i64::try_from(clock::seconds()).unwrap_or(i64::MAX)
-}
-
-fn pairs(fields: &Fields) -> impl Iterator<Item = policy::Pair<'_>> + Clone {
-    fields.iter().map(|field| (field.name, field.value))
-}
-
-/// The entry of a request; `None` where none is to be looked for.
-async fn entry<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Option<Entry>, Refusal> {
-    let zone = match &plan.zones {
-        Zones::One(zone) => zone.clone(),
-        Zones::Named(template, zones) => {
-            let name = template.eval(request.as_ref());
-            if name.is_empty() || name == "off" {
-                return Ok(None);
-            }
-            let found = zones.iter().find(|zone| zone.name.as_bytes() == name);
-            let missing = || {
-                request.log(Level::Error, format_args!("cache \"{}\" not found", Raw(&name)));
-                Refusal::Status(500)
-            };
-            found.ok_or_else(missing)?.clone()
-        }
-    };
-    if origin.settings().request_buffering {
-        // The key may be made of it.
-        Upload::read(request).await?;
-    }
-    let text = match &plan.key {
-        Some(template) => template.eval(request.as_ref()),
-        None => origin.key(request)?,
-    };
-    let settings = origin.settings();
-    let room = meta::header_start(text.len()).map_or(usize::MAX, usize::from);
-    if room.saturating_add(256) > settings.buffer_size {
-        let (prefix, size) = (plan.prefix, settings.buffer_size);
-        let least = room.saturating_add(256).checked_next_multiple_of(1024).unwrap_or(usize::MAX);
-        let message = format_args!(
-            "{prefix}_buffer_size {size} is not enough for cache key, it should be increased to at least {least}"
-        );
-        request.log(Level::Error, message);
-        return Ok(None);
-    }
-    let main = Key::of(&text);
-    request.cache.replace(Seen { key: text.clone(), ..Seen::default() });
-    let wish = plan.rules.rfc9111.then(|| strict::wish(request));
-    Ok(Some(Entry { zone, text, main, key: main, background: false, wish }))
-}
-
 async fn through_cache<O: Origin>(
     origin: &Arc<O>,
     plan: &Plan,
@@ -248,13 +137,13 @@ async fn through_cache<O: Origin>(
     let mut waited = false;
     loop {
         match find(origin, plan, request, &entry, waited) {
-            Way::Serve(copied, status) => return serve(origin, request, copied, status),
+            Way::Serve(copied, status) => return copied::serve(origin, request, copied, status),
             Way::Refresh(copied, turn) => {
                 refresh(origin, request, &entry, &copied, turn);
-                return serve(origin, request, copied, Status::Stale);
+                return copied::serve(origin, request, copied, Status::Stale);
             }
             Way::Refuse(status) => {
-                saw(request, Status::Hit);
+                copied::saw(request, Status::Hit);
                 return Err(Refusal::Status(status));
             }
             Way::Fetch { turn, stale, status } => {
@@ -265,7 +154,7 @@ async fn through_cache<O: Origin>(
                 waited = false;
             }
             Way::Cold(file) => {
-                Box::pin(warm(request, file, origin.settings().buffer_size)).await;
+                Box::pin(copied::warm(request, file, origin.settings().buffer_size)).await;
                 waited = true;
             }
             Way::Wait { .. } if entry.wish.is_some_and(|wish| wish.only_if_cached) => {
@@ -288,17 +177,6 @@ async fn through_cache<O: Origin>(
     }
 }
 
-/// Notes what came of it.
-fn saw(request: &Request, status: Status) {
-    request.cache.borrow_mut().status = Some(status);
-}
-
-/// Has a thread read the beginning of a file, so that nobody has to wait who reads it next.
-async fn warm(request: &Request, file: Arc<OpenFile>, limit: usize) {
-    // What went wrong shows when it is read again.
-    let _ = request.plan().core.pool.run(move || file.read(0, limit.max(SMALL)).map(drop)).await;
-}
-
 /// Looks once. `waited`: the disk was waited for, and is read whether or not that takes time.
 fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &Entry, waited: bool) -> Way<O::Codec> {
     let store = &entry.zone.store;
@@ -317,7 +195,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     };
     if on_disk {
         let path = entry.path();
-        match open(request, entry, &path, held.made, origin.settings().buffer_size, waited) {
+        match copied::open(request, entry, &path, held.made, origin.settings().buffer_size, waited) {
             Opened::Cold(file) => return Way::Cold(file),
             Opened::Stored(stored, _) if held.is_purged(entry.main, &entry.text, stored.meta.date) => {
                 let _ = std::fs::remove_file(&path); // somebody else may have been quicker
@@ -331,7 +209,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                     let shown = path.display();
                     request.log(Level::Crit, format_args!("cache file \"{shown}\" has incorrect vary hash"));
                     held.is_gone();
-                } else if let Some(copied) = understand(origin, request, stored, file, &path) {
+                } else if let Some(copied) = copied::understand(origin, request, stored, file, &path) {
                     held.is_there(|| store.size_of(entry.key));
                     let now = now();
                     let is_fresh = copied.stored.meta.is_fresh(now);
@@ -347,7 +225,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                         return Way::Serve(copied, if is_fresh { Status::Hit } else { Status::Stale });
                     }
                     let updating = plan.use_stale.has(Next::UPDATING) || copied.stored.meta.stale_while_updating(now);
-                    let usable = updating && pleases && !entry.background && may_be_stale(plan, &copied);
+                    let usable = updating && pleases && !entry.background && copied::may_be_stale(plan, &copied);
                     return match held.renewal() {
                         Ok(turn) if usable && plan.background_update => Way::Refresh(copied, turn),
                         Ok(turn) => Way::Fetch { turn: Some(turn), stale: Some(copied), status: Status::Expired },
@@ -381,160 +259,6 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
         Ok(turn) => missing(Some(turn)),
         Err((_held, fill, until)) => Way::Wait { fill, until },
     }
-}
-
-/// What became of a file.
-enum Opened {
-    Stored(Arc<Stored>, Option<Arc<OpenFile>>),
-    /// It is not in memory, and the disk takes its time.
-    Cold(Arc<OpenFile>),
-    Not(Unread),
-}
-
-/// The largest file that is read at once.
-const SMALL: usize = crate::cache::stored::SMALL as usize;
-
-/// The file of an entry: from memory if it is there and still what the disk has. `number` is the file that the index knows.
-fn open(request: &Request, entry: &Entry, path: &std::path::Path, number: u32, limit: usize, waited: bool) -> Opened {
-    let store = entry.zone.store.number;
-    if let Some(stored) = hot::get(store, entry.key) {
-        if stored.text == entry.text && stored.is_current(path) {
-            return Opened::Stored(stored, None);
-        }
-        hot::forget(store, entry.key);
-    }
-    let found = match request.plan().files.open_kept(path.as_os_str().as_bytes(), number) {
-        Ok(found) => found,
-        Err(unopened) if matches!(unopened.errno, libc::ENOENT | libc::ENOTDIR) => return Opened::Not(Unread::Missing),
-        Err(unopened) => return Opened::Not(Unread::Failed(unopened.call, unopened.error())),
-    };
-    let (Some(file), Kind::File) = (found.file, found.stat.kind) else {
-        return Opened::Not(Unread::Unusable(Unusable::Broken));
-    };
-    let len = found.stat.size;
-    let want = Stored::appetite(len, limit);
-    let read = if waited { file.read(0, want).map(Some) } else { file.read_ready(0, want) };
-    let bytes = match read {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Opened::Cold(file),
-        Err(error) => return Opened::Not(Unread::Failed("pread()", error)),
-    };
-    let (id, written) = found.stat.identity();
-    match Stored::read(bytes, Stamp { id, len, written }, len, &entry.text) {
-        Err(why) => Opened::Not(Unread::Unusable(why)),
-        Ok(stored) if stored.is_in_memory() => {
-            let stored = Arc::new(stored);
-            hot::put(store, entry.key, &stored);
-            Opened::Stored(stored, None)
-        }
-        Ok(stored) => Opened::Stored(Arc::new(stored), Some(file)),
-    }
-}
-
-/// The variant that a request asks for, where a file has another.
-fn other_variant(request: &Request, entry: &Entry, meta: &Meta) -> Option<Key> {
-    if meta.vary.is_empty() {
-        return None;
-    }
-    let variant = variant(request, entry, &meta.vary);
-    (variant.0 != meta.variant).then_some(variant)
-}
-
-fn variant(request: &Request, entry: &Entry, vary: &[u8]) -> Key {
-    entry.main.variant(vary, pairs(&request.head.fields))
-}
-
-/// Reads the head of a copy. `None`: it cannot be understood, as the log says.
-fn understand<O: Origin>(
-    origin: &Arc<O>,
-    request: &Request,
-    stored: Arc<Stored>,
-    file: Option<Arc<OpenFile>>,
-    path: &std::path::Path,
-) -> Option<Copied<O::Codec>> {
-    let settings = origin.settings();
-    let converts = origin.cache().is_some_and(|plan| plan.convert_head);
-    let mut codec = origin.codec(request);
-    codec.begin();
-    let looked = match stored.head.is_empty() {
-        true => Reply::without_head(request, settings).map(Box::new).ok(),
-        false => match codec.head(request, settings, &mut BytesMut::from(&stored.head[..])) {
-            Looked::Head(reply) => Some(reply),
-            Looked::More | Looked::Hints(_) | Looked::Invalid => None,
-        },
-    };
-    // What was kept is whole, or the disk has lost some of it. nginx: what answered HEAD answers GET, where that is
-    // what the operator wants.
-    let len = stored.body_len();
-    let whole = |reply: &Reply| {
-        request.is_head()
-            || matches!(reply.status, 204 | 304)
-            || len == 0 && !converts
-            || reply.framing.length.is_none_or(|length| length == len)
-    };
-    match looked {
-        Some(reply) if whole(&reply) => Some(Copied { stored, file, reply, codec }),
-        Some(_) | None => {
-            let shown = path.display();
-            request.log(Level::Crit, format_args!("cache file \"{shown}\" contains invalid header"));
-            None
-        }
-    }
-}
-
-/// Nothing in the answer itself forbids to serve it stale.
-fn may_be_stale<C>(plan: &Plan, copied: &Copied<C>) -> bool {
-    !policy::forbids_stale(pairs(&copied.reply.replied.fields), &plan.rules.ignored)
-}
-
-/// Answers with a copy.
-fn serve<O: Origin>(
-    origin: &Arc<O>,
-    request: &Rc<Request>,
-    copied: Copied<O::Codec>,
-    status: Status,
-) -> Result<Response, Refusal> {
-    let Copied { stored, file, reply, codec } = copied;
-    let len = stored.body_len();
-    let offset = u64::from(stored.meta.body_start);
-    respond(origin, request, &reply, &codec, &stored.meta, status, || {
-        Ok(match (&stored.body, file) {
-            (Some(bytes), _) => Body::memory(bytes.clone()),
-            (None, Some(file)) if len > 0 => Body::One(Piece::File(FilePiece { file, offset, len })),
-            (None, _) => Body::Empty,
-        })
-    })
-}
-
-fn respond<O: Origin>(
-    origin: &Arc<O>,
-    request: &Rc<Request>,
-    reply: &Reply,
-    codec: &O::Codec,
-    meta: &Meta,
-    status: Status,
-    body: impl FnOnce() -> std::io::Result<Body>,
-) -> Result<Response, Refusal> {
-    {
-        let mut seen = request.cache.borrow_mut();
-        seen.status = Some(status);
-        seen.date = meta.date;
-    }
-    request.replied.replace(Some(reply.replied.clone()));
-    request.body.discard();
-    reply.obey(request, origin.settings())?;
-    let mut head = reply.head(origin.settings(), Role::Cached, |what, value| codec.rewrite(request, what, value));
-    if origin.cache().is_some_and(|plan| plan.rules.rfc9111) {
-        strict::dress(&mut head, &reply.replied.fields, meta, now());
-    }
-    let body = match request.is_head() {
-        true => Body::Empty,
-        false => body().map_err(|error| {
-            request.log(Level::Crit, format_args!("dup() failed {}", errno(&error)));
-            Refusal::Status(500)
-        })?,
-    };
-    Ok(Response::new(head, body))
 }
 
 /// How long a request waits for another.
@@ -623,7 +347,7 @@ fn join<O: Origin>(
     let looked = codec.head(request, origin.settings(), &mut BytesMut::from(&stored.head[..]));
     let Looked::Head(reply) = looked else { return Joined::Not };
     let place = u64::from(stored.meta.body_start);
-    let response = respond(origin, request, &reply, &codec, &stored.meta, Status::Hit, || {
+    let response = copied::respond(origin, request, &reply, &codec, &stored.meta, Status::Hit, || {
         Ok(Body::stream(Waiting::new(waiter, &file, place)?))
     });
     Joined::Response(response)
@@ -635,7 +359,7 @@ fn refresh<O: Origin>(origin: &Arc<O>, request: &Rc<Request>, entry: &Entry, cop
     let entry = Entry { background: true, wish: None, ..entry.clone() };
     let origin = origin.clone();
     let path = entry.path();
-    let stale = understand(&origin, &again, copied.stored.clone(), copied.file.clone(), &path);
+    let stale = copied::understand(&origin, &again, copied.stored.clone(), copied.file.clone(), &path);
     tokio::task::spawn_local(async move {
         let Some(plan) = origin.cache() else { return };
         // What is being kept is read to its end by itself.
@@ -679,9 +403,9 @@ async fn fetch<O: Origin>(
         Err(Failed { why, refusal }) => {
             if let (Some(copied), Some(why)) = (stale, why)
                 && (plan.use_stale.has_any(why) || copied.stored.meta.stale_on_error(now()))
-                && may_be_stale(plan, &copied)
+                && copied::may_be_stale(plan, &copied)
             {
-                return serve(origin, request, copied, Status::Stale);
+                return copied::serve(origin, request, copied, Status::Stale);
             }
             if let (Some(turn), Refusal::Status(code @ (502 | 504)), true) = (turn, &refusal, may_keep)
                 && let Some(seconds) = plan.rules.configured(*code)
@@ -694,18 +418,18 @@ async fn fetch<O: Origin>(
     let stale = match stale {
         Some(copied) if prefers_stale(plan, &asked, &copied) => {
             asked.leave();
-            return serve(origin, request, copied, Status::Stale);
+            return copied::serve(origin, request, copied, Status::Stale);
         }
         Some(copied) if asked.reply.status == 304 && plan.rules.rfc9111 && turn.is_some() => {
             let fields = asked.reply.replied.clone();
             asked.leave();
-            let fresh = replace(origin, plan, request, entry, turn, copied, &fields.fields).await;
-            return serve(origin, request, fresh, Status::Revalidated);
+            let fresh = renew::replace(origin, plan, request, entry, turn, copied, &fields.fields).await;
+            return copied::serve(origin, request, fresh, Status::Revalidated);
         }
         Some(copied) if asked.reply.status == 304 && plan.revalidate => {
-            let fresh = renew(plan, request, entry, turn.as_ref(), &copied, &asked.reply);
+            let fresh = renew::renew(plan, request, entry, turn.as_ref(), &copied, &asked.reply);
             asked.leave();
-            return serve(origin, request, Copied { stored: Arc::new(fresh), ..copied }, Status::Revalidated);
+            return copied::serve(origin, request, Copied { stored: Arc::new(fresh), ..copied }, Status::Revalidated);
         }
         other => other,
     };
@@ -715,13 +439,13 @@ async fn fetch<O: Origin>(
     if plan.rules.rfc9111
         && !plan.convert_head
         && (request.is_head() && asked.reply.status == 200)
-        && let Some((get, its)) = as_get(origin, plan, request).await?
+        && let Some((get, its)) = renew::as_get(origin, plan, request).await?
     {
         if its.main == entry.main {
             // without its body it must not take the place of what answers GET
             (turn, may_keep) = (None, false);
         }
-        freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
+        renew::freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
     }
     if !may_keep || asked.is_upgraded() || asked.reply.redirects() {
         return asked.answer(None, Role::Passed);
@@ -772,145 +496,7 @@ fn prefers_stale<C: Codec>(plan: &Plan, asked: &Asked<C>, copied: &Copied<C>) ->
     let Some(why) = Next::of_status(status) else { return false };
     // RFC 5861, 4: these are errors
     let excused = matches!(status, 500 | 502 | 503 | 504) && copied.stored.meta.stale_on_error(now());
-    (plan.use_stale.has_any(why) || excused) && may_be_stale(plan, copied)
-}
-
-/// 304: the copy is good for some more time.
-fn renew<C>(
-    plan: &Plan,
-    request: &Request,
-    entry: &Entry,
-    turn: Option<&Turn>,
-    copied: &Copied<C>,
-    reply: &Reply,
-) -> Stored {
-    let mut stored = Stored::clone(&copied.stored);
-    let now = now();
-    let said = Rules { valid: Vec::new(), ..plan.rules.clone() };
-    let judged = |fields: &Fields, rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
-        Verdict::Keep(keep) => Some(keep),
-        Verdict::Pass(_) => None,
-    };
-    // nginx: what the 304 says counts, then what the copy says, then what the operator says
-    let keep = judged(&reply.replied.fields, &said).or_else(|| judged(&copied.reply.replied.fields, &plan.rules));
-    let Some(keep) = keep else { return stored };
-    let meta = &mut stored.meta;
-    (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now);
-    let path = entry.path();
-    let purges = &entry.zone.store.index.purges;
-    if turn.is_some_and(|turn| purges.has(entry.main, &entry.text, turn.fill.since, i64::MAX)) {
-        return stored; // its date would say that it came after the purge
-    }
-    if let Err((call, error)) = stored.renew(&path, &stored.meta) {
-        request.log(Level::Crit, format_args!("{call} \"{}\" failed {}", path.display(), errno(&error)));
-    }
-    stored
-}
-
-/// 304, and its fields take the place of those that are kept (RFC 9111, 4.3.4): the file is made anew, with the body of the
-/// old one. What cannot be kept so stays as it was.
-async fn replace<O: Origin>(
-    origin: &Arc<O>,
-    plan: &Plan,
-    request: &Rc<Request>,
-    entry: &Entry,
-    turn: Option<Turn>,
-    copied: Copied<O::Codec>,
-    newer: &Fields,
-) -> Copied<O::Codec> {
-    let path = entry.path();
-    let mut stored = Stored::clone(&copied.stored);
-    stored.head = head::updated(&stored.head, pairs(newer)).into();
-    let Some(mut fresh) = understand(origin, request, Arc::new(stored), copied.file.clone(), &path) else {
-        return copied;
-    };
-    let authorized = request.field("Authorization").is_some();
-    let verdict = plan.rules.judge(fresh.reply.status, pairs(&fresh.reply.replied.fields), authorized, now());
-    let (Verdict::Keep(keep), Some(turn)) = (verdict, turn) else { return fresh };
-    let Stored { meta, head, .. } = Arc::make_mut(&mut fresh.stored);
-    (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now());
-    let mut header = Vec::new();
-    if keep.vary != meta.vary || meta.encode(&mut header, &entry.text, head.len()).is_err() {
-        return fresh;
-    }
-    header.extend_from_slice(head);
-    let temporary = entry.zone.use_temp_path.then_some(&origin.settings().temp_path);
-    let made = match Filling::begin(&entry.zone.store, (entry.key, entry.name()), turn, temporary, header, true) {
-        Ok(filling) => filled(filling, &copied.stored, copied.file).await,
-        Err(refused) => Err(refused),
-    };
-    if let Err(refused) = made {
-        keep::log(request, &refused);
-    }
-    fresh
-}
-
-/// The GET that a HEAD is about, and its entry.
-async fn as_get<O: Origin>(
-    origin: &Arc<O>,
-    plan: &Plan,
-    request: &Rc<Request>,
-) -> Result<Option<(Rc<Request>, Entry)>, Refusal> {
-    let Some(get) = strict::as_get(request) else { return Ok(None) };
-    Ok(entry(&**origin, plan, &get).await?.map(|entry| (get, entry)))
-}
-
-/// What answered HEAD tells of the copy that answers GET (RFC 9111, 4.3.5): either it is still that, and gets these fields, or
-/// it is not, and goes.
-async fn freshen<O: Origin>(origin: &Arc<O>, plan: &Plan, get: &Rc<Request>, mut entry: Entry, fields: &Fields) {
-    loop {
-        let store = entry.zone.store.clone();
-        let Ok((held, Found::Entry { on_disk: true, .. })) = store.look_up(entry.key, plan.min_uses, now()) else {
-            return;
-        };
-        let path = entry.path();
-        let opened = open(get, &entry, &path, held.made, origin.settings().buffer_size, true);
-        let Opened::Stored(stored, file) = opened else { return };
-        if held.is_purged(entry.main, &entry.text, stored.meta.date) {
-            return;
-        }
-        match other_variant(get, &entry, &stored.meta) {
-            None => {}
-            Some(variant) if !entry.is_variant() => {
-                entry.key = variant;
-                continue;
-            }
-            Some(_) => return,
-        }
-        let Some(copied) = understand(origin, get, stored, file, &path) else { return };
-        if strict::is_same(&copied.reply.replied.fields, fields, copied.stored.body_len()) {
-            // somebody fetches it all, and that is better
-            let Ok(turn) = held.renewal() else { return };
-            replace(origin, plan, get, &entry, Some(turn), copied, fields).await;
-        } else {
-            drop(held);
-            store.purge(What::Key(entry.main), now());
-        }
-        return;
-    }
-}
-
-/// Fills a file with the body of another.
-async fn filled(mut filling: Filling, from: &Stored, file: Option<Arc<OpenFile>>) -> Result<(), Refused> {
-    const STEP: usize = 256 * 1024;
-    if let Some(bytes) = &from.body {
-        filling.write(bytes)?;
-    }
-    let Some(file) = file.filter(|_| from.body.is_none()) else { return filling.finish() };
-    let (mut at, mut bytes) = (u64::from(from.meta.body_start), vec![0; STEP]);
-    loop {
-        let read = file.read_at(&mut bytes, at);
-        let refused = |error| Refused { call: "pread", path: filling.temporary().to_owned(), error };
-        let got = read.map_err(refused)?;
-        if got == 0 {
-            return filling.finish();
-        }
-        filling.write(bytes.get(..got).unwrap_or_default())?;
-        at += got as u64;
-        if at.is_multiple_of(1 << 20) {
-            tokio::task::yield_now().await; // a large body must not keep others waiting
-        }
-    }
+    (plan.use_stale.has_any(why) || excused) && copied::may_be_stale(plan, copied)
 }
 
 /// Begins a cache file for an answer. `None`: it cannot be kept, as the log says.

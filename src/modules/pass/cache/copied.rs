@@ -1,0 +1,195 @@
+//! A copy of an answer, and how it answers.
+//!
+//! In: an entry's file. Out: its bytes or the file itself, what the head in it says, and a response made of both. A file
+//! that cannot be used is a line in the log and no copy.
+
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::Plan;
+use super::entry::{Entry, now, pairs};
+use super::origin::Origin;
+use super::strict;
+use crate::base::text::errno;
+use crate::cache::meta::{Meta, Unusable};
+use crate::cache::policy;
+use crate::cache::stored::{Stamp, Stored, Unread};
+use crate::cache::{Status, hot};
+use crate::http::body::{Body, FilePiece, Piece};
+use crate::http::open_file::{Kind, OpenFile};
+use crate::http::request::Request;
+use crate::http::response::{Refusal, Response};
+use crate::log::Level;
+use crate::modules::pass::exchange::{Codec, Looked};
+use crate::modules::pass::reply::{Reply, Role};
+
+/// What of an answer that is there already.
+pub(super) struct Copied<C> {
+    pub(super) stored: Arc<Stored>,
+    /// What has the body, unless that is in memory.
+    pub(super) file: Option<Arc<OpenFile>>,
+    pub(super) reply: Box<Reply>,
+    pub(super) codec: C,
+}
+
+/// What became of a file.
+pub(super) enum Opened {
+    Stored(Arc<Stored>, Option<Arc<OpenFile>>),
+    /// It is not in memory, and the disk takes its time.
+    Cold(Arc<OpenFile>),
+    Not(Unread),
+}
+
+/// The largest file that is read at once.
+pub(super) const SMALL: usize = crate::cache::stored::SMALL as usize;
+
+/// The file of an entry: from memory if it is there and still what the disk has. `number` is the file that the index knows.
+pub(super) fn open(
+    request: &Request,
+    entry: &Entry,
+    path: &std::path::Path,
+    number: u32,
+    limit: usize,
+    waited: bool,
+) -> Opened {
+    let store = entry.zone.store.number;
+    if let Some(stored) = hot::get(store, entry.key) {
+        if stored.text == entry.text && stored.is_current(path) {
+            return Opened::Stored(stored, None);
+        }
+        hot::forget(store, entry.key);
+    }
+    let found = match request.plan().files.open_kept(path.as_os_str().as_bytes(), number) {
+        Ok(found) => found,
+        Err(unopened) if matches!(unopened.errno, libc::ENOENT | libc::ENOTDIR) => return Opened::Not(Unread::Missing),
+        Err(unopened) => return Opened::Not(Unread::Failed(unopened.call, unopened.error())),
+    };
+    let (Some(file), Kind::File) = (found.file, found.stat.kind) else {
+        return Opened::Not(Unread::Unusable(Unusable::Broken));
+    };
+    let len = found.stat.size;
+    let want = Stored::appetite(len, limit);
+    let read = if waited { file.read(0, want).map(Some) } else { file.read_ready(0, want) };
+    let bytes = match read {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Opened::Cold(file),
+        Err(error) => return Opened::Not(Unread::Failed("pread()", error)),
+    };
+    let (id, written) = found.stat.identity();
+    match Stored::read(bytes, Stamp { id, len, written }, len, &entry.text) {
+        Err(why) => Opened::Not(Unread::Unusable(why)),
+        Ok(stored) if stored.is_in_memory() => {
+            let stored = Arc::new(stored);
+            hot::put(store, entry.key, &stored);
+            Opened::Stored(stored, None)
+        }
+        Ok(stored) => Opened::Stored(Arc::new(stored), Some(file)),
+    }
+}
+
+/// Reads the head of a copy. `None`: it cannot be understood, as the log says.
+pub(super) fn understand<O: Origin>(
+    origin: &Arc<O>,
+    request: &Request,
+    stored: Arc<Stored>,
+    file: Option<Arc<OpenFile>>,
+    path: &std::path::Path,
+) -> Option<Copied<O::Codec>> {
+    let settings = origin.settings();
+    let converts = origin.cache().is_some_and(|plan| plan.convert_head);
+    let mut codec = origin.codec(request);
+    codec.begin();
+    let looked = match stored.head.is_empty() {
+        true => Reply::without_head(request, settings).map(Box::new).ok(),
+        false => match codec.head(request, settings, &mut BytesMut::from(&stored.head[..])) {
+            Looked::Head(reply) => Some(reply),
+            Looked::More | Looked::Hints(_) | Looked::Invalid => None,
+        },
+    };
+    // What was kept is whole, or the disk has lost some of it. nginx: what answered HEAD answers GET, where that is
+    // what the operator wants.
+    let len = stored.body_len();
+    let whole = |reply: &Reply| {
+        request.is_head()
+            || matches!(reply.status, 204 | 304)
+            || len == 0 && !converts
+            || reply.framing.length.is_none_or(|length| length == len)
+    };
+    match looked {
+        Some(reply) if whole(&reply) => Some(Copied { stored, file, reply, codec }),
+        Some(_) | None => {
+            let shown = path.display();
+            request.log(Level::Crit, format_args!("cache file \"{shown}\" contains invalid header"));
+            None
+        }
+    }
+}
+
+/// Nothing in the answer itself forbids to serve it stale.
+pub(super) fn may_be_stale<C>(plan: &Plan, copied: &Copied<C>) -> bool {
+    !policy::forbids_stale(pairs(&copied.reply.replied.fields), &plan.rules.ignored)
+}
+
+/// Answers with a copy.
+pub(super) fn serve<O: Origin>(
+    origin: &Arc<O>,
+    request: &Rc<Request>,
+    copied: Copied<O::Codec>,
+    status: Status,
+) -> Result<Response, Refusal> {
+    let Copied { stored, file, reply, codec } = copied;
+    let len = stored.body_len();
+    let offset = u64::from(stored.meta.body_start);
+    respond(origin, request, &reply, &codec, &stored.meta, status, || {
+        Ok(match (&stored.body, file) {
+            (Some(bytes), _) => Body::memory(bytes.clone()),
+            (None, Some(file)) if len > 0 => Body::One(Piece::File(FilePiece { file, offset, len })),
+            (None, _) => Body::Empty,
+        })
+    })
+}
+
+pub(super) fn respond<O: Origin>(
+    origin: &Arc<O>,
+    request: &Rc<Request>,
+    reply: &Reply,
+    codec: &O::Codec,
+    meta: &Meta,
+    status: Status,
+    body: impl FnOnce() -> std::io::Result<Body>,
+) -> Result<Response, Refusal> {
+    {
+        let mut seen = request.cache.borrow_mut();
+        seen.status = Some(status);
+        seen.date = meta.date;
+    }
+    request.replied.replace(Some(reply.replied.clone()));
+    request.body.discard();
+    reply.obey(request, origin.settings())?;
+    let mut head = reply.head(origin.settings(), Role::Cached, |what, value| codec.rewrite(request, what, value));
+    if origin.cache().is_some_and(|plan| plan.rules.rfc9111) {
+        strict::dress(&mut head, &reply.replied.fields, meta, now());
+    }
+    let body = match request.is_head() {
+        true => Body::Empty,
+        false => body().map_err(|error| {
+            request.log(Level::Crit, format_args!("dup() failed {}", errno(&error)));
+            Refusal::Status(500)
+        })?,
+    };
+    Ok(Response::new(head, body))
+}
+
+/// Notes what came of it.
+pub(super) fn saw(request: &Request, status: Status) {
+    request.cache.borrow_mut().status = Some(status);
+}
+
+/// Has a thread read the beginning of a file, so that nobody has to wait who reads it next.
+pub(super) async fn warm(request: &Request, file: Arc<OpenFile>, limit: usize) {
+    // What went wrong shows when it is read again.
+    let _ = request.plan().core.pool.run(move || file.read(0, limit.max(SMALL)).map(drop)).await;
+}
