@@ -105,8 +105,9 @@ impl Io {
         self.poll_read_room(cx, buffer, room)
     }
 
-    /// Forgets that the socket was readable: a read came back short.
-    fn drained(&self) {
+    /// Forgets that the socket was readable: a read came back short, or all that the peer has to say was moved. Otherwise
+    /// the next read would ask the system in vain.
+    pub fn drained(&self) {
         let nothing: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
         let _ = self.stream.try_io(Interest::READABLE, || nothing);
     }
@@ -190,12 +191,6 @@ impl Io {
         }
     }
 
-    /// Everything that the peer had to say was moved by [`Io::poll_splice_from`]: what comes next is news. Without this
-    /// the next read would ask the system in vain.
-    pub fn all_moved(&self) {
-        let _ = self.stream.try_io(Interest::READABLE, || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) });
-    }
-
     /// Moves what the socket takes of the `len` bytes in a pipe.
     pub fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, len: usize) -> Poll<io::Result<usize>> {
         loop {
@@ -208,6 +203,12 @@ impl Io {
                 done => return Poll::Ready(done),
             }
         }
+    }
+
+    /// Whether there are bytes in the socket, be it that the loop has not heard of them yet.
+    pub fn has_arrived(&self) -> bool {
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(&self.stream, &mut [0], flags), Ok((_, 1..)))
     }
 
     /// Ready when the peer has closed its side or the connection is broken; data that waits to be read is no answer.

@@ -166,7 +166,9 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
             buffers::give_back(buffer, size);
         }
         if unwanted.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(false);
+            // A request that came at this very moment is answered; that it is here will be told to the loop next.
+            let comes = idle && slot.draining() && connection.io.has_arrived();
+            return if comes { Poll::Pending } else { Poll::Ready(false) };
         }
         ready!(timer.poll(cx, timeout));
         if !idle {

@@ -252,7 +252,7 @@ impl<C: Codec> Inner<C> {
                     link.timer.disarm();
                     self.codec.passed(read as u64);
                     if self.codec.plain() == 0 {
-                        link.io.all_moved();
+                        link.io.drained();
                     }
                     self.at.note(|attempt| {
                         attempt.bytes_received += read as u64;
