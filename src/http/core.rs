@@ -1,9 +1,8 @@
 //! The http core module: what every location is told before any feature is.
 //!
-//! In: the directives of nginx's `ngx_http_core_module`. Out: [`Settings`], the plain values that a location's plan
+//! In: the directives of nginx's `ngx_http_core_module`. Out: [`Settings`](super::settings::Settings), the plain values that a location's plan
 //! carries. What belongs to a server or its listening sockets is in `http/server.rs`, which shares the table.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +10,12 @@ use bytes::Bytes;
 
 use super::location::Matcher;
 use super::plan::{Main, Plan, ServerPlan};
-use super::request::Request;
-use super::response::Refusal;
+use super::root::{Alias, Root};
 use super::server;
-use crate::base::hash::QuickMap;
+use super::settings::{
+    ErrorPage, IfModifiedSince, InFile, KeepaliveDisable, KeepaliveTimeout, Lingering, Overwrite, Satisfy, Settings,
+    Tokens, Types,
+};
 use crate::base::temp::TempPath;
 use crate::base::text;
 use crate::base::threads::Pool;
@@ -27,7 +28,6 @@ use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::{Buffers, Words};
 use crate::log::error::{Entry, ErrorLog};
-use crate::log::{self, Raw};
 use crate::net::resolver::Resolver;
 
 /// `ngx_http_core_module`.
@@ -234,115 +234,6 @@ pub struct Conf {
     subrequest_output_buffer_size: Setting<usize>,
     tcp_nodelay: Setting<bool>,
     tcp_nopush: Setting<bool>,
-}
-
-/// Where files are: `root` or `alias`.
-#[derive(Clone, Debug, Default)]
-pub struct Root {
-    pub path: Template,
-    /// `alias`: the path replaces the location's own part of the URI.
-    pub alias: Option<Alias>,
-    /// What a relative path that only variables make known stands below.
-    pub prefix: PathBuf,
-}
-
-impl Root {
-    /// What all files' paths begin with, for [`Context::will_write`](crate::conf::words::Context::will_write).
-    pub fn fixed(&self) -> Vec<u8> {
-        let mut fixed = self.path.fixed().to_vec();
-        if self.alias.is_none() && self.path.constant().is_some() {
-            // A path of a request follows, and that begins so.
-            fixed.push(b'/');
-        }
-        fixed
-    }
-}
-
-/// What an `alias` replaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alias {
-    /// The first bytes of the path: the location's name.
-    Prefix(usize),
-    /// All of it: the location is a pattern.
-    Whole,
-}
-
-/// File name extensions, in lower case, and their media types.
-pub type Types = Arc<QuickMap<Bytes, Bytes>>;
-
-/// One status of an `error_page` directive.
-#[derive(Clone, Debug)]
-pub struct ErrorPage {
-    pub status: u16,
-    pub overwrite: Overwrite,
-    pub target: Template,
-}
-
-/// The status that the client gets with an error page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overwrite {
-    /// The original one.
-    Keep,
-    /// `=`: whatever the page's own answer has.
-    Page,
-    /// `=200`.
-    With(u16),
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Satisfy {
-    #[default]
-    All,
-    Any,
-}
-
-/// `server_tokens`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Tokens {
-    #[default]
-    On,
-    Off,
-    Build,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IfModifiedSince {
-    Off,
-    #[default]
-    Exact,
-    Before,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeepaliveTimeout {
-    pub server: Duration,
-    /// What the `Keep-Alive` field tells the client, in seconds.
-    pub header: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeepaliveDisable {
-    pub msie6: bool,
-    pub safari: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Lingering {
-    Off,
-    #[default]
-    On,
-    Always,
-}
-
-/// `client_body_in_file_only`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InFile {
-    #[default]
-    Off,
-    /// In a file that stays.
-    On,
-    /// In a file that goes with the request.
-    Clean,
 }
 
 /// Reads `path [level1 [level2 [level3]]]`.
@@ -1027,118 +918,4 @@ impl Section for Conf {
         tcp_nopush.inherit(&outer.tcp_nopush);
         Ok(())
     }
-}
-
-/// The core module's values for one location.
-#[derive(Default)]
-pub struct Settings {
-    pub internal: bool,
-    /// The `limit_except` block inside, by its number.
-    pub limit_except: Option<usize>,
-    /// In such a block: the methods that it does not concern.
-    pub except: Vec<Bytes>,
-    pub root: Root,
-    pub types: Types,
-    pub default_type: Bytes,
-    pub error_pages: Vec<ErrorPage>,
-    /// `None`: the main scope's.
-    pub error_log: Option<ErrorLog>,
-    pub satisfy: Satisfy,
-    pub server_tokens: Tokens,
-    pub if_modified_since: IfModifiedSince,
-    pub max_ranges: Option<u64>,
-    pub keepalive_timeout: KeepaliveTimeout,
-    pub keepalive_disable: KeepaliveDisable,
-    pub lingering_close: Lingering,
-    pub limit_rate: Option<Template>,
-    pub limit_rate_after: Option<Template>,
-    pub client_body_in_file_only: InFile,
-    pub client_body_temp_path: TempPath,
-    /// Whether sendfile, too, waits for the disk on a thread.
-    pub aio: bool,
-    /// Where what is not in memory is read.
-    pub pool: Arc<Pool>,
-    pub directio: Option<u64>,
-    pub directio_alignment: usize,
-    pub output_buffers: Buffers,
-    pub resolver: Option<Arc<Resolver>>,
-    pub absolute_redirect: bool,
-    pub aio_write: bool,
-    pub auth_delay: Duration,
-    pub chunked_transfer_encoding: bool,
-    pub client_body_buffer_size: usize,
-    pub client_body_in_single_buffer: bool,
-    pub client_body_timeout: Duration,
-    pub client_max_body_size: u64,
-    /// Conditions of which one must hold for early hints to pass.
-    pub early_hints: Vec<Template>,
-    pub etag: bool,
-    pub keepalive_min_timeout: Duration,
-    pub keepalive_requests: u64,
-    pub keepalive_time: Duration,
-    pub lingering_time: Duration,
-    pub lingering_timeout: Duration,
-    pub log_not_found: bool,
-    pub log_subrequest: bool,
-    pub msie_padding: bool,
-    pub msie_refresh: bool,
-    /// A path, or the name of a location.
-    pub post_action: Option<Bytes>,
-    pub port_in_redirect: bool,
-    pub recursive_error_pages: bool,
-    pub reset_timedout_connection: bool,
-    pub resolver_timeout: Duration,
-    pub send_timeout: Duration,
-    pub sendfile: bool,
-    pub sendfile_max_chunk: usize,
-    pub server_name_in_redirect: bool,
-    pub subrequest_output_buffer_size: usize,
-    pub tcp_nodelay: bool,
-    pub tcp_nopush: bool,
-}
-
-/// Where a path leads on the disk, by `root` or `alias`; for logs and variables, which take what there is.
-pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
-    below_root(
-        request,
-        match request.plan().core.root.alias {
-            None => path,
-            Some(Alias::Prefix(len)) => path.get(len..).unwrap_or_default(),
-            Some(Alias::Whole) if request.add_path_to_alias.get() => path,
-            Some(Alias::Whole) => &[],
-        },
-    )
-}
-
-/// What `root` or `alias` say, absolute, and `path` behind it.
-fn below_root(request: &Request, path: &[u8]) -> Vec<u8> {
-    let root = &request.plan().core.root;
-    let base = root.path.eval(request);
-    match base.starts_with(b"/") {
-        true => [base.as_ref(), path].concat(),
-        false => [root.prefix.as_os_str().as_encoded_bytes(), b"/", &base, path].concat(),
-    }
-}
-
-/// As [`file_path`], for who is going to look there: a path that a rule changed in this very location has no part that
-/// an `alias` could replace.
-pub fn map_path(request: &Request, path: &[u8]) -> Result<Vec<u8>, Refusal> {
-    check_alias(request)?;
-    Ok(file_path(request, path))
-}
-
-/// What a name of a file is put behind: the `root`, or the `alias` in place of the location's part of the path.
-pub fn map_root(request: &Request) -> Result<Vec<u8>, Refusal> {
-    check_alias(request)?;
-    Ok(below_root(request, &[]))
-}
-
-fn check_alias(request: &Request) -> Result<(), Refusal> {
-    if request.plan().core.root.alias.is_none() || request.location_valid.get() {
-        return Ok(());
-    }
-    let name = &request.location().name;
-    let message = format_args!("\"alias\" cannot be used in location \"{}\" where URI was rewritten", Raw(name));
-    request.log(log::Level::Alert, message);
-    Err(Refusal::Status(500))
 }

@@ -138,7 +138,11 @@ impl Fields {
     /// Adds a field of `other`, which is of the same head.
     pub fn push_from(&mut self, other: &Self, n: usize) {
         match other.list.get(n) {
-            Some(&Place::Added(at)) => self.push(other.added[at as usize].clone()),
+            Some(Place::Added(at)) => {
+                if let Some(field) = other.added.get(*at as usize) {
+                    self.push(field.clone());
+                }
+            }
             Some(&came) => {
                 self.kinds |= kind(self.look(came).name);
                 self.list.push(came);

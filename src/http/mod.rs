@@ -24,7 +24,9 @@ pub mod proxy_protocol; // what a proxy in front says of its client
 pub mod request; // one request
 pub mod respond; // from a refusal to a page
 pub mod response; // heads, fields, refusals
+pub mod root; // where files are
 pub mod server; // what a server block says of itself
+pub mod settings; // what the core module tells every location, finished
 pub mod stream; // the seam between a request and its protocol
 pub mod subrequest; // a part of an answer, asked for by another request
 pub mod tls; // TLS of a client's connection

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::body::Source;
-use super::core::Satisfy;
 use super::location::Found;
 use super::plan::{Answer, Gate, LocationId, Verdict};
 use super::request::Request;
 use super::respond;
 use super::response::{Jump, Refusal, Response};
+use super::settings::Satisfy;
 use super::upload::Upload;
 use crate::log::{Level, Raw};
 use crate::wire::uri::{self, Escape};
@@ -376,7 +376,7 @@ pub async fn content(request: &Rc<Request>) -> Result<Response, Refusal> {
     }
     let path = request.path();
     if path.ends_with(b"/") {
-        let directory = super::core::file_path(request, &path);
+        let directory = super::root::file_path(request, &path);
         request.log(Level::Error, format_args!("directory index of \"{}\" is forbidden", Raw(&directory)));
         return Err(Refusal::Status(403));
     }

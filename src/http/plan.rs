@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use super::body::Body;
 use super::build::Listen;
-use super::core::Settings;
 use super::h2;
 use super::location::Locations;
 use super::open_file::Opener;
 use super::request::Request;
 use super::response::{Head, Refusal, Response};
 use super::server::ServerSettings;
+use super::settings::Settings;
 use super::tls::Offer;
 use crate::base::regex::Pattern;
 use crate::cache::Zone;

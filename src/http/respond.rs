@@ -7,11 +7,11 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::body::Body;
-use super::core::{ErrorPage, Overwrite, Tokens};
 use super::fields::FieldRef;
 use super::h1;
 use super::request::Request;
 use super::response::{Head, Jump, Refusal, Response};
+use super::settings::{ErrorPage, Overwrite, Tokens};
 use crate::conf::template::Template;
 use crate::wire::http1::request::Version;
 use crate::wire::uri;

@@ -14,10 +14,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::core::InFile;
 use super::open_file::OpenFile;
 use super::request::Request;
 use super::response::{Field, Refusal};
+use super::settings::InFile;
 use super::stream::Stream;
 use crate::log::Level;
 use crate::net::pipe::Pipe;

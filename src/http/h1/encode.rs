@@ -7,9 +7,9 @@ use std::cell::RefCell;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::base::clock;
-use crate::http::core::Tokens;
 use crate::http::request::Request;
 use crate::http::response::Head;
+use crate::http::settings::Tokens;
 use crate::wire::http1::request::Version;
 use crate::wire::http1::status;
 

@@ -8,11 +8,11 @@ use std::sync::LazyLock;
 use bytes::{BufMut, BytesMut};
 
 use crate::base::clock;
-use crate::http::core::Tokens;
 use crate::http::fields::FieldRef;
 use crate::http::h1::{self, Own};
 use crate::http::request::Request;
 use crate::http::response::{Field, Head};
+use crate::http::settings::Tokens;
 use crate::wire::http2::hpack::{Known, put_field, put_field_named, put_status};
 
 /// Our names, as they are written.

@@ -13,11 +13,11 @@ use crate::conf::error::Fault;
 use crate::conf::module::{Arity, Directive, EVERYWHERE, Level, Module, Section};
 use crate::conf::setting::Setting;
 use crate::conf::words::Words;
-use crate::http::core::map_path;
 use crate::http::open_file::Kind;
 use crate::http::plan::{Answer, Content, Plan};
 use crate::http::request::Request;
 use crate::http::response::{Head, Refusal};
+use crate::http::root::map_path;
 use crate::log::{Level as LogLevel, Raw};
 use crate::modules::filter::gzip::Rules;
 

@@ -14,11 +14,11 @@ use crate::conf::module::{Arity, Directive, EVERYWHERE, Level, Module, Section};
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::Words;
-use crate::http::core::map_path;
 use crate::http::open_file::{Kind, Unopened};
 use crate::http::plan::{Answer, Content, Plan};
 use crate::http::request::Request;
 use crate::http::response::{Jump, Refusal};
+use crate::http::root::map_path;
 use crate::log::{Level as LogLevel, Raw};
 
 /// `ngx_http_index_module`.

@@ -11,11 +11,11 @@ use crate::base::text::errno;
 use crate::conf::error::Fault;
 use crate::conf::module::{Directive, Level, Module};
 use crate::http::body::{Body, FilePiece, Piece};
-use crate::http::core::map_path;
 use crate::http::open_file::{Found, Kind, Stat, Unopened};
 use crate::http::plan::{Answer, Content, Plan};
 use crate::http::request::Request;
 use crate::http::response::{Head, Refusal, Response};
+use crate::http::root::map_path;
 use crate::log::{Level as LogLevel, Raw};
 use crate::wire::uri::{self, Escape};
 

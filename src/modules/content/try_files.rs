@@ -13,11 +13,11 @@ use crate::conf::module::{Arity, Directive, LOCATION, Level, Module, SERVER, Sec
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::Words;
-use crate::http::core::{Alias, map_root};
 use crate::http::open_file::Kind;
 use crate::http::plan::{Gate, Plan, Verdict};
 use crate::http::request::Request;
 use crate::http::response::{Jump, Refusal};
+use crate::http::root::{Alias, map_root};
 use crate::log::{Level as LogLevel, Raw};
 use crate::wire::uri;
 

@@ -9,10 +9,10 @@ use std::rc::Rc;
 use crate::conf::error::Fault;
 use crate::conf::module::{Directive, Level, Module};
 use crate::http::body::Body;
-use crate::http::core::IfModifiedSince;
 use crate::http::plan::{Filter, Plan, Stage};
 use crate::http::request::Request;
 use crate::http::response::{Head, Refusal};
+use crate::http::settings::IfModifiedSince;
 use crate::wire::date;
 
 /// `ngx_http_not_modified_filter_module`. `if_modified_since` is the core module's.

@@ -12,10 +12,10 @@ use crate::conf::error::Fault;
 use crate::conf::module::{Arity, Directive, EVERYWHERE, LIMIT_EXCEPT, Level, Module, Section};
 use crate::conf::setting::Setting;
 use crate::conf::words::Words;
-use crate::http::core::Satisfy;
 use crate::http::plan::{Gate, Plan, Verdict};
 use crate::http::request::Request;
 use crate::http::response::Refusal;
+use crate::http::settings::Satisfy;
 use crate::log::Level as LogLevel;
 use crate::net::accept::Peer;
 

@@ -18,7 +18,7 @@ use crate::conf::words::Words;
 use crate::http::plan::{Gate, Main, Plan, Verdict};
 use crate::http::request::Request;
 use crate::http::response::Refusal;
-use crate::log::{Level as LogLevel, Raw};
+use crate::log::Level as LogLevel;
 use crate::state::{self, Registry};
 
 /// `ngx_http_limit_conn_module`.
@@ -164,17 +164,8 @@ impl Gate for Limits {
             return Verdict::Next;
         }
         for Limit { zone, at_most } in &self.limits {
-            let Zone { name, key, key_text, store } = zone;
-            let value = key.eval(&**request);
-            if value.is_empty() {
-                continue;
-            }
-            if value.len() > LONGEST_KEY {
-                let value = Raw(&value);
-                let message = format_args!("the value of the \"{key_text}\" key is more than 255 bytes: \"{value}\"");
-                request.log(LogLevel::Error, message);
-                continue;
-            }
+            let Zone { name, store, .. } = zone;
+            let Some(value) = zone.value(request, LONGEST_KEY) else { continue };
             told.conn.set(Some("PASSED"));
             match Store::take(store, &value, *at_most) {
                 Ok(held) => told.held.borrow_mut().push(Box::new(held)),

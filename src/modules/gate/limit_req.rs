@@ -25,7 +25,7 @@ use crate::conf::words::Words;
 use crate::http::plan::{Gate, Main, Plan, Verdict};
 use crate::http::request::Request;
 use crate::http::response::Refusal;
-use crate::log::{Level as LogLevel, Raw};
+use crate::log::Level as LogLevel;
 use crate::state::{self, Registry};
 
 /// `ngx_http_limit_req_module`.
@@ -229,17 +229,8 @@ impl Gate for Limits {
         let mut held: Vec<(&Limit, Bytes)> = Vec::new();
         let mut last = None;
         for (n, limit) in self.limits.iter().enumerate() {
-            let Zone { name, key, key_text, store } = &limit.zone;
-            let value = key.eval(&**request);
-            if value.is_empty() {
-                continue;
-            }
-            if value.len() > LONGEST_KEY {
-                let value = Raw(&value);
-                let message = format_args!("the value of the \"{key_text}\" key is more than 65535 bytes: \"{value}\"");
-                request.log(LogLevel::Error, message);
-                continue;
-            }
+            let Zone { name, store, .. } = &limit.zone;
+            let Some(value) = limit.zone.value(request, LONGEST_KEY) else { continue };
             let account = n + 1 == self.limits.len();
             match store.lock().look_up(&value, limit.bucket, now, account) {
                 Found::Held => held.push((limit, value)),

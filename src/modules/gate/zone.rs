@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::base::units;
 use crate::conf::error::Fault;
 use crate::conf::template::Template;
 use crate::conf::words::Words;
-use crate::log::Level;
+use crate::http::request::Request;
+use crate::log::{Level, Raw};
 use crate::state::{self, Registry};
 
 /// A zone of a configuration: the memory, and the key by which requests are counted in it.
@@ -70,6 +73,19 @@ impl<S: Keyed> Zone<S> {
             )));
         }
         Ok(Self { name: name.to_owned(), key: words.template(0)?, key_text, store })
+    }
+
+    /// What a request is counted by; `None`: it is not counted. nginx keeps a key's length in one byte or in two, and so has a
+    /// `longest`.
+    pub(super) fn value(&self, request: &Request, longest: usize) -> Option<Bytes> {
+        let value = self.key.eval(request);
+        if value.len() > longest {
+            let (key, value) = (&self.key_text, Raw(&value));
+            let message = format_args!("the value of the \"{key}\" key is more than {longest} bytes: \"{value}\"");
+            request.log(Level::Error, message);
+            return None;
+        }
+        Some(value).filter(|value| !value.is_empty())
     }
 
     /// The zone that a limit names. nginx finds out at the very end, and names no line.

@@ -19,9 +19,9 @@ use crate::base::{clock, units};
 use crate::conf::error::Fault;
 use crate::conf::template::Template;
 use crate::conf::words::Words;
-use crate::http::core::file_path;
 use crate::http::open_file::Kind;
 use crate::http::request::Request;
+use crate::http::root::file_path;
 use crate::log::sink::open;
 use crate::log::{Level, Raw, Sink, Sinks};
 

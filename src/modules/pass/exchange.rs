@@ -10,18 +10,20 @@
 //! client's own task; what is sent and what is read wait side by side, so an answer that comes early is not missed.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::cache::keep::Copy;
+use super::codec::{Codec, Flow, Looked};
+use super::output::poll_write;
 use super::relay::{Relay, Start};
-use super::reply::{Reply, Rewritten, Role};
+use super::reply::{Reply, Role};
 use super::settings::{Next, Settings, Store};
 use super::tls::Wanted;
 use super::tunnel::Tunnel;
@@ -30,101 +32,17 @@ use crate::base::{buffers, clock};
 use crate::http::body::{Body, Piece};
 use crate::http::fields::Fields;
 use crate::http::request::Request;
-use crate::http::response::{Field, Refusal, Response};
+use crate::http::response::{Refusal, Response};
 use crate::http::upload::{Stored, Upload};
 use crate::log::Level;
 use crate::net::accept::Slot;
 use crate::net::connect::{self, connect};
-use crate::net::io::Io;
 use crate::net::timer::Timer;
 use crate::net::tls;
 use crate::upstream::balance::round_robin::Outcome;
 use crate::upstream::group::{Choice, Held};
 use crate::upstream::pool::{self, Link};
 use crate::upstream::{Attempt, UpstreamUrl};
-
-/// What came of looking at an upstream's first bytes.
-#[derive(Debug)]
-pub enum Looked {
-    /// More bytes are needed.
-    More,
-    /// 103: fields for the client now; the head is still to come.
-    Hints(Fields),
-    Head(Box<Reply>),
-    /// It cannot be understood; why is in the log.
-    Invalid,
-}
-
-/// What came of looking at a body's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
-    /// More bytes are needed.
-    More,
-    /// The body has ended.
-    End,
-    /// The body has ended before it was whole; why is in the log. What came of it goes out.
-    Cut,
-    /// It cannot be understood; why is in the log.
-    Broken,
-}
-
-/// A protocol: what it makes of bytes. One for each exchange.
-pub trait Codec: 'static {
-    /// A new try begins: everything that was read so far is forgotten.
-    fn begin(&mut self);
-
-    /// Wraps what came of a body that is sent as it comes. `end`: nothing follows but these fields.
-    fn wrap(&mut self, parts: Vec<Bytes>, end: Option<&[Field]>, out: &mut VecDeque<Piece>);
-
-    /// Takes the head from the front of `input`, or leaves it until there is more.
-    fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked;
-
-    /// The head as a cache keeps it, where that is not the bytes that came: [`Codec::head`] reads it again.
-    fn kept_head(&self) -> Option<Bytes> {
-        None
-    }
-
-    /// Takes from `input` what belongs to the body and appends its pieces to `out`.
-    fn body(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow;
-
-    /// The upstream has closed: whether the body may end so.
-    fn ends_with_connection(&self) -> bool;
-
-    /// How many bytes follow in the connection that are the body's and need no look, if they are all that follows; 0 where
-    /// each must be looked at.
-    fn plain(&self) -> u64 {
-        0
-    }
-
-    /// So many of them passed by.
-    fn passed(&mut self, _: u64) {}
-
-    /// How many bytes are worth reading at once.
-    fn expected(&self) -> u64;
-
-    /// The body has ended and the connection may serve another request.
-    fn is_reusable(&self) -> bool;
-
-    /// The connection is not HTTP any more: both directions are open.
-    fn is_upgraded(&self) -> bool {
-        false
-    }
-
-    /// The trailer fields, once the body has ended.
-    fn take_trailers(&mut self) -> Vec<Field> {
-        Vec::new()
-    }
-
-    /// Whether trailer fields may come, or have.
-    fn has_trailers(&self) -> bool {
-        false
-    }
-
-    /// Changes a field's value on its way to the client.
-    fn rewrite(&self, _: &Request, _: Rewritten, _: &Bytes) -> Option<Bytes> {
-        None
-    }
-}
 
 /// A request as it is sent. Most are one piece.
 pub type Pieces = SmallVec<[Piece; 2]>;
@@ -892,68 +810,3 @@ fn is_gone(request: &Request, cx: &mut Context<'_>) -> bool {
 
 /// So much of a body that is sent as it comes is gathered for one write.
 const GATHER: usize = 64 * 1024;
-/// The most pieces in one writev.
-const SLICES: usize = 64;
-/// Linux sends at most this much of a file at once.
-const SENDFILE: u64 = 0x7fff_f000;
-
-/// Writes what the socket takes of the front pieces, and takes that off.
-fn poll_write(
-    io: &Io,
-    output: &mut VecDeque<Piece>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<u64, (&'static str, io::Error)>> {
-    let wrote = match output.front() {
-        Some(Piece::File(file)) => {
-            let len = usize::try_from(file.len.min(SENDFILE)).unwrap_or(usize::MAX);
-            let sent = ready!(io.poll_sendfile(cx, &file.file, file.offset, len));
-            match sent {
-                Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-                other => other,
-            }
-            .map_err(|error| ("sendfile", error))
-        }
-        _ => {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut count = 0;
-            for piece in output.iter().take(SLICES) {
-                let Piece::Mem(bytes) = piece else { break };
-                slices[count] = IoSlice::new(bytes);
-                count += 1;
-            }
-            let sent = match &slices[..count] {
-                [one] => io.poll_write(cx, one), // the cheaper call
-                several => io.poll_writev(cx, several),
-            };
-            ready!(sent).map_err(|error| ("writev", error))
-        }
-    };
-    match wrote {
-        Ok(wrote) => {
-            advance(output, wrote as u64);
-            Poll::Ready(Ok(wrote as u64))
-        }
-        Err(failed) => Poll::Ready(Err(failed)),
-    }
-}
-
-/// Takes `wrote` bytes off the front.
-fn advance(output: &mut VecDeque<Piece>, mut wrote: u64) {
-    while let Some(front) = output.front_mut() {
-        let len = front.len();
-        if len <= wrote {
-            wrote -= len;
-            output.pop_front();
-            continue;
-        }
-        match front {
-            Piece::Mem(bytes) => bytes.advance(usize::try_from(wrote).unwrap_or(usize::MAX).min(bytes.len())),
-            Piece::File(file) => {
-                file.offset += wrote;
-                file.len -= wrote;
-            }
-            Piece::Flush => {}
-        }
-        return;
-    }
-}

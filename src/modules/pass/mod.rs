@@ -4,14 +4,16 @@
 //! proxy, fastcgi, … ─► target and request ─► exchange ─► reply ─► relay or tunnel
 //! ```
 //!
-//! A protocol is a [`settings::Family`] (its directives), a handler, and an [`exchange::Codec`].
+//! A protocol is a [`settings::Family`] (its directives), a handler, and a [`codec::Codec`].
 
 pub mod address; // targets without a path
 pub mod cache; // answers that are kept
+pub mod codec; // a protocol: what it makes of bytes
 pub mod exchange; // one request's exchange with its upstream
 pub mod fastcgi; // programs
 pub mod group; // upstream {} blocks
 pub mod names; // sets of field names
+mod output; // what goes out, as far as a socket takes it
 pub mod params; // what programs are told
 pub mod proxy; // HTTP
 pub mod relay; // a body on its way

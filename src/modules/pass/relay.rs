@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::cache::keep::Copy;
-use super::exchange::{At, Codec, Flow, action};
+use super::codec::{Codec, Flow};
+use super::exchange::{At, action};
 use super::reply::Reply;
 use super::settings::Settings;
 use super::store::Keeper;

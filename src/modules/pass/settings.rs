@@ -14,9 +14,10 @@ use crate::conf::module::{Arity, Directive, EVERYWHERE, Level, Module, Section};
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::{Buffers, Words, Writes};
-use crate::http::core::{Root, temp_path};
+use crate::http::core::temp_path;
 use crate::http::plan::Plan;
 use crate::http::request::Request;
+use crate::http::root::Root;
 use crate::log::{Level as LogLevel, Raw};
 
 /// What one protocol gives the table that all share.

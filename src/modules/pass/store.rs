@@ -14,8 +14,8 @@ use super::reply::Reply;
 use super::settings::{Settings, Store};
 use crate::base::temp;
 use crate::base::text::errno;
-use crate::http::core::file_path;
 use crate::http::request::Request;
+use crate::http::root::file_path;
 use crate::log::Level;
 use crate::wire::date;
 

@@ -23,7 +23,7 @@ use crate::http::open_file::{Kind, OpenFile};
 use crate::http::request::Request;
 use crate::http::response::{Refusal, Response};
 use crate::log::Level;
-use crate::modules::pass::exchange::{Codec, Looked};
+use crate::modules::pass::codec::{Codec, Looked};
 use crate::modules::pass::reply::{Reply, Role};
 
 /// What of an answer that is there already.

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use super::Plan;
 use crate::http::request::Request;
 use crate::http::response::Refusal;
-use crate::modules::pass::exchange::{Codec, Keeping, Ready};
+use crate::modules::pass::codec::Codec;
+use crate::modules::pass::exchange::{Keeping, Ready};
 use crate::modules::pass::settings::Settings;
 
 /// A protocol whose answers may be kept.
