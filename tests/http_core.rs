@@ -393,6 +393,29 @@ fn the_rate_may_be_a_variable() {
 }
 
 #[test]
+fn a_body_that_breaks_off_leaves_no_file() {
+    for mode in ["off", "clean"] {
+        let conf = "server { listen %%ADDR_0%%; client_body_in_file_only %%MODE%%; client_body_buffer_size 1k; \
+                    client_body_temp_path %%PREFIX%%/temp/broken; location / { proxy_pass http://%%ADDR_0%%/nowhere; } }";
+        let server = Setup::new().set("MODE", mode).start(conf);
+        let files = || {
+            let entries = fs::read_dir(server.path("temp/broken")).into_iter().flatten();
+            entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>()
+        };
+        let mut client = server.client();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n");
+        client.send(vec![b'x'; 300_000]);
+        server.wait_for_log("a client request body is buffered to a temporary file");
+        if mode == "off" {
+            eventually("nobody needs its name", || files().is_empty());
+        }
+        drop(client);
+        server.wait_for_log("client prematurely closed connection");
+        eventually("nothing is left of it", || files().is_empty());
+    }
+}
+
+#[test]
 fn a_body_file_may_be_cleaned_up() {
     let upstream = Upstream::start();
     let conf = "server { listen %%ADDR_0%%; client_body_in_file_only clean; client_body_temp_path %%PREFIX%%/temp/clean 1 2; \

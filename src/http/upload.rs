@@ -4,7 +4,6 @@
 //! before somebody asks, and `Expect: 100-continue` is answered at that moment.
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -48,7 +47,8 @@ pub struct Stored {
     pub len: u64,
 }
 
-/// The temporary file of a body. It is deleted with the request unless `client_body_in_file_only on`.
+/// The temporary file of a body. Without `client_body_in_file_only` its name goes as soon as it is made, so that nothing is
+/// left of it however the request ends; with `clean` the name goes with the request, with `on` never.
 #[derive(Debug)]
 pub struct StoredFile {
     pub file: Arc<OpenFile>,
@@ -170,7 +170,7 @@ impl Upload {
         }
         let core = &request.plan().core;
         let limit = core.client_body_buffer_size;
-        let mut keeper = Keeper { request, limit, memory: BytesMut::new(), file: None, written: 0 };
+        let mut keeper = Keeper { request, limit, memory: BytesMut::new(), file: None };
         if core.client_body_in_file_only != InFile::Off && !upload.is_done() {
             keeper.open()?;
         }
@@ -432,8 +432,7 @@ struct Keeper<'a> {
     request: &'a Request,
     limit: usize,
     memory: BytesMut,
-    file: Option<(File, PathBuf)>,
-    written: u64,
+    file: Option<StoredFile>,
 }
 
 impl Keeper<'_> {
@@ -457,14 +456,19 @@ impl Keeper<'_> {
     }
 
     fn open(&mut self) -> Result<(), Refusal> {
-        let temp = &self.request.plan().core.client_body_temp_path;
+        let core = &self.request.plan().core;
+        let temp = &core.client_body_temp_path;
         match temp.create() {
             Ok((file, path)) => {
+                if core.client_body_in_file_only == InFile::Off {
+                    let _ = std::fs::remove_file(&path); // as nginx: whether that works or not
+                }
                 self.request.log(
                     Level::Warn,
                     format_args!("a client request body is buffered to a temporary file {}", path.display()),
                 );
-                self.file = Some((file, path));
+                let clean = core.client_body_in_file_only == InFile::Clean;
+                self.file = Some(StoredFile { file: Arc::new(file.into()), path, len: 0, clean });
                 Ok(())
             }
             Err(error) => {
@@ -484,22 +488,22 @@ impl Keeper<'_> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        let Some((file, path)) = &self.file else { return Ok(()) };
-        if let Err(error) = file.write_all_at(bytes, self.written) {
+        let Some(StoredFile { file, path, len, .. }) = &mut self.file else { return Ok(()) };
+        if let Err(error) = file.write_all_at(bytes, *len) {
             let message = format_args!("pwrite() \"{}\" failed {}", path.display(), plain(&error));
             self.request.log(Level::Crit, message);
             return Err(Refusal::Status(500));
         }
-        self.written += bytes.len() as u64;
+        *len += bytes.len() as u64;
         Ok(())
     }
 
     /// Moves what is in a pipe to the file. `false`: this file takes nothing from pipes.
     fn pour(&mut self, pipe: &mut Pipe) -> Result<bool, Refusal> {
-        let Some((file, path)) = &self.file else { return Ok(false) };
-        match pipe.pour_into_file(file, self.written) {
+        let Some(StoredFile { file, path, len, .. }) = &mut self.file else { return Ok(false) };
+        match pipe.pour_into_file(file, *len) {
             Ok(moved) => {
-                self.written += moved;
+                *len += moved;
                 Ok(true)
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -520,15 +524,9 @@ impl Keeper<'_> {
         if self.file.is_some() {
             self.flush()?;
         }
-        let clean = self.request.plan().core.client_body_in_file_only != InFile::On;
-        let file = self.file.take().map(|(file, path)| StoredFile {
-            file: Arc::new(file.into()),
-            path,
-            len: self.written,
-            clean,
-        });
+        let file = self.file.take();
         let memory = std::mem::take(&mut self.memory).freeze();
-        let len = self.written + memory.len() as u64;
+        let len = file.as_ref().map_or(0, |file| file.len) + memory.len() as u64;
         Ok(Stored { memory, file: file.map(Rc::new), len })
     }
 }
