@@ -65,15 +65,12 @@ def put(path: Path, content: bytes) -> None:
     os.utime(path, (MODIFIED, MODIFIED))
 
 
-class Server:
-    """A running server. `wrap` is a command that the binary's own words follow: of a tool that watches it."""
+class Program:
+    """A running program that listens on a port, in a directory and a session of its own."""
 
-    def __init__(self, binary: Path, prefix: Path, conf: str, port: int, wrap: list[str] | None = None) -> None:
-        self.prefix, self.port = prefix, port
-        for name in ("conf", "html", "logs", "temp"):
-            (prefix / name).mkdir(parents=True, exist_ok=True)
-        (prefix / "conf/nginx.conf").write_text(conf)
-        command = [*(wrap or []), str(binary), "-p", f"{prefix}/", "-c", "conf/nginx.conf"]
+    def __init__(self, command: list[str], prefix: Path, port: int) -> None:
+        self.command, self.prefix, self.port = command, prefix, port
+        prefix.mkdir(parents=True, exist_ok=True)
         with open(prefix / "stderr", "wb") as said:
             self.process = subprocess.Popen(
                 command, cwd=prefix, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
@@ -85,27 +82,45 @@ class Server:
             raise
 
     def connect(self) -> socket.socket:
-        """A connection to the server, which may still be starting."""
+        """A connection to the program, which may still be starting."""
         end = time.monotonic() + DEADLINE
         while True:
             try:
                 connection = socket.create_connection((HOST, self.port), DEADLINE)
             except ConnectionRefusedError:
                 if self.process.poll() is not None or time.monotonic() > end:
-                    raise Fault(f"the server did not start\n{self.said()}") from None
+                    raise Fault(f"{' '.join(self.command)} did not start\n{self.said()}") from None
                 time.sleep(0.02)  # the pace of looking
             else:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return connection
 
+    def said(self) -> str:
+        """The end of what the program had to say."""
+        texts = [self.prefix / name for name in ("stderr", "logs/error.log")]
+        return "".join(text.read_text(errors="replace")[-600:] for text in texts if text.exists()).strip()
+
+    def kill(self) -> None:
+        """Ends the program and all that it started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+class Server(Program):
+    """A server that reads nginx.conf. `wrap` is a command that runs it: of a tool that watches it, or that pins it."""
+
+    def __init__(self, binary: Path, prefix: Path, conf: str, port: int, wrap: list[str]) -> None:
+        for name in ("conf", "html", "logs", "temp"):
+            (prefix / name).mkdir(parents=True, exist_ok=True)
+        (prefix / "conf/nginx.conf").write_text(conf)
+        super().__init__([*wrap, str(binary), "-p", f"{prefix}/", "-c", "conf/nginx.conf"], prefix, port)
+
     def pid(self) -> int:
         """Of the process that takes signals: below a tool it is not the one that was started."""
         return int((self.prefix / "logs/pid").read_text())
-
-    def said(self) -> str:
-        """The end of what the server had to say."""
-        texts = [self.prefix / name for name in ("stderr", "logs/error.log")]
-        return "".join(text.read_text(errors="replace")[-600:] for text in texts if text.exists()).strip()
 
     def stop(self) -> None:
         """Ends the server as an operator would."""
@@ -116,11 +131,3 @@ class Server:
         except subprocess.TimeoutExpired:
             self.kill()
             raise Fault(f"the server did not end\n{self.said()}") from None
-
-    def kill(self) -> None:
-        """Ends the server and all that it started: they are a session of their own."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()

@@ -3,6 +3,7 @@
 import unittest
 
 import budget
+from servers import Fault
 
 
 class Judging(unittest.TestCase):
@@ -46,13 +47,13 @@ class Files(unittest.TestCase):
 class Counting(unittest.TestCase):
     def test_totals_of_callgrind(self) -> None:
         self.assertEqual(budget.Callgrind.read("events: Ir\nsummary: 12345\n"), {"instructions": 12345})
-        with self.assertRaises(budget.Fault):
+        with self.assertRaises(Fault):
             budget.Callgrind.read("events: Ir\n")
 
     def test_calls_of_strace(self) -> None:
         text = "syscall               calls\n---------------- ---------\nrecvfrom               2000\nsendto                 1999\n---------------- ---------\ntotal                  3999\n"
         self.assertEqual(budget.Strace.read(text), {"recvfrom": 2000, "sendto": 1999})
-        with self.assertRaises(budget.Fault):
+        with self.assertRaises(Fault):
             budget.Strace.read("")
 
 
