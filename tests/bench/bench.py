@@ -56,6 +56,8 @@ def main() -> int:
         return 0
     if chosen.source:
         result = json.loads(chosen.source.read_text())
+    elif chosen.write and chosen.only != "*":
+        options.error("--write is for all scenarios, or for the figures of --from")
     elif chosen.a and chosen.b:
         result = run(chosen)
     else:
@@ -94,7 +96,8 @@ def run(chosen: argparse.Namespace) -> report.Result:
             row = measured(bench, scenario)
             result["scenarios"].append(row)
             verdict = report.judge(row)
-            print(f"{scenario.name:<26}{report.target(row):<8}{'met' if verdict.met else 'not met':<9}{row['fault'] or verdict.said}", flush=True)
+            said = f"{'met' if verdict.met else 'not met':<9}{row['fault'] or verdict.said}"
+            print(f"{scenario.name:<26}{report.target(row):<8}{said}", flush=True)
     return result
 
 

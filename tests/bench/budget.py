@@ -345,7 +345,7 @@ def main() -> int:
     if not good:
         print(
             "FAILED: a request costs more than it did.\n"
-            "Find out why (valgrind --tool=callgrind, strace -c), and save it elsewhere or say in the commit why it is worth it;\n"
+            "Find out why (valgrind --tool=callgrind, strace -c). Save it elsewhere, or say in the commit why it is worth it;\n"
             "then python3 tests/bench/budget.py --write writes the new figures."
         )
     return 0 if good else 1

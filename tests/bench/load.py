@@ -120,8 +120,8 @@ class Wrk:
         place.scratch.write_text(f'local TAG = "{time.monotonic_ns()}"\n{self.script}{DONE}')
         fields = [word for header in self.headers for word in ("-H", header)]
         # wrk knows whole seconds only. It is interrupted when its time is over, which it takes for the end.
-        command = ["wrk", "-t", str(self.threads), "-c", str(self.connections), "-d", f"{int(seconds) + 600}s", "--timeout", "10s"]
-        command += ["-s", str(place.scratch), *fields, url(port, self.path, self.tls)]
+        command = ["wrk", "-t", str(self.threads), "-c", str(self.connections), "-d", f"{int(seconds) + 600}s"]
+        command += ["--timeout", "10s", "-s", str(place.scratch), *fields, url(port, self.path, self.tls)]
         return Playing([*place.wrap, *command], seconds, True, self.read)
 
     def read(self, output: str) -> Outcome:

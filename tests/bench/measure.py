@@ -1,9 +1,9 @@
 """How it is measured: two servers with the same configuration, at the same time, under the same load.
 
-In: a scenario and two binaries. Out: pairs of figures, one pair a round. The servers share one processor, and what asks them and what
-is behind them has another (or others): what disturbs the machine disturbs both in the same moment, and so the ratio of a
-pair stays when the figures do not. In every other round the two change places. Before anything is measured, both must have given the
-same answer; a load that failed is a fault, not a figure.
+In: a scenario and two binaries. Out: pairs of figures, one pair a round. The servers share one processor, and what asks
+them and what is behind them has another (or others): what disturbs the machine disturbs both in the same moment, and so
+the ratio of a pair stays when the figures do not. In every other round the two change places. Before anything is measured, both must
+have given the same answer; a load that failed is a fault, not a figure.
 """
 
 import contextlib

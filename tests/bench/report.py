@@ -16,7 +16,7 @@ Result = dict[str, Any]
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 UNITS = {"cpu_us": "µs", "memory": "MB", "connection_bytes": "B", "p99_us": "µs", "failures": "", "scaling": "×"}
-WORDS = {"cpu_us": "CPU", "memory": "memory", "connection_bytes": "each", "p99_us": "p99", "failures": "failures", "scaling": "scaling"}
+WORDS = {**dict.fromkeys(UNITS, ""), "cpu_us": "CPU", "memory": "memory", "connection_bytes": "each", "p99_us": "p99"}
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,9 @@ def markdown(result: Result) -> str:
         [
             f"![Processor time per request, {a} over {b}](docs/bench.svg)",
             "",
-            f"{conditions(result)}. The first two columns are processor time per request where nothing else is said; ratios are "
-            f"{a} over {b}, medians of pairs with the lowest and the highest, and lower is better, but for requests/s. {summary(result)}.",
+            f"{conditions(result)}. The first two columns are processor time per request where nothing else is said; ratios "
+            f"are {a} over {b}, medians of pairs with the lowest and the highest, and lower is better, but for requests/s. "
+            f"{summary(result)}.",
             "",
             *lines,
         ]
@@ -195,8 +196,8 @@ def picture(result: Result) -> str:
     a, b = (escape(result["versions"][side]) for side in "ab")
     rows = []
     for scenario in result["scenarios"]:
-        found = spread(scenario["pairs"], scenario["figures"][0]) if scenario["rule"] == "ratio" and not scenario["fault"] else None
-        if found:
+        is_ratio = scenario["rule"] == "ratio" and not scenario["fault"]
+        if is_ratio and (found := spread(scenario["pairs"], scenario["figures"][0])):
             rows.append((scenario, found))
     height, width = TOP + ROW * len(rows) + 30, LABEL + SCALE + 70
     bottom = TOP + ROW * len(rows)

@@ -48,7 +48,10 @@ class Tables(unittest.TestCase):
         )
 
     def test_the_conditions_are_told(self) -> None:
-        said = "2026-01-02, A Processor, 2 processors, Linux 6.1.0; weir/0.1.0 against nginx/1.22.1, wrk 4.1.0, h2load 1.52.0; 3 pairs of 1 s"
+        said = (
+            "2026-01-02, A Processor, 2 processors, Linux 6.1.0; "
+            "weir/0.1.0 against nginx/1.22.1, wrk 4.1.0, h2load 1.52.0; 3 pairs of 1 s"
+        )
         self.assertEqual(report.conditions(RESULT), said)
         self.assertIn(said, report.markdown(RESULT))
         self.assertIn("3 of 7 targets are met", report.markdown(RESULT))

@@ -1,8 +1,8 @@
 """What a server has used: processor time and memory of all processes of its session, from /proc.
 
-In: the session, which is the pid that `servers.Server` started. Out: seconds and bytes. Processor time of threads that live all along is
-exact to the nanosecond; where a thread came or went in between, it is what the kernel's clock ticks say, children that
-have ended included.
+In: the session, which is the pid that `servers.Server` started. Out: seconds and bytes. Processor time of threads that
+live all along is exact to the nanosecond; where a thread came or went in between, it is what the kernel's clock ticks say,
+children that have ended included.
 """
 
 import contextlib
