@@ -2,6 +2,7 @@
 
 mod kit;
 
+mod bench;
 mod browser;
 mod command_line;
 mod conf;
