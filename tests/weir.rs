@@ -11,6 +11,7 @@ mod explain;
 mod fastcgi;
 mod fastcgi_records;
 mod floors;
+mod geo;
 mod gzip;
 mod http2;
 mod http2_floods;
