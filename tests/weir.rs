@@ -3,6 +3,7 @@
 mod kit;
 
 mod browser;
+mod charset;
 mod command_line;
 mod conf;
 mod differential;
