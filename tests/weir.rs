@@ -38,6 +38,7 @@ mod ssi;
 mod ssl;
 mod static_files;
 mod stub_status;
+mod sub_filter;
 mod upgrade;
 mod upstream;
 mod websocket;

@@ -533,7 +533,7 @@ impl Bytewise {
 }
 
 impl Transform for Bytewise {
-    fn push(&mut self, bytes: &[u8], _: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
+    fn push(&mut self, bytes: &Bytes, _: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
         if !bytes.is_empty() {
             out.push(Piece::Mem(self.recode(bytes).into()));
         }
@@ -550,7 +550,7 @@ struct ToUtf8 {
 }
 
 impl Transform for ToUtf8 {
-    fn push(&mut self, bytes: &[u8], _: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
+    fn push(&mut self, bytes: &Bytes, _: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
         let mut recoded = Vec::with_capacity(bytes.len() + bytes.len() / 2);
         for &byte in bytes {
             let (symbol, length) = &self.table[usize::from(byte)];
@@ -617,7 +617,8 @@ impl FromUtf8 {
 }
 
 impl Transform for FromUtf8 {
-    fn push(&mut self, mut bytes: &[u8], _: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
+    fn push(&mut self, bytes: &Bytes, _: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
+        let mut bytes = bytes.as_ref();
         let mut recoded = Vec::with_capacity(bytes.len() + self.held);
         while self.held > 0 && !bytes.is_empty() {
             let (before, take) = (self.held, bytes.len().min(self.saved.len() - self.held));
@@ -703,7 +704,7 @@ mod tests {
     fn run(mut transform: impl Transform, parts: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
         for part in parts {
-            transform.push(part, false, &mut out).expect("recoded");
+            transform.push(&Bytes::copy_from_slice(part), false, &mut out).expect("recoded");
         }
         transform.end(&mut out).expect("recoded");
         out.iter().flat_map(|piece| if let Piece::Mem(bytes) = piece { bytes.to_vec() } else { Vec::new() }).collect()

@@ -9,3 +9,4 @@ mod outlet; // what a coder has written
 pub mod range; // 206 and 416
 pub mod slice; // bodies that are fetched slice by slice
 pub mod ssi; // pages with commands
+pub mod sub; // strings in answers
