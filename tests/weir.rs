@@ -2,6 +2,7 @@
 
 mod kit;
 
+mod addition;
 mod browser;
 mod charset;
 mod command_line;

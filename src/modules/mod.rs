@@ -49,6 +49,7 @@ pub fn http() -> Modules<Plan> {
         .with::<filter::not_modified::NotModified>()
         .with::<filter::headers::Headers>()
         .with::<filter::gunzip::Gunzip>()
+        .with::<filter::addition::Addition>()
         .with::<filter::sub::Sub>()
         .with::<filter::charset::Charset>()
         .with::<filter::ssi::Ssi>()

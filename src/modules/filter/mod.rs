@@ -1,5 +1,6 @@
 //! What changes a response on its way out, in the order in which bodies meet them.
 
+pub mod addition; // other answers before and behind
 pub mod charset; // "; charset=", and recoding
 pub mod gunzip; // decompresses for clients that cannot
 pub mod gzip; // compresses
