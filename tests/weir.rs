@@ -3,7 +3,9 @@
 mod kit;
 
 mod bench;
+mod addition;
 mod browser;
+mod charset;
 mod command_line;
 mod conf;
 mod differential;
@@ -12,6 +14,7 @@ mod explain;
 mod fastcgi;
 mod fastcgi_records;
 mod floors;
+mod geo;
 mod gzip;
 mod http2;
 mod http2_floods;
@@ -37,6 +40,7 @@ mod ssi;
 mod ssl;
 mod static_files;
 mod stub_status;
+mod sub_filter;
 mod upgrade;
 mod upstream;
 mod websocket;
