@@ -333,7 +333,7 @@ impl<C: Codec> Exchange<C> {
         let held = self.choice.next_peer();
         let peer = held.as_ref().map_or_else(|| self.choice.group().name.clone(), |held| held.peer().name.clone());
         self.at.note(|attempt| attempt.peer = peer.clone());
-        let scheme = if self.wanted.is_some() { "https://" } else { self.settings.scheme };
+        let scheme = if self.wanted.is_some() { self.settings.secure_scheme } else { self.settings.scheme };
         self.at.request.upstream_url.replace(UpstreamUrl { scheme, peer, uri: self.uri.clone() });
         let Some(held) = held else {
             self.at.log(Level::Error, format_args!("no live upstreams"), action::CONNECTING);

@@ -131,7 +131,7 @@ impl Conf {
         if self.pass.is_some() {
             return Err(Fault::directive("is duplicate"));
         }
-        self.pass = Some(PassAddress::read(words)?);
+        self.pass = Some(PassAddress::read(words, None)?);
         Ok(())
     }
 
@@ -265,7 +265,7 @@ impl Origin for FastCgi {
         request: &Rc<Request>,
         keeping: Option<Keeping>,
     ) -> Result<Ready<Records>, Refusal> {
-        let group = self.target.find(request, self.settings.minds_client()).await?;
+        let group = self.target.find(request, self.settings.minds_client()).await?.group;
         let settings = self.settings.clone();
         let mut streamed = !settings.request_buffering
             && settings.pass_request_body

@@ -130,6 +130,7 @@ impl Module for ProxyModule {
         let target = Target::link(level, pass, if fixed { "" } else { location }, fixed).map_err(fault)?;
         let mut settings = settings::settings::<Http>(level, &plan.core.root)?;
         settings.scheme = "http://";
+        settings.secure_scheme = "https://";
         settings.are_servers = true;
         settings.pass_trailers = conf.proxy_pass_trailers.or(false);
         let version = conf.proxy_http_version.or(HttpVersion::One);
