@@ -22,6 +22,7 @@ pub mod reply; // an upstream's head, understood
 pub mod resolve; // names that variables make
 pub mod scgi; // programs, by SCGI
 pub mod settings; // the directives that all share
+pub mod sticky; // clients that come back to a peer
 pub mod store; // answers kept as files
 pub mod tls; // TLS towards upstreams
 pub mod tunnel; // upgraded connections

@@ -16,6 +16,7 @@ use super::cache;
 use super::cache::origin::Origin;
 use super::cache::serve;
 use super::exchange::{self, Job, Keeping, Pieces, Ready};
+use super::group;
 use super::params::{Param, Params};
 use super::settings::{self, Family, Settings};
 use super::tls::Tls;
@@ -28,7 +29,6 @@ use crate::http::plan::{Answer, Content, Plan};
 use crate::http::request::Request;
 use crate::http::response::Refusal;
 use crate::http::upload::Upload;
-use crate::upstream::group::Choice;
 
 /// How a protocol packs what a program is told.
 pub trait Pack: Send + Sync + 'static {
@@ -159,7 +159,7 @@ impl<P: Pack> Origin for Programs<P> {
         }
         let wanted = self.tls.as_ref().filter(|_| found.secure).map(|tls| tls.wanted(request, &found.group.name));
         let codec = codec::Program::new(request);
-        let choice = Choice::new(found.group);
+        let choice = group::choice(request, found.group);
         let (request, uri) = (request.clone(), Bytes::new());
         let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
         Ok(exchange::ready(job, wanted))
