@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -203,7 +204,7 @@ pub struct Request {
     /// The upstream at work, for the error log.
     pub upstream_url: RefCell<UpstreamUrl>,
     /// What the last upstream answered; it stays over internal redirects.
-    pub replied: RefCell<Option<Rc<Replied>>>,
+    pub replied: RefCell<Option<Arc<Replied>>>,
     /// Every upstream peer that was tried, for `$upstream_*`.
     pub attempts: RefCell<SmallVec<[Attempt; 1]>>,
     /// What came of asking the cache; it stays over internal redirects.

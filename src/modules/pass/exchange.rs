@@ -636,7 +636,7 @@ impl<C: Codec> Exchange<C> {
             }
             loop {
                 let before = self.input.len();
-                match self.codec.head(&self.at.request, &self.settings, &mut self.input) {
+                match self.codec.head(&self.at.request, &mut self.input) {
                     Looked::More => {
                         // What came before the head is not kept.
                         if let Some(raw) = self.raw.as_mut().filter(|_| self.input.is_empty()) {
@@ -770,7 +770,7 @@ impl<C: Codec> Exchange<C> {
             let tunnel = Tunnel::new(at, link, settings, input);
             return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
-        let buffering = reply.buffering.unwrap_or(self.settings.buffering);
+        let buffering = reply.is_buffered(&self.settings);
         let stores = copy.is_some() || !matches!(self.settings.store, Store::Off);
         if request.is_head() && !stores {
             self.leave();

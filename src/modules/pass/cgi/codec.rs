@@ -16,7 +16,6 @@ use crate::log::{Level, Raw};
 use crate::modules::pass::codec::{Codec, Flow, Looked};
 use crate::modules::pass::exchange::action;
 use crate::modules::pass::reply::Reply;
-use crate::modules::pass::settings::Settings;
 use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
 use crate::wire::http1::response::{StatusLine, status_line};
 
@@ -58,7 +57,6 @@ impl Program {
     fn finish(
         &mut self,
         request: &Request,
-        settings: &Settings,
         input: &mut BytesMut,
         end: usize,
         line: Option<StatusLine>,
@@ -68,7 +66,7 @@ impl Program {
         let said = line.map(|line| (line.code, Some(line.text.slice(&bytes))));
         let fields = Fields::of(bytes, spans);
         let Some((status, words)) = said.or_else(|| status(request, &fields)) else { return Looked::Invalid };
-        let Ok(reply) = Reply::new(request, settings, status, words, fields) else { return Looked::Invalid };
+        let Ok(reply) = Reply::new(request, status, words, fields) else { return Looked::Invalid };
         self.left = match (status, reply.framing.length) {
             (204 | 304, _) => Left::Over,
             _ if request.is_head() => Left::UntilClose,
@@ -92,7 +90,7 @@ impl Codec for Program {
         out.extend(parts.into_iter().map(Piece::Mem));
     }
 
-    fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked {
+    fn head(&mut self, request: &Request, input: &mut BytesMut) -> Looked {
         loop {
             match &mut self.parsing {
                 Parsing::Begin => {
@@ -110,7 +108,7 @@ impl Codec for Program {
                     Ok(Some(Line::End(end))) => {
                         let (line, fields) = (*line, std::mem::take(fields));
                         self.parsing = Parsing::Begin;
-                        return self.finish(request, settings, input, end as usize, line, &fields);
+                        return self.finish(request, input, end as usize, line, &fields);
                     }
                     Err(broken) => {
                         let message = format_args!(

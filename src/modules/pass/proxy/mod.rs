@@ -22,6 +22,7 @@ use super::cache::origin::Origin;
 use super::cache::serve;
 use super::exchange::{self, Job, Keeping, Pieces, Ready};
 use super::group;
+use super::reply::Rewritten;
 use super::settings::{self, Family, Next, Settings};
 use super::tls::{self, Secure, Tls};
 use crate::conf::error::{At, Fault};
@@ -499,6 +500,13 @@ impl Origin for Proxy {
 
     fn codec(self: &Arc<Self>, request: &Request) -> Http1 {
         Http1::new(self.clone(), request, b"GET", false)
+    }
+
+    fn rewrite(&self, request: &Request, what: Rewritten, value: &Bytes) -> Option<Bytes> {
+        match what {
+            Rewritten::Location | Rewritten::Refresh => self.redirects.apply(request, value),
+            Rewritten::Cookie => self.cookies.apply(request, value),
+        }
     }
 
     async fn ready(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Ready<Http1>, Refusal> {
