@@ -545,6 +545,13 @@ impl Request {
         }
     }
 
+    /// Takes back one field that was owed.
+    pub fn forgive_one(&self, name: &str, value: &[u8]) {
+        if let Some(owed) = &mut *self.owed.borrow_mut() {
+            owed.fields.retain(|field| !(field.is(name) && field.value == value));
+        }
+    }
+
     /// The `Location` of the answer, whoever makes it.
     pub fn owe_location(&self, target: Bytes) {
         self.owed.borrow_mut().get_or_insert_default().location = Some(target);
