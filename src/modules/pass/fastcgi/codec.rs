@@ -15,6 +15,7 @@ use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::http::upload::Stored;
 use crate::log::{Level, Raw};
+use crate::modules::pass::cgi::status;
 use crate::modules::pass::codec::{Codec, Flow, Looked};
 use crate::modules::pass::exchange::{Pieces, action};
 use crate::modules::pass::params::Writer;
@@ -295,23 +296,6 @@ impl Codec for Records {
     fn is_reusable(&self) -> bool {
         self.keepalive
     }
-}
-
-/// The status that the fields give, and its line if there is more of it.
-fn status(request: &Request, fields: &Fields) -> Option<(u16, Option<Bytes>)> {
-    let Some(said) = fields.first("Status") else {
-        // nginx: a program that sends somewhere else need not say so
-        let redirects = fields.first("Location").is_some();
-        return Some((if redirects { 302 } else { 200 }, None));
-    };
-    let digits = said.value.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit));
-    let Some(digits) = digits else {
-        let message = format_args!("upstream sent invalid status \"{}\" while {}", Raw(said.value), action::HEAD);
-        request.log(Level::Error, message);
-        return None;
-    };
-    let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-    Some((code, (said.value.len() > 3).then(|| said.value_bytes())))
 }
 
 impl Writer for RequestWriter {
