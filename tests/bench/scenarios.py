@@ -75,6 +75,8 @@ http {
     client_body_temp_path temp/body;
     proxy_temp_path temp/proxy;
     fastcgi_temp_path temp/fastcgi;
+    uwsgi_temp_path temp/uwsgi;
+    scgi_temp_path temp/scgi;
     sendfile on;
     tcp_nopush on;
     tcp_nodelay on;
@@ -112,6 +114,7 @@ http {
     default_type application/octet-stream;
     access_log off;
     client_body_temp_path temp/body; proxy_temp_path temp/proxy; fastcgi_temp_path temp/fastcgi;
+    uwsgi_temp_path temp/uwsgi; scgi_temp_path temp/scgi;
     sendfile on; tcp_nopush on;
     keepalive_requests 1000000000; keepalive_timeout 300s;
     open_file_cache max=1000 inactive=60s; open_file_cache_valid 60s;
