@@ -51,6 +51,8 @@ class Scenario:
     log: str = "logs/access.log main buffer=32k flush=5s"
     upstream: str = ""
     """Who is behind the servers: nginx, echo or sink."""
+    stretch: float = 1.0
+    """How much longer than others its load takes: where requests are large and few, those that the end cuts count."""
     cached: str = ""
     """What $upstream_cache_status is when the load's answer is asked for a second time."""
 
@@ -304,7 +306,7 @@ SCENARIOS = (
     ),
     Scenario(
         "upload-10m", 0.40, "10 MB from a client to an upstream", Wrk("/upload", 4, script=UPLOAD), http=KEPT, server=PASS,
-        upstream="sink",
+        upstream="sink", stretch=4.0,
     ),
     Scenario(
         "10k-idle", 1.00, "memory of 10,000 idle connections: of each, and in all", Steady(connections=10_000),
