@@ -2,8 +2,8 @@
 
 mod kit;
 
-mod bench;
 mod addition;
+mod bench;
 mod browser;
 mod charset;
 mod command_line;
