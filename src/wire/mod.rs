@@ -20,6 +20,7 @@ pub mod proxy_protocol; // who the client of a proxy in front is
 pub mod range; // "Range: bytes=0-99"
 pub mod span; // a piece of somebody's buffer
 pub mod uri; // request targets: shape, normal form, escapes
+pub mod utf8; // one character after the other
 pub mod x509; // certificates, lists of revoked ones, distinguished names
 
 pub use span::Span;
