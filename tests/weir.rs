@@ -3,6 +3,7 @@
 mod kit;
 
 mod addition;
+mod auth_request;
 mod browser;
 mod charset;
 mod command_line;
@@ -32,6 +33,7 @@ mod proxy_cache_rfc9111;
 mod proxy_protocol;
 mod proxy_ssl;
 mod readers;
+mod realip;
 mod resolver;
 mod seed;
 mod slice;
