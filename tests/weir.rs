@@ -3,6 +3,7 @@
 mod kit;
 
 mod addition;
+mod auth_request;
 mod bench;
 mod browser;
 mod charset;
@@ -33,6 +34,7 @@ mod proxy_cache_rfc9111;
 mod proxy_protocol;
 mod proxy_ssl;
 mod readers;
+mod realip;
 mod resolver;
 mod scgi;
 mod seed;

@@ -335,7 +335,7 @@ pub fn cidr(text: &str) -> Option<Cidr> {
 }
 
 /// The addresses of a name, in the order of getaddrinfo(3), with port 0.
-fn resolve(name: &str) -> Result<Vec<SocketAddr>, &'static str> {
+pub fn resolve(name: &str) -> Result<Vec<SocketAddr>, &'static str> {
     const NOT_FOUND: &str = "host not found";
     let mut found: Vec<SocketAddr> = (name, 0).to_socket_addrs().map_err(|_| NOT_FOUND)?.collect();
     // nginx asks with AI_ADDRCONFIG: on a machine with addresses of one family only, the other is not wanted
