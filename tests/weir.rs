@@ -2,7 +2,10 @@
 
 mod kit;
 
+mod addition;
+mod bench;
 mod browser;
+mod charset;
 mod command_line;
 mod conf;
 mod differential;
@@ -11,6 +14,7 @@ mod explain;
 mod fastcgi;
 mod fastcgi_records;
 mod floors;
+mod geo;
 mod gzip;
 mod http2;
 mod http2_floods;
@@ -38,6 +42,7 @@ mod ssi;
 mod ssl;
 mod static_files;
 mod stub_status;
+mod sub_filter;
 mod upgrade;
 mod upstream;
 mod uwsgi;

@@ -110,8 +110,8 @@ impl Stored {
     }
 
     /// What [`Stored::set_reading`] was told.
-    pub fn reading<T: 'static>(&self) -> Option<&T> {
-        self.reading.0.get()?.downcast_ref()
+    pub fn reading<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.reading.0.get()?.clone().downcast().ok()
     }
 
     /// Remembers what was made of the head; the first one stays.

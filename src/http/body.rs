@@ -279,7 +279,7 @@ impl Source for Pieces {
 /// Bytes in, bytes out: compression, substitution. It sees the bytes of file pieces too.
 pub trait Transform {
     /// Takes one part of the body, `flush` when everything so far should go out, and appends what is ready.
-    fn push(&mut self, bytes: &[u8], flush: bool, out: &mut Vec<Piece>) -> Result<(), Broken>;
+    fn push(&mut self, bytes: &Bytes, flush: bool, out: &mut Vec<Piece>) -> Result<(), Broken>;
 
     /// The end: appends what is left.
     fn end(&mut self, out: &mut Vec<Piece>) -> Result<(), Broken>;
@@ -312,7 +312,7 @@ impl<T: Transform> Transformed<T> {
                 self.transform.end(&mut self.out)
             }
             Some(Piece::Flush) => {
-                self.transform.push(&[], true, &mut self.out)?;
+                self.transform.push(&Bytes::new(), true, &mut self.out)?;
                 self.out.push(Piece::Flush);
                 Ok(())
             }

@@ -19,10 +19,12 @@ use super::response::{Field, Head, Replied};
 use super::stream::Stream;
 use super::upload::Upload;
 use crate::base::regex::Failed;
+use crate::both::Visitor;
 use crate::cache;
 use crate::conf::pattern::{Matched, Matching};
 use crate::conf::vars::{Keep, Named, Value, Values, VarId};
 use crate::log::Level;
+use crate::net::accept::Peer;
 use crate::upstream::{Attempt, UpstreamUrl};
 use crate::wire::http1::request::Version;
 
@@ -698,5 +700,15 @@ impl Matching for Request {
 
     fn log_failed(&self, failed: &Failed) {
         self.log(Level::Alert, format_args!("{failed}"));
+    }
+}
+
+impl Visitor for Request {
+    fn peer(&self) -> Peer {
+        self.connection.peer.clone()
+    }
+
+    fn forwarded_for(&self) -> Vec<Bytes> {
+        self.head.fields.all("X-Forwarded-For").map(|line| line.value_bytes()).collect()
     }
 }

@@ -55,6 +55,13 @@ pub async fn answer(request: &Rc<Request>) -> Result<Response, Hangup> {
     phase::answer(request).await
 }
 
+/// The body of [`answer`], the head apart.
+pub async fn body(request: Rc<Request>) -> Result<Body, Broken> {
+    let response = answer(&request).await.map_err(|Hangup| Broken)?;
+    answered(&request, &response);
+    Ok(response.body)
+}
+
 /// The answer of the handler alone: no rule, no filter, no error page.
 pub async fn content(request: &Rc<Request>) -> Result<Response, Refusal> {
     phase::content(request).await

@@ -40,10 +40,10 @@ impl MediaTypes {
         }
     }
 
-    /// Whether the response is of one of the types. Without a type it is of none.
+    /// Whether the response is of one of the types. Without a type it is of none, unless all are meant.
     pub fn take(&self, head: &Head) -> bool {
         let own = head.media_type();
-        !own.is_empty() && (self.all || self.types.iter().any(|name| name.eq_ignore_ascii_case(own)))
+        self.all || !own.is_empty() && self.types.iter().any(|name| name.eq_ignore_ascii_case(own))
     }
 }
 
@@ -63,8 +63,8 @@ mod tests {
             (Some("Text/HTML"), true, true),
             (Some("text/html; level=1"), false, true),
             (Some("text/plain"), false, true),
-            (Some(""), false, false),
-            (None, false, false),
+            (Some(""), false, true),
+            (None, false, true),
         ] {
             let head = Head { content_type: own.map(Bytes::from), ..Head::new(200) };
             assert_eq!((types.take(&head), all.take(&head)), (expected, in_all), "{own:?}");

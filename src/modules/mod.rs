@@ -8,6 +8,7 @@ pub mod pass; // who answers from behind us
 pub mod rewrite; // what a request becomes first // access logs
 pub mod ssl; // TLS towards clients
 
+use crate::both::geo::Geo;
 use crate::both::map::Map;
 use crate::conf::module::Modules;
 use crate::http::core::Core;
@@ -23,6 +24,7 @@ pub fn http() -> Modules<Plan> {
         .with::<OpenFiles>()
         .with::<Http2>()
         .with::<ssl::Ssl>()
+        .with::<Geo<Plan>>()
         .with::<Map<Plan>>()
         .with::<rewrite::rewrite::Rewrite>()
         .with::<gate::limit_req::LimitReq>()
@@ -56,6 +58,9 @@ pub fn http() -> Modules<Plan> {
         .with::<filter::not_modified::NotModified>()
         .with::<filter::headers::Headers>()
         .with::<filter::gunzip::Gunzip>()
+        .with::<filter::addition::Addition>()
+        .with::<filter::sub::Sub>()
+        .with::<filter::charset::Charset>()
         .with::<filter::ssi::Ssi>()
         .with::<filter::gzip::Gzip>()
         .with::<filter::range::RangeFilter>()

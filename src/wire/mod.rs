@@ -11,6 +11,7 @@ pub mod cgi; // what programs call the client's fields
 pub mod date; // "Sun, 06 Nov 1994 08:49:37 GMT"
 pub mod der; // values within values: certificates, keys
 pub mod fastcgi; // records, both ways
+pub mod forwarded; // "X-Forwarded-For: 192.0.2.1"
 pub mod http1; // request and response heads, fields, chunks
 pub mod http2; // frames and compressed fields
 pub mod list; // one cookie, one argument, one parameter of many

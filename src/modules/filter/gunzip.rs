@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use async_compression::codecs::{DecodeV2, GzipDecoder};
 use async_compression::core::util::PartialBuffer;
+use bytes::Bytes;
 
 use super::gzip::Rules;
 use super::outlet::Outlet;
@@ -123,7 +124,7 @@ impl Inflate {
 }
 
 impl Transform for Inflate {
-    fn push(&mut self, bytes: &[u8], flush: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
+    fn push(&mut self, bytes: &Bytes, flush: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
         if let Err(error) = self.members.push(bytes, out) {
             self.log(format_args!("inflate() failed: {error}"));
             return Err(Broken);

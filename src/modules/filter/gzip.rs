@@ -486,13 +486,13 @@ fn encoder(level: u32) -> Box<GzipEncoder> {
 }
 
 impl Transform for Deflate {
-    fn push(&mut self, bytes: &[u8], flush: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
+    fn push(&mut self, bytes: &Bytes, flush: bool, out: &mut Vec<Piece>) -> Result<(), Broken> {
         if bytes.is_empty() && self.encoder.is_none() {
             return Ok(()); // nothing was said yet that could be flushed
         }
         let Self { encoder: slot, outlet, level, .. } = self;
         let coder = slot.get_or_insert_with(|| encoder(*level));
-        let mut input = PartialBuffer::new(bytes);
+        let mut input = PartialBuffer::new(bytes.as_ref());
         let mut done = Ok(true);
         while done.is_ok() && !input.unwritten().is_empty() {
             done = outlet.write(out, |room| coder.encode(&mut input, room).map(|()| true));

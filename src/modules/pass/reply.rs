@@ -27,6 +27,8 @@ pub struct Reply {
     /// `404 Nope`: its own words.
     pub status_line: Option<Bytes>,
     pub replied: Arc<Replied>,
+    /// What `Last-Modified` says.
+    last_modified: Option<i64>,
     /// What each of its fields is to us.
     known: SmallVec<[Option<Known>; 16]>,
     pub framing: Framing,
@@ -163,7 +165,7 @@ impl Reply {
         mut fields: Fields,
     ) -> Result<Self, InvalidHead> {
         let (mut known, mut framing, mut accel) = (SmallVec::new(), Framing::default(), Accel::default());
-        let mut seen: u32 = 0;
+        let (mut last_modified, mut seen) = (None, 0_u32);
         while let Some(field) = fields.get(known.len()) {
             let what = Known::of(field.name);
             if let Some(what) = what {
@@ -174,6 +176,9 @@ impl Reply {
                     continue;
                 }
                 seen |= bit;
+                if what == Known::LastModified {
+                    last_modified = date::parse(field.value);
+                }
                 if let Err(bad) = understand(&mut framing, &mut accel, what, field) {
                     return Err(refuse(request, bad, &fields, known.len()));
                 }
@@ -184,7 +189,7 @@ impl Reply {
             framing.length = None;
         }
         let replied = Arc::new(Replied { fields, ..Replied::default() });
-        Ok(Self { status, status_line, replied, known, framing, accel, headless: false })
+        Ok(Self { status, status_line, replied, last_modified, known, framing, accel, headless: false })
     }
 
     /// Its fields, and what each is to us.
@@ -233,6 +238,12 @@ impl Reply {
         self.redirect(settings).is_some()
     }
 
+    /// It has fields that may go out otherwise to one client than to another.
+    pub fn is_rewritten(&self) -> bool {
+        let may_be = |known: &Option<Known>| matches!(known, Some(Known::Location | Known::Refresh | Known::SetCookie));
+        self.known.iter().any(may_be)
+    }
+
     /// Whether it is buffered on its way to the client.
     pub fn is_buffered(&self, settings: &Settings) -> bool {
         let asked = self.accel.buffering.filter(|_| !settings.ignore.has(Ignore::ACCEL_BUFFERING));
@@ -267,7 +278,7 @@ impl Reply {
                     allows_ranges = true;
                     continue;
                 }
-                Some(Known::LastModified) => head.last_modified = date::parse(field.value),
+                Some(Known::LastModified) => head.last_modified = self.last_modified,
                 Some(Known::Server) => own.0 = true,
                 Some(Known::Date) => own.1 = true,
                 Some(Known::Location) => {

@@ -455,7 +455,7 @@ impl Page {
         let answer: Later<'static, Result<Body, Broken>> = match (set, block) {
             (Some(name), _) => Box::pin(stored(child.clone(), name)),
             (None, Some(block)) => Box::pin(stubbed(child.clone(), block, self.media.clone())),
-            (None, None) => Box::pin(included(child.clone())),
+            (None, None) => Box::pin(subrequest::body(child.clone())),
         };
         self.queue.push_back(Part::Asking(child, answer));
         self.fresh += 1;
@@ -647,13 +647,6 @@ impl Source for Page {
     fn trailers(&mut self) -> Vec<Field> {
         self.body.trailers()
     }
-}
-
-/// The body of a subrequest's answer.
-async fn included(child: Rc<Request>) -> Result<Body, Broken> {
-    let response = subrequest::answer(&child).await.map_err(|phase::Hangup| Broken)?;
-    subrequest::answered(&child, &response);
-    Ok(response.body)
 }
 
 /// Keeps the answer in a variable. Only a good one is kept.

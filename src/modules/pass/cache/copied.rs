@@ -5,8 +5,9 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwapOption;
 use bytes::BytesMut;
 
 use super::Plan;
@@ -21,24 +22,65 @@ use crate::cache::{Status, hot};
 use crate::http::body::{Body, FilePiece, Piece};
 use crate::http::open_file::{Kind, OpenFile};
 use crate::http::request::Request;
-use crate::http::response::{Refusal, Response};
+use crate::http::response::{Head, Refusal, Response};
 use crate::log::Level;
 use crate::modules::pass::codec::{Codec, Looked};
 use crate::modules::pass::reply::{Reply, Role};
+use crate::modules::pass::settings::Settings;
 
 /// What of an answer that is there already.
+#[derive(Clone)]
 pub(super) struct Copied {
     pub(super) stored: Arc<Stored>,
     /// What has the body, unless that is in memory.
     pub(super) file: Option<Arc<OpenFile>>,
-    pub(super) reply: Arc<Reply>,
+    read: Arc<Read>,
+}
+
+impl Copied {
+    pub(super) fn reply(&self) -> &Reply {
+        &self.read.reply
+    }
+
+    /// The same copy, in another file or with another header.
+    pub(super) fn with(&self, stored: Stored) -> Self {
+        Self { stored: Arc::new(stored), ..self.clone() }
+    }
 }
 
 /// A head that a protocol has read.
 struct Read {
     /// `proxy`: another protocol reads another head in the same bytes.
     prefix: &'static str,
-    reply: Arc<Reply>,
+    reply: Reply,
+    /// What a location makes of it: the last that asked.
+    made: ArcSwapOption<Made>,
+}
+
+/// A head as clients get it that have no say in it.
+struct Made {
+    settings: Weak<Settings>,
+    head: Head,
+}
+
+impl Read {
+    fn head<O: Origin>(&self, origin: &Arc<O>, request: &Request) -> Head {
+        let settings = origin.settings();
+        let made = self.made.load();
+        if let Some(made) = made.as_ref().filter(|made| made.settings.as_ptr() == Arc::as_ptr(settings)) {
+            return made.head.clone();
+        }
+        let head = head(origin, request, &self.reply);
+        if !self.reply.is_rewritten() {
+            let settings = Arc::downgrade(settings);
+            self.made.store(Some(Arc::new(Made { settings, head: head.clone() })));
+        }
+        head
+    }
+}
+
+fn head<O: Origin>(origin: &Arc<O>, request: &Request, reply: &Reply) -> Head {
+    reply.head(origin.settings(), Role::Cached, |what, value| origin.rewrite(request, what, value))
 }
 
 /// What became of a file.
@@ -105,12 +147,12 @@ pub(super) fn understand<O: Origin>(
 ) -> Option<Copied> {
     let plan = origin.cache()?;
     let (prefix, converts) = (plan.prefix, plan.convert_head);
-    let read = match stored.reading::<Read>().filter(|read| read.prefix == prefix) {
-        Some(read) => Some(read.reply.clone()),
-        None => read_head(origin, request, &stored.head).inspect(|reply| {
-            stored.set_reading(Arc::new(Read { prefix, reply: reply.clone() }));
-        }),
-    };
+    let read = stored.reading::<Read>().filter(|read| read.prefix == prefix).or_else(|| {
+        let reply = read_head(origin, request, &stored.head)?;
+        let read = Arc::new(Read { prefix, reply, made: ArcSwapOption::empty() });
+        stored.set_reading(read.clone());
+        Some(read)
+    });
     // What was kept is whole, or the disk has lost some of it. nginx: what answered HEAD answers GET, where that is
     // what the operator wants.
     let len = stored.body_len();
@@ -121,7 +163,7 @@ pub(super) fn understand<O: Origin>(
             || reply.framing.length.is_none_or(|length| length == len)
     };
     match read {
-        Some(reply) if whole(&reply) => Some(Copied { stored, file, reply }),
+        Some(read) if whole(&read.reply) => Some(Copied { stored, file, read }),
         Some(_) | None => {
             let path = entry.path();
             request.log(Level::Crit, format_args!("cache file \"{}\" contains invalid header", path.display()));
@@ -131,21 +173,21 @@ pub(super) fn understand<O: Origin>(
 }
 
 /// What a kept head says.
-pub(super) fn read_head<O: Origin>(origin: &Arc<O>, request: &Request, head: &[u8]) -> Option<Arc<Reply>> {
+fn read_head<O: Origin>(origin: &Arc<O>, request: &Request, head: &[u8]) -> Option<Reply> {
     if head.is_empty() {
-        return Reply::without_head(request).map(Arc::new).ok();
+        return Reply::without_head(request).ok();
     }
     let mut codec = origin.codec(request);
     codec.begin();
     match codec.head(request, &mut BytesMut::from(head)) {
-        Looked::Head(reply) => Some(Arc::new(*reply)),
+        Looked::Head(reply) => Some(*reply),
         Looked::More | Looked::Hints(_) | Looked::Invalid => None,
     }
 }
 
 /// Nothing in the answer itself forbids to serve it stale.
 pub(super) fn may_be_stale(plan: &Plan, copied: &Copied) -> bool {
-    !policy::forbids_stale(pairs(&copied.reply.replied.fields), &plan.rules.ignored)
+    !policy::forbids_stale(pairs(&copied.reply().replied.fields), &plan.rules.ignored)
 }
 
 /// Answers with a copy.
@@ -155,10 +197,11 @@ pub(super) fn serve<O: Origin>(
     copied: Copied,
     status: Status,
 ) -> Result<Response, Refusal> {
-    let Copied { stored, file, reply } = copied;
+    let Copied { stored, file, read } = copied;
     let len = stored.body_len();
     let offset = u64::from(stored.meta.body_start);
-    respond(origin, request, &reply, &stored.meta, status, || {
+    let head = read.head(origin, request);
+    respond(origin, request, &read.reply, head, &stored.meta, status, || {
         Ok(match (&stored.body, file) {
             (Some(bytes), _) => Body::memory(bytes.clone()),
             (None, Some(file)) if len > 0 => Body::One(Piece::File(FilePiece { file, offset, len })),
@@ -167,10 +210,23 @@ pub(super) fn serve<O: Origin>(
     })
 }
 
-pub(super) fn respond<O: Origin>(
+/// Answers with what has not been read to its end yet.
+pub(super) fn serve_growing<O: Origin>(
+    origin: &Arc<O>,
+    request: &Rc<Request>,
+    stored: &Stored,
+    body: impl FnOnce() -> std::io::Result<Body>,
+) -> Option<Result<Response, Refusal>> {
+    let reply = read_head(origin, request, &stored.head)?;
+    let head = head(origin, request, &reply);
+    Some(respond(origin, request, &reply, head, &stored.meta, Status::Hit, body))
+}
+
+fn respond<O: Origin>(
     origin: &Arc<O>,
     request: &Rc<Request>,
     reply: &Reply,
+    mut head: Head,
     meta: &Meta,
     status: Status,
     body: impl FnOnce() -> std::io::Result<Body>,
@@ -183,7 +239,6 @@ pub(super) fn respond<O: Origin>(
     request.replied.replace(Some(reply.replied.clone()));
     request.body.discard();
     reply.obey(request, origin.settings())?;
-    let mut head = reply.head(origin.settings(), Role::Cached, |what, value| origin.rewrite(request, what, value));
     if origin.cache().is_some_and(|plan| plan.rules.rfc9111) {
         strict::dress(&mut head, &reply.replied.fields, meta, now());
     }

@@ -40,12 +40,12 @@ pub(super) fn renew(
     let mut stored = Stored::clone(&copied.stored);
     let now = now();
     let said = Rules { valid: Vec::new(), ..plan.rules.clone() };
-    let judged = |fields: &Fields, rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
+    let judged = |fields: &Fields, rules: &Rules| match rules.judge(copied.reply().status, pairs(fields), false, now) {
         Verdict::Keep(keep) => Some(keep),
         Verdict::Pass(_) => None,
     };
     // nginx: what the 304 says counts, then what the copy says, then what the operator says
-    let keep = judged(&reply.replied.fields, &said).or_else(|| judged(&copied.reply.replied.fields, &plan.rules));
+    let keep = judged(&reply.replied.fields, &said).or_else(|| judged(&copied.reply().replied.fields, &plan.rules));
     let Some(keep) = keep else { return stored };
     let meta = &mut stored.meta;
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now);
@@ -78,7 +78,7 @@ pub(super) async fn replace<O: Origin>(
         return copied;
     };
     let authorized = request.field("Authorization").is_some();
-    let verdict = plan.rules.judge(fresh.reply.status, pairs(&fresh.reply.replied.fields), authorized, now());
+    let verdict = plan.rules.judge(fresh.reply().status, pairs(&fresh.reply().replied.fields), authorized, now());
     let (Verdict::Keep(keep), Some(turn)) = (verdict, turn) else { return fresh };
     let Stored { meta, head, .. } = Arc::make_mut(&mut fresh.stored);
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now());
@@ -136,7 +136,7 @@ pub(super) async fn freshen<O: Origin>(
             Some(_) => return,
         }
         let Some(copied) = copied::understand(origin, get, &entry, stored, file) else { return };
-        if strict::is_same(&copied.reply.replied.fields, fields, copied.stored.body_len()) {
+        if strict::is_same(&copied.reply().replied.fields, fields, copied.stored.body_len()) {
             // somebody fetches it all, and that is better
             let Ok(turn) = held.renewal() else { return };
             replace(origin, plan, get, &entry, Some(turn), copied, fields).await;

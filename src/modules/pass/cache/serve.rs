@@ -239,7 +239,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                     let (serve, pleases) = match &entry.wish {
                         None => (is_fresh, true),
                         Some(wish) => {
-                            let fields = &copied.reply.replied.fields;
+                            let fields = &copied.reply().replied.fields;
                             let (reuse, pleases) = strict::reuse(wish, fields, &copied.stored.meta, now);
                             (reuse == Reuse::Serve, pleases)
                         }
@@ -366,12 +366,10 @@ fn join<O: Origin>(
     if let Some(variant) = other_variant(request, entry, &stored.meta) {
         return if entry.is_variant() { Joined::Not } else { Joined::Variant(variant) };
     }
-    let Some(reply) = copied::read_head(origin, request, &stored.head) else { return Joined::Not };
     let place = u64::from(stored.meta.body_start);
-    let response = copied::respond(origin, request, &reply, &stored.meta, Status::Hit, || {
-        Ok(Body::stream(Waiting::new(waiter, &file, place)?))
-    });
-    Joined::Response(response)
+    let response =
+        copied::serve_growing(origin, request, &stored, || Ok(Body::stream(Waiting::new(waiter, &file, place)?)));
+    response.map_or(Joined::Not, Joined::Response)
 }
 
 /// Fetches a stale entry anew while its copy is served.
@@ -379,7 +377,7 @@ fn refresh<O: Origin>(origin: &Arc<O>, request: &Rc<Request>, entry: &Entry, cop
     let again = Rc::new(request.again());
     let entry = Entry { background: true, wish: None, ..entry.clone() };
     let origin = origin.clone();
-    let stale = Some(Copied { reply: copied.reply.clone(), stored: copied.stored.clone(), file: copied.file.clone() });
+    let stale = Some(copied.clone());
     tokio::task::spawn_local(async move {
         let Some(plan) = origin.cache() else { return };
         // What is being kept is read to its end by itself.
@@ -449,7 +447,7 @@ async fn fetch<O: Origin>(
         Some(copied) if asked.reply.status == 304 && plan.revalidate => {
             let fresh = renew::renew(plan, request, entry, turn.as_ref(), &copied, &asked.reply);
             asked.leave();
-            return copied::serve(origin, request, Copied { stored: Arc::new(fresh), ..copied }, Status::Revalidated);
+            return copied::serve(origin, request, copied.with(fresh), Status::Revalidated);
         }
         other => other,
     };
