@@ -24,6 +24,7 @@ mod http_core;
 mod http_variables;
 mod limits;
 mod log;
+mod memcached;
 mod memory;
 mod process;
 mod proxy;

@@ -57,6 +57,12 @@ impl Serve for plan::Http {
         }
     }
 
+    fn begin_here(&self) {
+        for moving in &self.moving {
+            moving.begin();
+        }
+    }
+
     fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>> {
         let Accepted { stream, peer, slot } = accepted;
         let connection = Rc::new(connection::Connection::new(self, listener, Io::new(stream), slot, peer));

@@ -22,6 +22,7 @@ use crate::base::regex::Pattern;
 use crate::cache::Zone;
 use crate::conf;
 use crate::conf::vars::{Defines, Definitions, Table};
+use crate::upstream::moving::Moving;
 use bytes::Bytes;
 
 /// A future of this thread.
@@ -172,6 +173,8 @@ pub struct Main {
     pub caches: Vec<Arc<Zone>>,
     /// How many bytes of small cache files are kept in memory, where that is said.
     pub cache_memory: Option<u64>,
+    /// Groups whose servers are found by name.
+    pub moving: Vec<Arc<Moving>>,
 }
 
 impl Defines for Main {
@@ -238,6 +241,7 @@ pub struct Http {
     pub http2_recv_buffer_size: usize,
     pub caches: Vec<Arc<Zone>>,
     pub cache_memory: u64,
+    pub moving: Vec<Arc<Moving>>,
 }
 
 impl Http {

@@ -52,6 +52,8 @@ pub fn http() -> Modules<Plan> {
         .with::<pass::settings::Pass<pass::scgi::Scgi>>()
         .with::<pass::cache::Cache<pass::scgi::Scgi>>()
         .with::<pass::scgi::ScgiModule>()
+        .with::<pass::settings::Pass<pass::memcached::Memory>>()
+        .with::<pass::memcached::MemcachedModule>()
         .with::<content::empty_gif::EmptyGif>()
         .with::<content::stub_status::StubStatus>()
         .with::<content::gzip_static::GzipStatic>()

@@ -39,6 +39,9 @@ pub trait Serve: Send + Sync {
     /// It is in force in this process from now on: what works beside connections may begin.
     fn begin(&self) {}
 
+    /// As [`Serve::begin`], on one of its threads: what needs a loop may begin there.
+    fn begin_here(&self) {}
+
     /// Runs one connection to its end. Called, and the future polled, on the thread that accepted it.
     fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>>;
 }

@@ -33,6 +33,31 @@ pub struct Resolver {
     alive: Arc<()>,
 }
 
+/// An address of a name or a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    pub address: SocketAddr,
+    /// The host that offers the service.
+    pub name: String,
+    pub weight: u16,
+    pub priority: u16,
+}
+
+impl From<SocketAddr> for Located {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, name: String::new(), weight: 1, priority: 0 }
+    }
+}
+
+/// What came of asking for a name for a group of servers.
+pub struct Answer {
+    pub found: Result<Vec<Located>, Unresolved>,
+    /// How long it holds.
+    pub valid: Duration,
+    /// Hosts of a service that have no addresses.
+    pub failed: Vec<(String, Unresolved)>,
+}
+
 /// Why a name has no addresses: nginx's number and words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unresolved {
@@ -104,11 +129,7 @@ impl Resolver {
 
     /// The addresses of `name`, at least one. nginx's servers decide about every name, `localhost` too.
     pub async fn resolve(&self, name: &str, timeout: Duration) -> Result<Vec<IpAddr>, Unresolved> {
-        let name = Name::from_utf8(name).map(|mut name| {
-            name.set_fqdn(true);
-            name
-        });
-        let name = name.map_err(|_| Unresolved::NotFound)?;
+        let name = full_name(name)?;
         let now = Instant::now();
         let known = |asking: &mut Asking| asking.known.get(&name).filter(|known| known.until > now).map(Known::found);
         if let Some(found) = self.here(known)? {
@@ -133,6 +154,72 @@ impl Resolver {
         found
     }
 
+    /// Asks for the addresses of a name, whatever is remembered of it.
+    pub async fn locate(&self, host: &str, timeout: Duration) -> Answer {
+        let asked = within(timeout, self.addresses_of(host)).await;
+        let (found, valid) = self.judge(asked);
+        let located = |ip| Located::from(SocketAddr::new(ip, 0));
+        Answer { found: found.map(|all| all.into_iter().map(located).collect()), valid, failed: Vec::new() }
+    }
+
+    /// Asks for the hosts that offer a service, and for their addresses: `http` is `_http._tcp`.
+    pub async fn locate_service(&self, host: &str, service: &str, timeout: Duration) -> Answer {
+        let name = match service.contains('.') {
+            true => format!("{service}.{host}"),
+            false => format!("_{service}._tcp.{host}"),
+        };
+        let mut failed = Vec::new();
+        let asked = within(timeout, self.hosts_of(&name, &mut failed)).await;
+        let (found, valid) = self.judge(asked);
+        Answer { found, valid, failed }
+    }
+
+    /// How long an answer holds, or a failure.
+    fn judge<T>(&self, asked: Result<(T, Duration), Unresolved>) -> (Result<T, Unresolved>, Duration) {
+        match asked {
+            Ok((found, ttl)) => (Ok(found), self.valid.unwrap_or(ttl)),
+            Err(why) => (Err(why), self.valid.unwrap_or(FAILURE)),
+        }
+    }
+
+    async fn addresses_of(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
+        let pool = self.here(|asking| asking.pool.clone())?;
+        self.ask(&pool, &full_name(host)?).await
+    }
+
+    async fn hosts_of(
+        &self,
+        name: &str,
+        failed: &mut Vec<(String, Unresolved)>,
+    ) -> Result<(Vec<Located>, Duration), Unresolved> {
+        let pool = self.here(|asking| asking.pool.clone())?;
+        let (response, mut least) = self.follow(&pool, &full_name(name)?, RecordType::SRV).await?;
+        let mut all = Vec::new();
+        for record in response.answers.iter().take(HOSTS) {
+            let RData::SRV(srv) = &record.data else { continue };
+            least = least.min(Duration::from_secs(u64::from(record.ttl)));
+            let host = srv.target.to_utf8();
+            let host = host.trim_end_matches('.');
+            match self.ask(&pool, &full_name(host)?).await {
+                Ok((addresses, ttl)) => {
+                    least = least.min(ttl);
+                    all.extend(addresses.into_iter().map(|ip| Located {
+                        address: SocketAddr::new(ip, srv.port),
+                        name: host.to_owned(),
+                        weight: srv.weight,
+                        priority: srv.priority,
+                    }));
+                }
+                Err(why) => failed.push((host.to_owned(), why)),
+            }
+        }
+        match failed.first() {
+            _ if !all.is_empty() => Ok((all, least)),
+            Some((_, why)) if failed.iter().all(|(_, why)| *why != Unresolved::NotFound) => Err(*why),
+            Some(_) | None => Err(Unresolved::NotFound),
+        }
+    }
+
     /// Asks for addresses of both families, or of the one that is wanted, again and again until somebody answers.
     async fn ask(&self, pool: &Pool, name: &Name) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
         let (v4, v6) = tokio::join!(
@@ -141,17 +228,18 @@ impl Resolver {
         );
         let mut all = Vec::new();
         let mut least = Duration::MAX;
-        let mut failed = Unresolved::NotFound;
         for answer in [v4, v6].into_iter().flatten() {
             match answer {
                 Ok((mut addresses, ttl)) => {
                     all.append(&mut addresses);
                     least = least.min(ttl);
                 }
-                Err(why) => failed = why,
+                Err(Unresolved::NotFound) => {}
+                // nginx: half an answer is none
+                Err(why) => return Err(why),
             }
         }
-        if all.is_empty() { Err(failed) } else { Ok((all, least)) }
+        if all.is_empty() { Err(Unresolved::NotFound) } else { Ok((all, least)) }
     }
 
     async fn ask_for(
@@ -164,16 +252,39 @@ impl Resolver {
         if !wanted {
             return None;
         }
+        let followed = self.follow(pool, name, kind).await;
+        Some(
+            followed.and_then(|(response, aliased)| addresses(&response).map(|(found, ttl)| (found, ttl.min(aliased)))),
+        )
+    }
+
+    /// Asks for a name and, where it is but an alias, for what it stands for. With the answer, how long the aliases hold.
+    async fn follow(&self, pool: &Pool, name: &Name, kind: RecordType) -> Result<(Message, Duration), Unresolved> {
+        let mut name = name.clone();
+        let mut least = Duration::MAX;
+        for _ in 0..ALIASES {
+            let response = self.ask_until_answered(pool, &name, kind).await?;
+            if response.answers.iter().any(|record| record.record_type() == kind) {
+                return Ok((response, least));
+            }
+            let (target, ttl) = alias(&response, &name).ok_or(Unresolved::NotFound)?;
+            name = target;
+            least = least.min(ttl);
+        }
+        Err(Unresolved::NotFound)
+    }
+
+    async fn ask_until_answered(&self, pool: &Pool, name: &Name, kind: RecordType) -> Result<Message, Unresolved> {
         loop {
             let query = Query::query(name.clone(), kind);
             let error = match pool.lookup(query, DnsRequestOptions::default()).first_answer().await {
-                Ok(response) => return Some(addresses(&response)),
+                Ok(response) => return Ok(response.into_message()),
                 Err(error) => error,
             };
             match reason(&error) {
                 // nginx asks again until `resolver_timeout`, which the caller keeps.
                 Unresolved::TimedOut => {}
-                why => return Some(Err(why)),
+                why => return Err(why),
             }
         }
     }
@@ -208,6 +319,16 @@ impl Resolver {
     }
 }
 
+fn full_name(name: &str) -> Result<Name, Unresolved> {
+    let mut name = Name::from_utf8(name).map_err(|_| Unresolved::NotFound)?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+async fn within<T>(timeout: Duration, asked: impl Future<Output = Result<T, Unresolved>>) -> Result<T, Unresolved> {
+    tokio::time::timeout(timeout, asked).await.unwrap_or(Err(Unresolved::TimedOut))
+}
+
 type Pool = NameServerPool<TokioRuntimeProvider>;
 
 /// One resolver's memory in one thread.
@@ -233,6 +354,10 @@ impl Known {
 const AGAIN: Duration = Duration::from_secs(5);
 /// nginx: how long a failure is remembered.
 const FAILURE: Duration = Duration::from_secs(10);
+/// nginx: so many aliases may stand for one another.
+const ALIASES: usize = 50;
+/// The most hosts of one service.
+const HOSTS: usize = 1000;
 /// The most names that one thread remembers.
 const KNOWN: usize = 10_000;
 
@@ -250,6 +375,16 @@ fn addresses(response: &Message) -> Result<(Vec<IpAddr>, Duration), Unresolved> 
         ttl = ttl.min(record.ttl);
     }
     if found.is_empty() { Err(Unresolved::NotFound) } else { Ok((found, Duration::from_secs(u64::from(ttl)))) }
+}
+
+/// What the name stands for, by this answer, and how long that holds.
+fn alias(response: &Message, name: &Name) -> Option<(Name, Duration)> {
+    response.answers.iter().find_map(|record| match &record.data {
+        RData::CNAME(target) if record.name == *name => {
+            Some((target.0.clone(), Duration::from_secs(u64::from(record.ttl))))
+        }
+        _ => None,
+    })
 }
 
 fn reason(error: &NetError) -> Unresolved {
