@@ -24,6 +24,7 @@ mod http_variables;
 mod limits;
 mod log;
 mod memory;
+mod mirror;
 mod process;
 mod proxy;
 mod proxy_cache;
