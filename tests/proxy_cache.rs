@@ -341,34 +341,47 @@ fn what_is_kept_in_memory_is_what_the_disk_has() {
 
 #[test]
 fn open_file_cache_counts_for_cache_files() {
-    let count = AtomicUsize::new(0);
-    let upstream = Upstream::start().serve(move |asked: &Asked| {
-        let n = count.fetch_add(1, Ordering::SeqCst) + 1;
-        let fields =
-            if asked.target() == "/stale" { "X-Accel-Expires: @1\r\n" } else { "Cache-Control: max-age=600\r\n" };
-        // too large to be kept in memory
-        vec![Step::Bytes(answer(fields, &format!("answer {n} ").repeat(10_000)))]
-    });
-    let more = "open_file_cache max=100; open_file_cache_valid 1h; proxy_cache_bypass $http_x_new;";
-    let server = start(&upstream.address.to_string(), "", more);
-    let expect = |path: &str, status: &str, n: usize| {
-        let whole = format!("answer {n} ").repeat(10_000);
-        get(&server, path, "").expect_field("X-Cache", status).expect_body(whole);
-    };
-    expect("/a", "MISS", 1);
-    expect("/a", "HIT", 1);
-    let file = files(&server.path("cache")).pop().expect("a file");
-    fs::remove_file(&file).expect("removed");
-    expect("/a", "HIT", 1); // it is open still
-    // What the server itself replaces is another file.
-    for n in 2..4 {
-        let whole = format!("answer {n} ").repeat(10_000);
-        get(&server, "/a", "X-New: 1\r\n").expect_field("X-Cache", "BYPASS").expect_body(whole);
-        expect("/a", "HIT", n);
-        expect("/a", "HIT", n);
-    }
-    for n in 4..7 {
-        expect("/stale", if n == 4 { "MISS" } else { "EXPIRED" }, n);
+    // large enough to stay on the disk, and small enough for memory
+    for times in [10_000, 1] {
+        let count = AtomicUsize::new(0);
+        let upstream = Upstream::start().serve(move |asked: &Asked| {
+            let n = count.fetch_add(1, Ordering::SeqCst) + 1;
+            let fields = match asked.target() {
+                "/stale" => "X-Accel-Expires: @1\r\n",
+                "/short" => "X-Accel-Expires: 1\r\nETag: \"it\"\r\n",
+                _ => "Cache-Control: max-age=600\r\n",
+            };
+            if asked.field("If-None-Match").is_some() {
+                return vec![Step::Bytes(b"HTTP/1.1 304 Not Modified\r\nX-Accel-Expires: 600\r\n\r\n".to_vec())];
+            }
+            vec![Step::Bytes(answer(fields, &format!("answer {n} ").repeat(times)))]
+        });
+        let more = "open_file_cache max=100; open_file_cache_valid 1h; proxy_cache_bypass $http_x_new;
+                    proxy_cache_revalidate on;";
+        let server = start(&upstream.address.to_string(), "", more);
+        let expect = |path: &str, status: &str, n: usize| {
+            let whole = format!("answer {n} ").repeat(times);
+            get(&server, path, "").expect_field("X-Cache", status).expect_body(whole);
+        };
+        expect("/a", "MISS", 1);
+        expect("/a", "HIT", 1);
+        let file = files(&server.path("cache")).pop().expect("a file");
+        fs::remove_file(&file).expect("removed");
+        expect("/a", "HIT", 1); // it is open still, or in memory
+        // What the server itself replaces is another file.
+        for n in 2..4 {
+            let whole = format!("answer {n} ").repeat(times);
+            get(&server, "/a", "X-New: 1\r\n").expect_field("X-Cache", "BYPASS").expect_body(whole);
+            expect("/a", "HIT", n);
+            expect("/a", "HIT", n);
+        }
+        for n in 4..7 {
+            expect("/stale", if n == 4 { "MISS" } else { "EXPIRED" }, n);
+        }
+        // What it writes to in place is another, too.
+        expect("/short", "MISS", 7);
+        eventually("it is stale", || get(&server, "/short", "").field("X-Cache") == Some("REVALIDATED"));
+        expect("/short", "HIT", 7);
     }
 }
 

@@ -64,10 +64,7 @@ impl Fleet {
              proxy_temp_path {prefix}/temp/proxy; fastcgi_temp_path {prefix}/temp/fastcgi;\n\
              uwsgi_temp_path {prefix}/temp/uwsgi; scgi_temp_path {prefix}/temp/scgi;\n{http}\n}}\n"
         );
-        // What this weir does not pass requests to needs no place.
-        let known = |line: &&str| !line.contains("uwsgi_temp_path") || !is_weir();
-        let lines: Vec<&str> = text.lines().filter(known).collect();
-        let text = lines.join("\n").replace("ADDRESS", &address).replace("PREFIX", &prefix.to_string());
+        let text = text.replace("ADDRESS", &address).replace("PREFIX", &prefix.to_string());
         kit::server::write_file(&self.path("nginx.conf"), text.as_bytes());
     }
 

@@ -151,3 +151,144 @@ fn kept_connections_have_a_number_a_time_and_a_count() {
         a.connections() > before
     });
 }
+
+/// Asks so often with this cookie, and returns the names of those that answered.
+fn turns_with(server: &Server, cookie: &str, count: usize) -> String {
+    let one = |_| {
+        let mut client = server.client();
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n"));
+        client.response().expect_status(200).text_body()
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn the_least_busy_is_asked() {
+    let (a, b) = (Upstream::start(), named("b"));
+    let setup = Setup::new().set("A", a.address()).set("B", b.address);
+    let server = setup.start(
+        "upstream u { least_conn; server %%A%%; server %%B%%; } \
+         server { listen %%ADDR_0%%; location / { proxy_pass http://u; } }",
+    );
+    let mut first = server.client();
+    first.get("/first");
+    let mut conversation = a.expect("GET /first");
+    assert_eq!(turns(&server, 4), "bbbb");
+    conversation.reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").close();
+    first.response().expect_body("ok");
+}
+
+#[test]
+fn a_kept_connection_is_that_of_the_peer_that_was_chosen() {
+    let kept = |name: &'static str| {
+        let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{name}");
+        Upstream::start().serve(move |_| vec![Step::Bytes(reply.clone().into_bytes())])
+    };
+    let (a, b) = (kept("a"), kept("b"));
+    for method in ["hash $arg_k;", "hash $arg_k consistent;", "least_conn;", "random;", "random two least_conn;"] {
+        let (before_a, before_b) = (a.connections(), b.connections());
+        let setup = Setup::new().set("A", a.address).set("B", b.address);
+        let server = setup.start(&format!(
+            "upstream u {{ {method} server %%A%%; server %%B%%; keepalive 4; }} server {{ listen %%ADDR_0%%; \
+             location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection ''; \
+             add_header X-Addr $upstream_addr; }} }}"
+        ));
+        let mut seen = std::collections::BTreeMap::new();
+        for n in 0..40 {
+            let response = server.fetch(&format!("/?k={n}"));
+            let address = if response.text_body() == "a" { a.address } else { b.address };
+            response.expect_field("X-Addr", &address.to_string());
+            *seen.entry(response.text_body()).or_insert(0) += 1;
+        }
+        assert_eq!(seen.len(), 2, "{method} {seen:?}");
+        assert_eq!((a.connections(), b.connections()), (before_a + 1, before_b + 1), "{method}");
+    }
+}
+
+#[test]
+fn a_cookie_binds_to_the_peer_that_answered() {
+    let (a, b, c) = (named("a"), named("b"), named("c"));
+    let server = group(
+        "server %%A%% route=first; server %%B%% route=second; server %%C%%; \
+         sticky cookie srv expires=1h domain=.example.com httponly samesite=lax secure path=/;",
+        &[&a, &b, &c],
+    );
+    let first = server.fetch("/");
+    let cookie = first.expect_status(200).field("Set-Cookie").expect("it is set").to_owned();
+    assert!(cookie.starts_with("srv=first; expires="), "{cookie}");
+    assert!(
+        cookie.ends_with(" GMT; max-age=3600; domain=.example.com; httponly; secure; samesite=lax; path=/"),
+        "{cookie}"
+    );
+    assert_eq!(turns_with(&server, "x=y; srv=second", 3), "bbb");
+    assert_eq!(turns_with(&server, "srv=first", 3), "aaa");
+    let digest: String = {
+        use md5::{Digest, Md5};
+        Md5::digest(c.address.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    assert_eq!(turns_with(&server, &format!("srv={digest}"), 3), "ccc");
+    let all = turns_with(&server, "srv=nobody", 12);
+    assert!(["a", "b", "c"].iter().all(|name| all.contains(name)), "{all}");
+}
+
+#[test]
+fn the_cookie_names_who_answered_in_the_end() {
+    let b = named("b");
+    let server = Setup::new().set("B", b.address).start(
+        "upstream u { server 127.0.0.1:1 route=a; server %%B%% route=b; sticky cookie srv; } \
+         server { listen %%ADDR_0%%; location / { proxy_pass http://u; } }",
+    );
+    let mut client = server.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nCookie: srv=a\r\n\r\n");
+    let response = client.response();
+    response.expect_status(200).expect_body("b").expect_field("Set-Cookie", "srv=b");
+}
+
+#[test]
+fn one_that_drains_serves_those_who_are_bound_to_it() {
+    let (a, b) = (named("a"), named("b"));
+    let server = group("server %%A%% route=a drain; server %%B%% route=b; sticky route $cookie_r;", &[&a, &b]);
+    assert_eq!(turns(&server, 3), "bbb");
+    assert_eq!(turns_with(&server, "r=a", 3), "aaa");
+}
+
+#[test]
+fn sessions_are_learned_from_answers_and_outlive_a_reload() {
+    let (a, b) = (Upstream::start(), Upstream::start());
+    let setup = Setup::new().set("A", a.address()).set("B", b.address());
+    let conf = "upstream u { server %%A%%; server %%B%%; \
+                sticky learn create=$upstream_cookie_sid lookup=$cookie_sid zone=s:64k timeout=1h; } \
+                server { listen %%ADDR_0%%; location / { proxy_pass http://u; } }";
+    let serve = |upstream: Upstream, name: &'static str| {
+        upstream.serve(move |_| {
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n";
+            vec![
+                Step::Bytes(format!("{head}Set-Cookie: sid=of-{name}; Path=/\r\n\r\n{name}").into_bytes()),
+                Step::Close,
+            ]
+        })
+    };
+    let (_a, _b) = (serve(a, "a"), serve(b, "b"));
+    let server = setup.start(conf);
+    assert_eq!(turns(&server, 2), "ab");
+    assert_eq!(turns_with(&server, "sid=of-b", 3), "bbb");
+    server.reload();
+    assert_eq!(turns_with(&server, "sid=of-b", 3), "bbb");
+    assert_eq!(turns_with(&server, "sid=of-a", 3), "aaa");
+}
+
+#[test]
+fn the_one_that_answers_sooner_is_asked() {
+    let slow = Upstream::start().serve(|_| {
+        let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\na".to_vec();
+        std::thread::sleep(Duration::from_millis(400)); // this is how slow it is
+        vec![Step::Bytes(reply), Step::Close]
+    });
+    let quick = named("b");
+    for mode in ["header", "last_byte inflight"] {
+        let server = group(&format!("least_time {mode}; server %%A%%; server %%B%%;"), &[&slow, &quick]);
+        assert_eq!(turns(&server, 2), "ab");
+        // Many quick answers outweigh one slow one, so only the next few are certain.
+        assert_eq!(turns(&server, 4), "bbbb", "{mode}");
+    }
+}

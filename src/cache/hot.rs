@@ -1,49 +1,78 @@
-//! Small cache files in memory: a hit on one costs a look at its name, and no read.
+//! Cache files in memory: of small ones all, of others the head. A hit on one costs no read.
 //!
-//! In: files that were read whole. Out: the same, as long as the file is what it was: whoever takes one compares it with
-//! what the disk says ([`Stored::is_current`]), so that a file that was replaced, renewed, purged or deleted by anybody is
-//! never served from here. One bound counts for all caches of the process: `*_cache_memory`.
+//! In: files that were read. Out: the same, as long as the file is what it was: one that this process replaced has another
+//! number, and who takes one compares it with what the disk says, unless that was done lately enough. So a file that was
+//! replaced, renewed, purged or deleted is not served from here for longer than `open_file_cache_valid` lets others be.
+//! One bound counts for all caches of the process: `*_cache_memory`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use moka::sync::Cache;
 
-use super::key::Key;
+use super::key::{Hashing, Key};
 use super::stored::Stored;
+use crate::base::clock;
 
-type Hot = Cache<(u64, Key), Arc<Stored>>;
+type Hot = Cache<(u64, Key), Arc<Kept>, Hashing>;
 
 /// `None` where nothing is kept in memory.
 static HOT: ArcSwapOption<Hot> = ArcSwapOption::const_empty();
 /// The bound of `HOT`.
 static SIZE: AtomicU64 = AtomicU64::new(0);
 
-/// What an entry takes beside its bytes.
-const OVERHEAD: usize = 512;
+/// What an entry takes beside its bytes, what was understood of its head included.
+const OVERHEAD: usize = 1536;
+
+/// A file in memory.
+#[derive(Debug)]
+pub struct Kept {
+    pub stored: Arc<Stored>,
+    /// Which file it was, as the index numbers them.
+    number: u32,
+    /// The second when the disk was last looked at.
+    looked: AtomicU64,
+}
+
+impl Kept {
+    /// The disk still has it under that name, or had it less than `trust` seconds ago.
+    pub fn is_current(&self, trust: u64, path: impl FnOnce() -> PathBuf) -> bool {
+        let now = clock::seconds();
+        if now.saturating_sub(self.looked.load(Ordering::Relaxed)) < trust {
+            return true;
+        }
+        let current = self.stored.is_current(&path());
+        if current {
+            self.looked.store(now, Ordering::Relaxed);
+        }
+        current
+    }
+}
 
 /// The bound that the configuration in force sets, in bytes. Another one begins anew.
 pub fn set_size(size: u64) {
     if SIZE.swap(size, Ordering::SeqCst) == size {
         return;
     }
-    let weigh = |_: &(u64, Key), stored: &Arc<Stored>| {
-        u32::try_from(stored.bytes_in_memory().saturating_add(OVERHEAD)).unwrap_or(u32::MAX)
+    let weigh = |_: &(u64, Key), kept: &Arc<Kept>| {
+        u32::try_from(kept.stored.bytes_in_memory().saturating_add(OVERHEAD)).unwrap_or(u32::MAX)
     };
-    let hot = (size > 0).then(|| Arc::new(Cache::builder().max_capacity(size).weigher(weigh).build()));
-    HOT.store(hot);
+    let build = || Cache::builder().max_capacity(size).weigher(weigh).build_with_hasher(Hashing::default());
+    HOT.store((size > 0).then(|| Arc::new(build())));
 }
 
-/// The file of a key of the store of that number, if it is here.
-pub fn get(store: u64, key: Key) -> Option<Arc<Stored>> {
-    HOT.load().as_ref()?.get(&(store, key))
+/// The file of a key of the store of that number, if it is here and is the one that the index tells of.
+pub fn get(store: u64, key: Key, number: u32) -> Option<Arc<Kept>> {
+    HOT.load().as_ref()?.get(&(store, key)).filter(|kept| kept.number == number)
 }
 
-/// Keeps a file that was read whole.
-pub fn put(store: u64, key: Key, stored: &Arc<Stored>) {
+/// Keeps a file that was read.
+pub fn put(store: u64, key: Key, number: u32, stored: &Arc<Stored>) {
     if let Some(hot) = HOT.load().as_ref() {
-        hot.insert((store, key), stored.clone());
+        let looked = AtomicU64::new(clock::seconds());
+        hot.insert((store, key), Arc::new(Kept { stored: stored.clone(), number, looked }));
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fill::Fill;
-use super::key::Key;
+use super::key::{Hashing, Key};
 use super::purge::Purges;
 
 /// See the module's head.
@@ -36,7 +36,7 @@ const TRIES: usize = 20;
 
 #[derive(Debug)]
 struct Inner {
-    places: HashMap<Key, u32>,
+    places: HashMap<Key, u32, Hashing>,
     nodes: Vec<Node>,
     /// The first of the free places, which are linked by `older`.
     free: u32,
@@ -57,7 +57,7 @@ struct Inner {
 impl Default for Inner {
     fn default() -> Self {
         Self {
-            places: HashMap::new(),
+            places: HashMap::default(),
             nodes: Vec::new(),
             free: NONE,
             newest: NONE,

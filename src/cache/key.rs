@@ -4,6 +4,7 @@
 //! nginx's to the bit (`ngx_http_file_cache_create_key`, `ngx_http_file_cache_vary`, `ngx_create_hashed_filename`):
 //! whoever deletes a file by the md5 of its key deletes the same file here.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
@@ -13,6 +14,56 @@ use crate::wire::byte;
 /// The name of a cache entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub [u8; Key::LEN]);
+
+/// Hashes keys for tables. They are digests, so that little is left to do; but who sends requests chooses what is digested,
+/// and must not know which of them meet: both halves are mixed with secrets of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Hashing([u64; 2]);
+
+impl Default for Hashing {
+    fn default() -> Self {
+        let secret = RandomState::new();
+        Self([secret.hash_one(0), secret.hash_one(1)])
+    }
+}
+
+impl BuildHasher for Hashing {
+    type Hasher = KeyHasher;
+
+    fn build_hasher(&self) -> KeyHasher {
+        let Self([first, second]) = *self;
+        KeyHasher { first, second }
+    }
+}
+
+/// See [`Hashing`].
+#[derive(Debug)]
+pub struct KeyHasher {
+    first: u64,
+    second: u64,
+}
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(Key::LEN) {
+            let half = |at: usize| part.get(at..).and_then(|half| half.first_chunk()).copied().unwrap_or_default();
+            let product = u128::from(self.first ^ u64::from_ne_bytes(half(0)))
+                * u128::from(self.second ^ u64::from_ne_bytes(half(8)));
+            self.first = (product >> 64) as u64 ^ product as u64;
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.first = self.first.wrapping_add(number);
+    }
+
+    /// Keys are all of one length.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.first
+    }
+}
 
 impl Key {
     pub const LEN: usize = 16;

@@ -4,10 +4,12 @@
 //! upstream's head, and the body of a file that came whole; or why it is of no use. Who opens the file, and reads it, does so
 //! as files are opened and read where it is to be served. nginx: `ngx_http_file_cache_read`.
 
+use std::any::Any;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -26,7 +28,12 @@ pub struct Stored {
     /// Bytes of the whole file.
     pub len: u64,
     stamp: Stamp,
+    reading: Reading,
 }
+
+/// What whoever understands the head has made of it: it is read once for all who are served with it.
+#[derive(Clone, Debug, Default)]
+struct Reading(OnceLock<Arc<dyn Any + Send + Sync>>);
 
 /// What tells one state of a file from another: device, inode, size, and when it was written to last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,13 +75,18 @@ impl Stored {
 
     /// Understands `bytes`, with which a file begins that has `len` bytes so far.
     pub fn read(bytes: Bytes, stamp: Stamp, len: u64, key: &Bytes) -> Result<Self, Unusable> {
-        let meta = Meta::decode(&bytes, key)?;
+        let mut meta = Meta::decode(&bytes, key)?;
         let range = usize::from(meta.header_start)..usize::from(meta.body_start);
-        if bytes.len() < range.end {
-            return Err(Unusable::Broken);
-        }
+        let Some(start) = bytes.get(..range.end) else { return Err(Unusable::Broken) };
+        let (mut head, text) = (bytes.slice(range.clone()), key.clone());
         let body = (bytes.len() as u64 == len).then(|| bytes.slice(range.end..));
-        Ok(Self { meta, text: key.clone(), head: bytes.slice(range), body, len, stamp })
+        if body.is_none() && start.len() < bytes.len() {
+            // the head may be kept, and with it all of the memory that it is in
+            let start = Bytes::copy_from_slice(start);
+            meta = Meta::decode(&start, key)?;
+            head = start.slice(range);
+        }
+        Ok(Self { meta, text, head, body, len, stamp, reading: Reading::default() })
     }
 
     /// Reads an open file, of which `len` bytes are written so far.
@@ -92,9 +104,24 @@ impl Stored {
         self.len.saturating_sub(u64::from(self.meta.body_start))
     }
 
-    /// What of it is in memory.
+    /// What of it is in memory, with a second copy of the head for who understands it.
     pub fn bytes_in_memory(&self) -> usize {
-        usize::try_from(self.len).unwrap_or(usize::MAX)
+        usize::from(self.meta.body_start) + self.head.len() + self.body.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// What [`Stored::set_reading`] was told.
+    pub fn reading<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.reading.0.get()?.clone().downcast().ok()
+    }
+
+    /// Remembers what was made of the head; the first one stays.
+    pub fn set_reading(&self, reading: Arc<dyn Any + Send + Sync>) {
+        self.reading.0.get_or_init(|| reading);
+    }
+
+    /// The same with another head.
+    pub fn with_head(&self, head: Bytes) -> Self {
+        Self { head, reading: Reading::default(), ..self.clone() }
     }
 
     pub fn is_in_memory(&self) -> bool {
@@ -103,7 +130,11 @@ impl Stored {
 
     /// The file of that name is still the one that was read.
     pub fn is_current(&self, path: &Path) -> bool {
-        path.symlink_metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
+        path.symlink_metadata().is_ok_and(|metadata| self.is_of(Stamp::of(&metadata)))
+    }
+
+    pub fn is_of(&self, stamp: Stamp) -> bool {
+        self.stamp == stamp
     }
 
     /// The upstream says that the body is still good: writes a new header, unless another file has the name by now.

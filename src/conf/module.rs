@@ -98,6 +98,11 @@ pub trait Module: Sized + 'static {
     /// Once per `location` (and `if`, `limit_except`), inherited all the way.
     type Location: Section;
 
+    /// Whether a row of the table is there: members of a family need not have all of it.
+    fn has(_: &str) -> bool {
+        true
+    }
+
     /// Before any location is linked: what the whole block shares, such as variables.
     fn link_main(_: &Level<'_>, _: &mut <Self::Plan as Plan>::Main) -> Result<(), Fault> {
         Ok(())
@@ -222,7 +227,8 @@ pub struct Erased<P: Plan> {
 impl<P: Plan> Erased<P> {
     /// Erases `M`, which will be module number `index`.
     fn of<M: Module<Plan = P>>(index: usize) -> Self {
-        let directives = M::DIRECTIVES.iter().map(|row| (format!("{}{}", M::PREFIX, row.name), known(row, index)));
+        let rows = M::DIRECTIVES.iter().filter(|row| M::has(row.name));
+        let directives = rows.map(|row| (format!("{}{}", M::PREFIX, row.name), known(row, index)));
         Self {
             name: M::NAME,
             id: TypeId::of::<M>(),

@@ -466,6 +466,11 @@ impl Opener {
         }
     }
 
+    /// For how many seconds what was seen of a file may be believed: not at all without a cache.
+    pub fn trust(&self) -> u64 {
+        if self.cache.is_some() { self.valid } else { 0 }
+    }
+
     /// Says what `path` is, for who wants no more than that: without a cache nothing is opened.
     pub fn test(&self, request: &Request, path: &[u8]) -> Result<Stat, Unopened> {
         let walk = self.walk(request, path);

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -210,7 +211,7 @@ pub struct Request {
     /// The upstream at work, for the error log.
     pub upstream_url: RefCell<UpstreamUrl>,
     /// What the last upstream answered; it stays over internal redirects.
-    pub replied: RefCell<Option<Rc<Replied>>>,
+    pub replied: RefCell<Option<Arc<Replied>>>,
     /// Every upstream peer that was tried, for `$upstream_*`.
     pub attempts: RefCell<SmallVec<[Attempt; 1]>>,
     /// What came of asking the cache; it stays over internal redirects.
@@ -567,6 +568,13 @@ impl Request {
     pub fn forgive(&self, name: &str) {
         if let Some(owed) = &mut *self.owed.borrow_mut() {
             owed.fields.retain(|field| !field.is(name));
+        }
+    }
+
+    /// Takes back one field that was owed.
+    pub fn forgive_one(&self, name: &str, value: &[u8]) {
+        if let Some(owed) = &mut *self.owed.borrow_mut() {
+            owed.fields.retain(|field| !(field.is(name) && field.value == value));
         }
     }
 

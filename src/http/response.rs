@@ -1,5 +1,7 @@
 //! What a location answers: a head, a body, or a refusal.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 
 use super::body::Body;
@@ -142,7 +144,7 @@ impl Head {
 pub struct Replied {
     pub fields: Fields,
     /// Known once the body has ended.
-    pub trailers: std::cell::RefCell<Vec<Field>>,
+    pub trailers: OnceLock<Vec<Field>>,
 }
 
 /// A finished answer.

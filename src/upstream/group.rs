@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::balance::round_robin::{Outcome, Peers, Tried};
+use super::balance::Method;
+use super::balance::least_time::Took;
+use super::balance::peers::{Outcome, Peers, Way};
 use super::peer::Peer;
-use crate::base::clock;
+use super::sticky::Sticky;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Group {
     pub name: Bytes,
     primary: Peers,
     backup: Option<Peers>,
+    pub method: Method,
+    pub sticky: Option<Sticky>,
     /// `None`: connections are used once.
     pub keepalive: Option<Keepalive>,
 }
@@ -52,14 +56,22 @@ impl Default for Keepalive {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl Group {
-    pub fn new(name: Bytes, primary: Vec<Peer>, backup: Vec<Peer>, keepalive: Option<Keepalive>) -> Self {
-        let backup = (!backup.is_empty()).then(|| Peers::new(backup, false));
+    /// Peers that go round and whose connections are used once.
+    pub fn new(name: Bytes, primary: Vec<Peer>) -> Self {
+        Self::of(name, primary, Vec::new(), Method::RoundRobin)
+    }
+
+    pub fn of(name: Bytes, primary: Vec<Peer>, backup: Vec<Peer>, method: Method) -> Self {
+        let measured = matches!(method, Method::LeastTime(_));
+        let backup = (!backup.is_empty()).then(|| Peers::new(backup, false, measured));
         Self {
             id: NUMBER.fetch_add(1, Ordering::Relaxed),
             name,
-            primary: Peers::new(primary, backup.is_none()),
+            primary: Peers::new(primary, backup.is_none(), measured),
             backup,
-            keepalive: keepalive.filter(|keepalive| keepalive.connections > 0),
+            method,
+            sticky: None,
+            keepalive: None,
         }
     }
 
@@ -80,15 +92,15 @@ impl Group {
 #[derive(Debug)]
 pub struct Choice {
     group: Arc<Group>,
-    tried: Tried,
+    way: Way,
     backup: bool,
     /// How many tries are left, the one at hand included.
     pub tries: usize,
 }
 
 impl Choice {
-    pub fn new(group: Arc<Group>) -> Self {
-        Self { tried: Tried::default(), backup: false, tries: group.tries(), group }
+    pub fn new(group: Arc<Group>, way: Way) -> Self {
+        Self { way, backup: false, tries: group.tries(), group }
     }
 
     pub fn group(&self) -> &Arc<Group> {
@@ -97,14 +109,18 @@ impl Choice {
 
     /// The next peer; `None` when no live one is left.
     pub fn next_peer(&mut self) -> Option<Held> {
-        let now = clock::seconds();
-        let mut n = self.group.rank(self.backup).choose(&mut self.tried, now);
-        if n.is_none() && !self.backup && self.group.backup.is_some() {
-            self.backup = true;
-            self.tried = Tried::default();
-            n = self.group.rank(true).choose(&mut self.tried, now);
+        let Self { group, way, backup, .. } = self;
+        let mut n = group.rank(*backup).choose(&group.method, way, *backup);
+        if n.is_none() && !*backup && group.backup.is_some() {
+            *backup = true;
+            way.tried = Default::default();
+            n = group.rank(true).choose(&group.method, way, true);
         }
-        n.map(|n| Held { group: self.group.clone(), backup: self.backup, n, over: false })
+        let took = match &group.method {
+            Method::LeastTime(least_time) => Took::begin(least_time),
+            _ => Took::default(),
+        };
+        n.map(|n| Held { group: group.clone(), backup: *backup, n, took, over: false })
     }
 
     /// Counts a try that is over.
@@ -122,6 +138,7 @@ pub struct Held {
     group: Arc<Group>,
     backup: bool,
     n: usize,
+    took: Took,
     over: bool,
 }
 
@@ -134,17 +151,28 @@ impl Held {
         &self.group
     }
 
-    /// `true`: the peer has failed too often and is left out for a while.
-    pub fn release(mut self, outcome: Outcome) -> bool {
+    /// The head of its answer is here, after so long.
+    pub fn answered(&mut self, elapsed: Duration) {
+        self.took.header = Some(elapsed);
+        self.group.rank(self.backup).answered(self.n, &self.group.method, &mut self.took);
+    }
+
+    /// Its work took so long. `true`: the peer has failed too often and is left out for a while.
+    pub fn release(mut self, outcome: Outcome, elapsed: Duration) -> bool {
+        self.took.response = elapsed;
+        self.let_go(outcome)
+    }
+
+    fn let_go(&mut self, outcome: Outcome) -> bool {
         self.over = true;
-        self.group.rank(self.backup).release(self.n, outcome, clock::seconds())
+        self.group.rank(self.backup).release(self.n, &self.group.method, outcome, &mut self.took)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         if !self.over {
-            self.group.rank(self.backup).release(self.n, Outcome::Good, clock::seconds());
+            self.let_go(Outcome::Next);
         }
     }
 }
@@ -157,13 +185,14 @@ mod tests {
     #[test]
     fn backups_come_when_nobody_else_is_left() {
         let peer = |port| Peer::new(Address::Inet(([127, 0, 0, 1], port).into()));
-        let group = Arc::new(Group::new(Bytes::from_static(b"g"), vec![peer(1), peer(2)], vec![peer(3)], None));
-        let mut choice = Choice::new(group);
+        let (primary, backup) = (vec![peer(1), peer(2)], vec![peer(3)]);
+        let group = Arc::new(Group::of(Bytes::from_static(b"g"), primary, backup, Method::RoundRobin));
+        let mut choice = Choice::new(group, Way::default());
         assert_eq!(choice.tries, 3);
         let mut names = Vec::new();
         while let Some(held) = choice.next_peer() {
             names.push(held.peer().name.clone());
-            held.release(Outcome::Failed);
+            held.release(Outcome::Failed, Duration::ZERO);
             choice.spend();
         }
         assert_eq!(names, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);

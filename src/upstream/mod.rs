@@ -5,5 +5,6 @@ pub mod balance; // which peer is next
 pub mod group; // peers that stand for each other
 pub mod peer; // one of them
 pub mod pool; // connections that are kept, per thread
+pub mod sticky; // clients that come back
 
 pub use attempt::{Attempt, UpstreamUrl};

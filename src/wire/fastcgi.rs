@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::wire::cgi;
 use crate::wire::span::{Span, visible};
 
 const VERSION: u8 = 1;
@@ -57,25 +58,11 @@ impl RequestWriter {
         self.out.extend_from_slice(value);
     }
 
-    /// A field of the request as `HTTP_NAME`: capitals, `_` for `-`, the values of several lines joined by `, ` or, of
-    /// cookies, by `; `.
+    /// A field of the request as `HTTP_NAME`.
     pub fn field(&mut self, name: &[u8], values: &[&[u8]]) {
-        const PREFIX: &[u8] = b"HTTP_";
-        let separator: &[u8] = if name.eq_ignore_ascii_case(b"cookie") { b"; " } else { b", " };
-        let between = separator.len() * values.len().saturating_sub(1);
-        let value: usize = values.iter().map(|value| value.len()).sum();
-        self.lengths(PREFIX.len() + name.len(), value + between);
-        self.out.extend_from_slice(PREFIX);
-        self.out.extend(name.iter().map(|byte| match byte {
-            b'-' => b'_',
-            _ => byte.to_ascii_uppercase(),
-        }));
-        for (at, value) in values.iter().enumerate() {
-            if at > 0 {
-                self.out.extend_from_slice(separator);
-            }
-            self.out.extend_from_slice(value);
-        }
+        self.lengths(cgi::name_len(name), cgi::values_len(name, values));
+        cgi::push_name(name, &mut self.out);
+        cgi::push_values(name, values, &mut self.out);
     }
 
     /// The bytes to send.

@@ -7,6 +7,7 @@
 
 pub mod basic; // "Basic Ym9iOnNlY3JldA=="
 pub mod byte; // classes of bytes, and small numbers
+pub mod cgi; // what programs call the client's fields
 pub mod date; // "Sun, 06 Nov 1994 08:49:37 GMT"
 pub mod der; // values within values: certificates, keys
 pub mod fastcgi; // records, both ways
@@ -18,9 +19,11 @@ pub mod ocsp; // asking whether a certificate is revoked
 pub mod pem; // base64 between marked lines
 pub mod proxy_protocol; // who the client of a proxy in front is
 pub mod range; // "Range: bytes=0-99"
+pub mod scgi; // requests as netstrings
 pub mod span; // a piece of somebody's buffer
 pub mod uri; // request targets: shape, normal form, escapes
 pub mod utf8; // one character after the other
+pub mod uwsgi; // requests as packets
 pub mod x509; // certificates, lists of revoked ones, distinguished names
 
 pub use span::Span;

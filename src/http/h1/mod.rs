@@ -1,6 +1,6 @@
 //! HTTP/1 from a client: one task per connection reads a head, has it answered, writes the answer, and begins again.
 
-mod encode;
+pub mod encode;
 mod head;
 pub mod send;
 

@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::reply::{Reply, Rewritten};
-use super::settings::Settings;
 use crate::http::body::Piece;
 use crate::http::fields::Fields;
 use crate::http::request::Request;
@@ -48,7 +47,7 @@ pub trait Codec: 'static {
     fn wrap(&mut self, parts: Vec<Bytes>, end: Option<&[Field]>, out: &mut VecDeque<Piece>);
 
     /// Takes the head from the front of `input`, or leaves it until there is more.
-    fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked;
+    fn head(&mut self, request: &Request, input: &mut BytesMut) -> Looked;
 
     /// The head as a cache keeps it, where that is not the bytes that came: [`Codec::head`] reads it again.
     fn kept_head(&self) -> Option<Bytes> {

@@ -25,6 +25,7 @@ use super::output::poll_write;
 use super::relay::{Relay, Start};
 use super::reply::{Reply, Role};
 use super::settings::{Next, Settings, Store};
+use super::sticky;
 use super::tls::Wanted;
 use super::tunnel::Tunnel;
 use crate::base::text::errno;
@@ -39,7 +40,7 @@ use crate::net::accept::Slot;
 use crate::net::connect::{self, connect};
 use crate::net::timer::Timer;
 use crate::net::tls;
-use crate::upstream::balance::round_robin::Outcome;
+use crate::upstream::balance::peers::Outcome;
 use crate::upstream::group::{Choice, Held};
 use crate::upstream::pool::{self, Link};
 use crate::upstream::{Attempt, UpstreamUrl};
@@ -286,8 +287,24 @@ impl At {
         self.note(|attempt| {
             attempt.response_time.get_or_insert(elapsed);
         });
-        let held = self.held.take();
-        held.is_some_and(|held| held.release(outcome.unwrap_or(Outcome::Good)))
+        let Some(held) = self.held.take() else { return false };
+        if let (None, Some(sticky)) = (outcome, &held.group().sticky) {
+            sticky::learn(&self.request, sticky, held.peer(), false);
+        }
+        held.release(outcome.unwrap_or(Outcome::Good), elapsed)
+    }
+
+    /// The head of an answer that is taken is here.
+    fn head_came(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        let attempts = self.request.attempts.borrow();
+        if let Some(elapsed) = attempts.get(self.n).and_then(|attempt| attempt.header_time) {
+            held.answered(elapsed);
+        }
+        drop(attempts);
+        if let Some(sticky) = &held.group().sticky {
+            sticky::learn(&self.request, sticky, held.peer(), true);
+        }
     }
 
     /// The connection may be used again.
@@ -333,12 +350,15 @@ impl<C: Codec> Exchange<C> {
         let held = self.choice.next_peer();
         let peer = held.as_ref().map_or_else(|| self.choice.group().name.clone(), |held| held.peer().name.clone());
         self.at.note(|attempt| attempt.peer = peer.clone());
-        let scheme = if self.wanted.is_some() { "https://" } else { self.settings.scheme };
+        let scheme = if self.wanted.is_some() { self.settings.secure_scheme } else { self.settings.scheme };
         self.at.request.upstream_url.replace(UpstreamUrl { scheme, peer, uri: self.uri.clone() });
         let Some(held) = held else {
             self.at.log(Level::Error, format_args!("no live upstreams"), action::CONNECTING);
             return Err(Stop::Next(Next::NO_LIVE));
         };
+        if let Some(sticky) = &held.group().sticky {
+            sticky::bind(&self.at.request, sticky, held.peer());
+        }
         let kind = self.wanted.as_ref().map_or(0, |wanted| wanted.kind);
         let kept = pool::take(held.group(), &held.peer().address, self.tag(), kind);
         self.at.held = Some(held);
@@ -616,7 +636,7 @@ impl<C: Codec> Exchange<C> {
             }
             loop {
                 let before = self.input.len();
-                match self.codec.head(&self.at.request, &self.settings, &mut self.input) {
+                match self.codec.head(&self.at.request, &mut self.input) {
                     Looked::More => {
                         // What came before the head is not kept.
                         if let Some(raw) = self.raw.as_mut().filter(|_| self.input.is_empty()) {
@@ -725,6 +745,9 @@ impl<C: Codec> Exchange<C> {
     ) -> Result<Response, Refusal> {
         let request = self.at.request.clone();
         request.replied.replace(Some(reply.replied.clone()));
+        if !intercepted {
+            self.at.head_came();
+        }
         if intercepted {
             if reply.status == 401 {
                 for field in reply.replied.fields.all("WWW-Authenticate") {
@@ -747,7 +770,7 @@ impl<C: Codec> Exchange<C> {
             let tunnel = Tunnel::new(at, link, settings, input);
             return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
-        let buffering = reply.buffering.unwrap_or(self.settings.buffering);
+        let buffering = reply.is_buffered(&self.settings);
         let stores = copy.is_some() || !matches!(self.settings.store, Store::Off);
         if request.is_head() && !stores {
             self.leave();

@@ -1,23 +1,33 @@
 //! `upstream {}` blocks, and the groups that addresses in `proxy_pass` and its kin stand for.
 //!
 //! In: the blocks' directives. Out: [`Groups`], in which every protocol finds the group that a host means: at load for a
-//! fixed one, at run time for one that variables make.
+//! fixed one, at run time for one that variables make; and for each request its way through that group ([`choice`]).
 
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::sticky;
 use crate::base::addr::{self, Form, Host, Url};
 use crate::base::text;
 use crate::base::units;
 use crate::conf::error::{At, Fault};
 use crate::conf::module::{Arity, Directive, HTTP, Level, Module, Row, Section, Table, UPSTREAM};
 use crate::conf::setting::Setting;
+use crate::conf::template::Template;
 use crate::conf::words::Words;
 use crate::http::plan::{Main, Plan};
-use crate::upstream::group::{Group, Keepalive};
-use crate::upstream::peer::Peer;
+use crate::http::request::Request;
+use crate::net::accept::Peer as Client;
+use crate::upstream::balance::Method;
+use crate::upstream::balance::consistent::Ring;
+use crate::upstream::balance::ip_hash;
+use crate::upstream::balance::least_time::{LeastTime, Until};
+use crate::upstream::balance::peers::Way;
+use crate::upstream::group::{Choice, Group, Keepalive};
+use crate::upstream::peer::{Peer, Service};
 
 /// `ngx_http_upstream_module`.
 pub struct Upstream;
@@ -60,6 +70,12 @@ pub const BLOCK: Table<Block> = Table {
     rows: &[
         Row::line("server", UPSTREAM, Arity::AtLeast(1), Block::server),
         Row::line("zone", UPSTREAM, Arity::Between(1, 2), Block::zone),
+        Row::line("hash", UPSTREAM, Arity::Between(1, 2), Block::hash),
+        Row::line("ip_hash", UPSTREAM, Arity::None, Block::ip_hash),
+        Row::line("least_conn", UPSTREAM, Arity::None, Block::least_conn),
+        Row::line("least_time", UPSTREAM, Arity::Between(1, 2), Block::least_time),
+        Row::line("random", UPSTREAM, Arity::Between(0, 2), Block::random),
+        Row::line("sticky", UPSTREAM, Arity::AtLeast(2), Block::sticky),
         Row::line("keepalive", UPSTREAM, Arity::Between(1, 2), Block::keepalive),
         Row::line("keepalive_requests", UPSTREAM, Arity::Exactly(1), Block::keepalive_requests),
         Row::line("keepalive_time", UPSTREAM, Arity::Exactly(1), Block::keepalive_time),
@@ -79,6 +95,12 @@ impl Conf {
         if block.primary.is_empty() && block.backup.is_empty() {
             return Err(Fault::at("no servers are inside upstream", words.at()));
         }
+        let zone = block.sticky.as_ref().and_then(sticky::Said::zone);
+        let taken = |other: &&Block| zone.is_some() && other.sticky.as_ref().and_then(sticky::Said::zone) == zone;
+        if let (Some(zone), Some(other)) = (zone, self.blocks.iter().find(taken)) {
+            let message = format!("sticky zone \"{zone}\" is already used in upstream \"{}\"", other.name);
+            return Err(Fault::at(message, words.at()));
+        }
         self.blocks.push(block);
         Ok(())
     }
@@ -92,14 +114,53 @@ pub struct Block {
     primary: Vec<Peer>,
     backup: Vec<Peer>,
     zone: Setting<String>,
+    balance: Balance,
+    sticky: Option<sticky::Said>,
     keepalive: Setting<(usize, bool)>,
     keepalive_requests: Setting<u64>,
     keepalive_time: Setting<Duration>,
     keepalive_timeout: Setting<Duration>,
 }
 
+/// The balancing method, as it was said.
+#[derive(Clone, Debug, Default)]
+enum Balance {
+    #[default]
+    RoundRobin,
+    Hash(Template),
+    Consistent(Template),
+    IpHash,
+    LeastConn,
+    Random {
+        two: bool,
+    },
+    LeastTime(LeastTime),
+}
+
+impl Balance {
+    fn knows_backups(&self) -> bool {
+        match self {
+            Self::RoundRobin | Self::LeastConn | Self::LeastTime(_) => true,
+            Self::Hash(_) | Self::Consistent(_) | Self::IpHash | Self::Random { .. } => false,
+        }
+    }
+
+    fn finish(&self, primary: &[Peer]) -> Method {
+        match self.clone() {
+            Self::RoundRobin => Method::RoundRobin,
+            Self::Hash(key) => Method::Hash(key),
+            Self::Consistent(key) => Method::Consistent(key, Ring::of(primary)),
+            Self::IpHash => Method::IpHash,
+            Self::LeastConn => Method::LeastConn,
+            Self::Random { two } => Method::Random { two },
+            Self::LeastTime(least_time) => Method::LeastTime(least_time),
+        }
+    }
+}
+
 impl Block {
-    /// Syntax: `server address [weight=n] [max_conns=n] [max_fails=n] [fail_timeout=time] [backup] [down];`
+    /// Syntax: `server address [weight=n] [max_conns=n] [max_fails=n] [fail_timeout=time] [backup] [down] [drain]
+    /// [route=string];`
     fn server(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         let mut model = Peer::new(addr::Address::Unix(Default::default()));
         let mut backup = false;
@@ -119,8 +180,20 @@ impl Block {
                 ("fail_timeout", Some(value)) => {
                     model.fail_timeout = units::seconds(value).ok_or_else(|| words.invalid_parameter(n))?;
                 }
+                ("backup", None) if !self.balance.knows_backups() => {
+                    let message = format!("balancing method does not support parameter \"{word}\"");
+                    return Err(words.fault(n, message));
+                }
                 ("backup", None) => backup = true,
-                ("down", None) => model.down = true,
+                ("down", None) => model.service = Service::Down,
+                ("drain", None) => model.service = Service::Draining,
+                ("route", Some("")) => return Err(words.fault(n, "route is empty")),
+                ("route", Some(route)) => {
+                    model.id = text::bytes(route).into();
+                    if model.id.len() > LONGEST_ROUTE {
+                        return Err(words.fault(n, format!("route is longer than {LONGEST_ROUTE}")));
+                    }
+                }
                 _ => return Err(words.invalid_parameter(n)),
             }
         }
@@ -128,9 +201,10 @@ impl Block {
         let form = Form { listen: false, uri: false, default_port: 80 };
         let addresses = addr::parse(text, form).and_then(|url| url.addresses());
         let addresses = addresses.map_err(|why| words.fault(0, format!("{why} in upstream \"{text}\"")))?;
+        model.server = text::bytes(text).into();
         let peers = addresses.into_iter().map(|address| {
-            let Peer { weight, max_conns, max_fails, fail_timeout, down, .. } = model;
-            Peer { weight, max_conns, max_fails, fail_timeout, down, ..Peer::new(address) }
+            let Peer { name, address, .. } = Peer::new(address);
+            Peer { name, address, ..model.clone() }
         });
         if backup {
             self.backup.extend(peers)
@@ -152,6 +226,70 @@ impl Block {
             }
         }
         self.zone.set(words.arg(0).to_owned())
+    }
+
+    /// Syntax: `hash key [consistent];`
+    fn hash(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        let key = words.template(0)?;
+        let balance = match words.arg(1) {
+            "" => Balance::Hash(key),
+            "consistent" => Balance::Consistent(key),
+            _ => return Err(words.invalid_parameter(1)),
+        };
+        self.balance_by(words, balance)
+    }
+
+    /// Syntax: `ip_hash;`
+    fn ip_hash(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.balance_by(words, Balance::IpHash)
+    }
+
+    /// Syntax: `least_conn;`
+    fn least_conn(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.balance_by(words, Balance::LeastConn)
+    }
+
+    /// Syntax: `least_time header | last_byte [inflight];`
+    fn least_time(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        let inflight = match words.arg(1) {
+            "" => false,
+            "inflight" => true,
+            _ => return Err(words.invalid_parameter(1)),
+        };
+        let until = words.choice(0, &[("header", Until::Header), ("last_byte", Until::LastByte)])?;
+        self.balance_by(words, Balance::LeastTime(LeastTime { until, inflight }))
+    }
+
+    /// Syntax: `random [two [least_conn]];`
+    fn random(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        let two = match words.arg(0) {
+            _ if words.is_empty() => false,
+            "two" => true,
+            _ => return Err(words.invalid_parameter(0)),
+        };
+        if words.len() > 1 && words.arg(1) != "least_conn" {
+            return Err(words.invalid_parameter(1));
+        }
+        self.balance_by(words, Balance::Random { two })
+    }
+
+    fn balance_by(&mut self, words: &Words<'_>, balance: Balance) -> Result<(), Fault> {
+        if !matches!(self.balance, Balance::RoundRobin) {
+            words.cx.warn(words.fault(0, "load balancing method redefined"));
+        }
+        self.balance = balance;
+        Ok(())
+    }
+
+    /// Syntax: `sticky cookie name [expires=time] [domain=domain] [httponly] [samesite=strict | lax | none | $variable]
+    /// [secure] [path=path]; | sticky route $variable ...; | sticky learn create=$variable lookup=$variable
+    /// zone=name:size [timeout=time] [header];`
+    fn sticky(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        if self.sticky.is_some() {
+            return Err(Fault::directive("is duplicate"));
+        }
+        self.sticky = Some(sticky::Said::read(words)?);
+        Ok(())
     }
 
     /// Syntax: `keepalive connections [local];`  Default: `32 local`
@@ -197,9 +335,42 @@ impl Block {
             timeout: self.keepalive_timeout.or(default.timeout),
         };
         let name = Bytes::from(text::bytes(&self.name));
-        let group = Group::new(name, self.primary.clone(), self.backup.clone(), Some(keepalive));
+        let (mut primary, mut backup) = (self.primary.clone(), self.backup.clone());
+        if self.sticky.is_some() {
+            primary.iter_mut().chain(&mut backup).for_each(Peer::identify);
+        }
+        let method = self.balance.finish(&primary);
+        let mut group = Group::of(name, primary, backup, method);
+        group.keepalive = Some(keepalive).filter(|keepalive| keepalive.connections > 0);
+        group.sticky = self.sticky.clone().map(|said| said.finish(&self.name)).transpose()?;
         Ok(Known { host: self.name.clone(), port: None, explicit: true, group: Arc::new(group) })
     }
+}
+
+/// nginx: a route takes the place of an MD5 in hexadecimal digits.
+const LONGEST_ROUTE: usize = 32;
+
+/// A request's way through a group: what its method and `sticky` want to know of the request is asked now.
+pub fn choice(request: &Request, group: Arc<Group>) -> Choice {
+    let mut way = match &group.method {
+        Method::RoundRobin | Method::LeastConn | Method::Random { .. } | Method::LeastTime(_) => Way::default(),
+        Method::Hash(key) => Way { key: key.eval(request), ..Way::default() },
+        Method::Consistent(key, ring) => {
+            let key = key.eval(request);
+            Way { hash: ring.place(&key), key, ..Way::default() }
+        }
+        Method::IpHash => match request.peer() {
+            Client::Inet(client) => match client.ip() {
+                IpAddr::V4(v4) => ip_hash::begin(&v4.octets()[..3]),
+                IpAddr::V6(v6) => ip_hash::begin(&v6.octets()),
+            },
+            Client::Unix(_) => ip_hash::begin(&[0; 3]),
+        },
+    };
+    if let Some(sticky) = &group.sticky {
+        way.hint = sticky::hint(request, sticky);
+    }
+    Choice::new(group, way)
 }
 
 /// Every group of a configuration. A handle: copies see the same.
@@ -260,7 +431,7 @@ impl Groups {
         let peers = addresses.into_iter().map(Peer::new).collect();
         let name = Bytes::from(text::bytes(&url.host_text));
         // nginx: only the connections of a block are kept
-        let group = Arc::new(Group::new(name, peers, Vec::new(), None));
+        let group = Arc::new(Group::new(name, peers));
         self.add(Known { host: url.host_text.clone(), port: Some(url.port), explicit: false, group: group.clone() });
         Ok(group)
     }

@@ -36,7 +36,7 @@ struct Inner<C> {
     at: At,
     settings: Arc<Settings>,
     codec: C,
-    replied: std::rc::Rc<Replied>,
+    replied: Arc<Replied>,
     input: BytesMut,
     /// What waits for the client.
     queue: VecDeque<Piece>,
@@ -183,7 +183,7 @@ impl<C: Codec> Source for Relay<C> {
     fn trailers(&mut self) -> Vec<Field> {
         let Some(inner) = &mut self.0 else { return Vec::new() };
         let hide = &inner.settings.hide;
-        inner.replied.trailers.borrow().iter().filter(|field| !hide.has(&field.name)).cloned().collect()
+        inner.replied.trailers.get().into_iter().flatten().filter(|field| !hide.has(&field.name)).cloned().collect()
     }
 }
 
@@ -396,7 +396,7 @@ impl<C: Codec> Inner<C> {
     /// The body has ended.
     fn end(&mut self) {
         self.state = State::Ended;
-        self.replied.trailers.replace(self.codec.take_trailers());
+        let _ = self.replied.trailers.set(self.codec.take_trailers()); // a body ends once
         if self.codec.is_reusable() && self.body_sent && self.input.is_empty() {
             self.at.keep(Arc::as_ptr(&self.settings) as usize);
         }

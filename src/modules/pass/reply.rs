@@ -3,9 +3,10 @@
 //! In: a status and fields in their order. Out: what they mean for us ([`Reply`]), and the client's [`Head`]. nginx:
 //! `ngx_http_upstream_headers_in` and its two columns of handlers.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::settings::{Ignore, Settings};
 use crate::cache::rfc9111;
@@ -18,21 +19,31 @@ use crate::wire::date;
 use crate::wire::http1::response::{BadFraming, Framing};
 use crate::wire::uri;
 
-/// The head of an upstream's answer, understood.
+/// The head of an upstream's answer, understood. What a location says of its fields counts when it is used: a kept one
+/// serves several.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
     /// `404 Nope`: its own words.
     pub status_line: Option<Bytes>,
-    pub replied: Rc<Replied>,
+    pub replied: Arc<Replied>,
+    /// What `Last-Modified` says.
+    last_modified: Option<i64>,
+    /// What each of its fields is to us.
+    known: SmallVec<[Option<Known>; 16]>,
     pub framing: Framing,
-    redirect: Option<Bytes>,
-    /// `X-Accel-Buffering`.
-    pub buffering: Option<bool>,
-    charset: Option<Bytes>,
-    limit_rate: Option<u64>,
+    accel: Accel,
     /// There was no head at all: HTTP/0.9.
     pub headless: bool,
+}
+
+/// What an upstream tells us to do, in `X-Accel-*`.
+#[derive(Debug, Default)]
+struct Accel {
+    redirect: Option<Bytes>,
+    buffering: Option<bool>,
+    charset: Option<Bytes>,
+    limit_rate: Option<u64>,
 }
 
 /// What an answer is to the cache.
@@ -149,80 +160,56 @@ impl Reply {
     /// Reads the meaning of a head.
     pub fn new(
         request: &Request,
-        settings: &Settings,
         status: u16,
         status_line: Option<Bytes>,
         mut fields: Fields,
     ) -> Result<Self, InvalidHead> {
-        let mut reply = Self {
-            status,
-            status_line,
-            replied: Rc::default(),
-            framing: Framing::default(),
-            redirect: None,
-            buffering: None,
-            charset: None,
-            limit_rate: None,
-            headless: false,
-        };
-        let mut seen: u32 = 0;
-        let mut n = 0;
-        while let Some(field) = fields.get(n) {
-            let Some(known) = Known::of(field.name) else {
-                n += 1;
-                continue;
-            };
-            let bit = 1 << known as u32;
-            if known.is_single() && seen & bit != 0 {
-                warn_duplicate(request, field, &fields, known);
-                fields.remove(n);
-                continue;
-            }
-            seen |= bit;
-            if let Err(bad) = reply.understand(settings.ignore, known, field) {
-                return Err(refuse(request, bad, &fields, n));
-            }
-            n += 1;
-        }
-        if reply.framing.chunked {
-            reply.framing.length = None;
-        }
-        reply.replied = Rc::new(Replied { fields, ..Replied::default() });
-        Ok(reply)
-    }
-
-    fn understand(&mut self, ignore: Ignore, known: Known, field: FieldRef<'_>) -> Result<(), BadFraming> {
-        let value = field.value;
-        match known {
-            Known::ContentLength => self.framing.content_length(value)?,
-            Known::TransferEncoding => self.framing.transfer_encoding(value)?,
-            Known::Connection => self.framing.connection(value),
-            Known::AccelRedirect if !ignore.has(Ignore::ACCEL_REDIRECT) => self.redirect = Some(field.value_bytes()),
-            Known::AccelLimitRate if !ignore.has(Ignore::ACCEL_LIMIT_RATE) => self.limit_rate = byte::offset(value),
-            Known::AccelBuffering if !ignore.has(Ignore::ACCEL_BUFFERING) => {
-                if value.eq_ignore_ascii_case(b"no") {
-                    self.buffering = Some(false);
-                } else if value.eq_ignore_ascii_case(b"yes") {
-                    self.buffering = Some(true);
+        let (mut known, mut framing, mut accel) = (SmallVec::new(), Framing::default(), Accel::default());
+        let (mut last_modified, mut seen) = (None, 0_u32);
+        while let Some(field) = fields.get(known.len()) {
+            let what = Known::of(field.name);
+            if let Some(what) = what {
+                let bit = 1 << what as u32;
+                if what.is_single() && seen & bit != 0 {
+                    warn_duplicate(request, field, &fields, what);
+                    fields.remove(known.len());
+                    continue;
+                }
+                seen |= bit;
+                if what == Known::LastModified {
+                    last_modified = date::parse(field.value);
+                }
+                if let Err(bad) = understand(&mut framing, &mut accel, what, field) {
+                    return Err(refuse(request, bad, &fields, known.len()));
                 }
             }
-            Known::AccelCharset if !ignore.has(Ignore::ACCEL_CHARSET) => self.charset = Some(field.value_bytes()),
-            _ => {}
+            known.push(what);
         }
-        Ok(())
+        if framing.chunked {
+            framing.length = None;
+        }
+        let replied = Arc::new(Replied { fields, ..Replied::default() });
+        Ok(Self { status, status_line, replied, last_modified, known, framing, accel, headless: false })
+    }
+
+    /// Its fields, and what each is to us.
+    fn fields(&self) -> impl Iterator<Item = (Option<Known>, FieldRef<'_>)> {
+        self.known.iter().copied().zip(self.replied.fields.iter())
     }
 
     /// What the answer tells us to do before anything is sent to the client; `Err` when the request goes elsewhere.
-    pub fn obey(&self, request: &Request, hide: &Settings) -> Result<(), Refusal> {
-        if let Some(rate) = self.limit_rate {
+    pub fn obey(&self, request: &Request, settings: &Settings) -> Result<(), Refusal> {
+        if let Some(rate) = self.accel.limit_rate
+            && !settings.ignore.has(Ignore::ACCEL_LIMIT_RATE)
+        {
             request.limit_rate.set(Some(rate));
         }
-        let Some(target) = &self.redirect else { return Ok(()) };
-        for field in self.replied.fields.iter() {
-            let Some(known) = Known::of(field.name).filter(|known| known.survives_redirect()) else { continue };
+        let Some(target) = self.redirect(settings) else { return Ok(()) };
+        for (known, field) in self.fields() {
+            let Some(known) = known.filter(|known| known.survives_redirect()) else { continue };
             match known {
                 Known::ContentType => request.owe_type(field.value_bytes()),
-                Known::AcceptRanges if hide.force_ranges => {}
+                Known::AcceptRanges if settings.force_ranges => {}
                 _ => request.owe(field.name_bytes(), field.value_bytes()),
             }
         }
@@ -241,14 +228,31 @@ impl Reply {
         Err(Refusal::Jump(Box::new(Jump::Path { path, args: Some(args) })))
     }
 
+    /// Where it sends the request.
+    fn redirect(&self, settings: &Settings) -> Option<&Bytes> {
+        self.accel.redirect.as_ref().filter(|_| !settings.ignore.has(Ignore::ACCEL_REDIRECT))
+    }
+
     /// It sends the request elsewhere.
-    pub fn redirects(&self) -> bool {
-        self.redirect.is_some()
+    pub fn redirects(&self, settings: &Settings) -> bool {
+        self.redirect(settings).is_some()
+    }
+
+    /// It has fields that may go out otherwise to one client than to another.
+    pub fn is_rewritten(&self) -> bool {
+        let may_be = |known: &Option<Known>| matches!(known, Some(Known::Location | Known::Refresh | Known::SetCookie));
+        self.known.iter().any(may_be)
+    }
+
+    /// Whether it is buffered on its way to the client.
+    pub fn is_buffered(&self, settings: &Settings) -> bool {
+        let asked = self.accel.buffering.filter(|_| !settings.ignore.has(Ignore::ACCEL_BUFFERING));
+        asked.unwrap_or(settings.buffering)
     }
 
     /// An answer that had no head.
-    pub fn without_head(request: &Request, settings: &Settings) -> Result<Self, InvalidHead> {
-        Ok(Self { headless: true, ..Self::new(request, settings, 200, None, Fields::default())? })
+    pub fn without_head(request: &Request) -> Result<Self, InvalidHead> {
+        Ok(Self { headless: true, ..Self::new(request, 200, None, Fields::default())? })
     }
 
     /// The head for the client. `rewrite` is asked for the values that a protocol may change.
@@ -259,11 +263,11 @@ impl Reply {
         let mut fields = came.like();
         let mut own = (false, false);
         let mut allows_ranges = settings.force_ranges;
-        for (n, field) in came.iter().enumerate() {
+        for (n, (known, field)) in self.fields().enumerate() {
             if settings.hide.has(field.name) {
                 continue;
             }
-            match Known::of(field.name) {
+            match known {
                 Some(Known::ContentLength | Known::TransferEncoding | Known::Connection | Known::KeepAlive) => continue,
                 Some(Known::ContentType) => {
                     content_type(field.value_bytes(), &mut head);
@@ -274,7 +278,7 @@ impl Reply {
                     allows_ranges = true;
                     continue;
                 }
-                Some(Known::LastModified) => head.last_modified = date::parse(field.value),
+                Some(Known::LastModified) => head.last_modified = self.last_modified,
                 Some(Known::Server) => own.0 = true,
                 Some(Known::Date) => own.1 = true,
                 Some(Known::Location) => {
@@ -320,9 +324,28 @@ impl Reply {
         head.tag_decides = role != Role::Passed;
         head.single_range = allows_ranges && role != Role::Cached;
         head.headless = self.headless;
-        head.override_charset.clone_from(&self.charset);
+        if !settings.ignore.has(Ignore::ACCEL_CHARSET) {
+            head.override_charset.clone_from(&self.accel.charset);
+        }
         head
     }
+}
+
+/// Takes the meaning of a field.
+fn understand(framing: &mut Framing, accel: &mut Accel, known: Known, field: FieldRef<'_>) -> Result<(), BadFraming> {
+    let value = field.value;
+    match known {
+        Known::ContentLength => framing.content_length(value)?,
+        Known::TransferEncoding => framing.transfer_encoding(value)?,
+        Known::Connection => framing.connection(value),
+        Known::AccelRedirect => accel.redirect = Some(field.value_bytes()),
+        Known::AccelLimitRate => accel.limit_rate = byte::offset(value),
+        Known::AccelBuffering if value.eq_ignore_ascii_case(b"no") => accel.buffering = Some(false),
+        Known::AccelBuffering if value.eq_ignore_ascii_case(b"yes") => accel.buffering = Some(true),
+        Known::AccelCharset => accel.charset = Some(field.value_bytes()),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// The URL in a `Refresh` field.

@@ -38,7 +38,7 @@ pub async fn group(request: &Request, url: &Url, minds_client: bool) -> Result<A
             Err(_) => return Err(Refusal::Status(500)),
         },
     };
-    Ok(Arc::new(Group::new(name, peers, Vec::new(), None)))
+    Ok(Arc::new(Group::new(name, peers)))
 }
 
 /// Waits, unless the client goes away first.

@@ -34,6 +34,8 @@ pub trait Family: 'static {
     const NEXT: &'static [(&'static str, Next)];
     /// The directory for temporary files.
     const TEMP: &'static str;
+    /// What the protocol has not, of the directives that most have.
+    const LACKS: &'static [&'static str] = &[];
 }
 
 /// The common directives of one protocol.
@@ -78,6 +80,10 @@ impl<F: Family> Module for Pass<F> {
     type Main = ();
     type Server = ();
     type Location = Conf;
+
+    fn has(row: &str) -> bool {
+        !F::LACKS.contains(&row)
+    }
 
     fn link(level: &Level<'_>, _: &mut Plan) -> Result<(), Fault> {
         // A level that nothing is passed from is wrong all the same.
@@ -586,6 +592,7 @@ impl Conf {
             are_servers: false,
             drops_connection_fields: false,
             scheme: "",
+            secure_scheme: "",
         })
     }
 }
@@ -719,4 +726,6 @@ pub struct Settings {
     pub drops_connection_fields: bool,
     /// `http://`: how the error log begins the upstream's address.
     pub scheme: &'static str,
+    /// `https://`: the same where TLS is spoken.
+    pub secure_scheme: &'static str,
 }

@@ -29,7 +29,7 @@ pub fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     vars.family("upstream_trailer_", |rest| {
         let name = rest.to_owned();
         Row::each(move |r: &Request| {
-            joined(r.replied.borrow().as_ref()?.trailers.borrow().iter().map(FieldRef::from), &name)
+            joined(r.replied.borrow().as_ref()?.trailers.get()?.iter().map(FieldRef::from), &name)
         })
     });
     vars.family("upstream_cookie_", |rest| {

@@ -5,8 +5,9 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwapOption;
 use bytes::BytesMut;
 
 use super::Plan;
@@ -21,18 +22,65 @@ use crate::cache::{Status, hot};
 use crate::http::body::{Body, FilePiece, Piece};
 use crate::http::open_file::{Kind, OpenFile};
 use crate::http::request::Request;
-use crate::http::response::{Refusal, Response};
+use crate::http::response::{Head, Refusal, Response};
 use crate::log::Level;
 use crate::modules::pass::codec::{Codec, Looked};
 use crate::modules::pass::reply::{Reply, Role};
+use crate::modules::pass::settings::Settings;
 
 /// What of an answer that is there already.
-pub(super) struct Copied<C> {
+#[derive(Clone)]
+pub(super) struct Copied {
     pub(super) stored: Arc<Stored>,
     /// What has the body, unless that is in memory.
     pub(super) file: Option<Arc<OpenFile>>,
-    pub(super) reply: Box<Reply>,
-    pub(super) codec: C,
+    read: Arc<Read>,
+}
+
+impl Copied {
+    pub(super) fn reply(&self) -> &Reply {
+        &self.read.reply
+    }
+
+    /// The same copy, in another file or with another header.
+    pub(super) fn with(&self, stored: Stored) -> Self {
+        Self { stored: Arc::new(stored), ..self.clone() }
+    }
+}
+
+/// A head that a protocol has read.
+struct Read {
+    /// `proxy`: another protocol reads another head in the same bytes.
+    prefix: &'static str,
+    reply: Reply,
+    /// What a location makes of it: the last that asked.
+    made: ArcSwapOption<Made>,
+}
+
+/// A head as clients get it that have no say in it.
+struct Made {
+    settings: Weak<Settings>,
+    head: Head,
+}
+
+impl Read {
+    fn head<O: Origin>(&self, origin: &Arc<O>, request: &Request) -> Head {
+        let settings = origin.settings();
+        let made = self.made.load();
+        if let Some(made) = made.as_ref().filter(|made| made.settings.as_ptr() == Arc::as_ptr(settings)) {
+            return made.head.clone();
+        }
+        let head = head(origin, request, &self.reply);
+        if !self.reply.is_rewritten() {
+            let settings = Arc::downgrade(settings);
+            self.made.store(Some(Arc::new(Made { settings, head: head.clone() })));
+        }
+        head
+    }
+}
+
+fn head<O: Origin>(origin: &Arc<O>, request: &Request, reply: &Reply) -> Head {
+    reply.head(origin.settings(), Role::Cached, |what, value| origin.rewrite(request, what, value))
 }
 
 /// What became of a file.
@@ -47,22 +95,17 @@ pub(super) enum Opened {
 pub(super) const SMALL: usize = crate::cache::stored::SMALL as usize;
 
 /// The file of an entry: from memory if it is there and still what the disk has. `number` is the file that the index knows.
-pub(super) fn open(
-    request: &Request,
-    entry: &Entry,
-    path: &std::path::Path,
-    number: u32,
-    limit: usize,
-    waited: bool,
-) -> Opened {
+pub(super) fn open(request: &Request, entry: &Entry, number: u32, limit: usize, waited: bool) -> Opened {
     let store = entry.zone.store.number;
-    if let Some(stored) = hot::get(store, entry.key) {
-        if stored.text == entry.text && stored.is_current(path) {
-            return Opened::Stored(stored, None);
+    let files = &request.plan().files;
+    let kept = hot::get(store, entry.key, number).filter(|kept| kept.stored.text == entry.text);
+    if let Some(kept) = kept.as_ref().filter(|kept| kept.stored.is_in_memory()) {
+        if kept.is_current(files.trust(), || entry.path()) {
+            return Opened::Stored(kept.stored.clone(), None);
         }
         hot::forget(store, entry.key);
     }
-    let found = match request.plan().files.open_kept(path.as_os_str().as_bytes(), number) {
+    let found = match files.open_kept(entry.path().as_os_str().as_bytes(), number) {
         Ok(found) => found,
         Err(unopened) if matches!(unopened.errno, libc::ENOENT | libc::ENOTDIR) => return Opened::Not(Unread::Missing),
         Err(unopened) => return Opened::Not(Unread::Failed(unopened.call, unopened.error())),
@@ -71,6 +114,11 @@ pub(super) fn open(
         return Opened::Not(Unread::Unusable(Unusable::Broken));
     };
     let len = found.stat.size;
+    let (id, written) = found.stat.identity();
+    let stamp = Stamp { id, len, written };
+    if let Some(kept) = kept.filter(|kept| !kept.stored.is_in_memory() && kept.stored.is_of(stamp)) {
+        return Opened::Stored(kept.stored.clone(), Some(file));
+    }
     let want = Stored::appetite(len, limit);
     let read = if waited { file.read(0, want).map(Some) } else { file.read_ready(0, want) };
     let bytes = match read {
@@ -78,15 +126,14 @@ pub(super) fn open(
         Ok(None) => return Opened::Cold(file),
         Err(error) => return Opened::Not(Unread::Failed("pread()", error)),
     };
-    let (id, written) = found.stat.identity();
-    match Stored::read(bytes, Stamp { id, len, written }, len, &entry.text) {
+    match Stored::read(bytes, stamp, len, &entry.text) {
         Err(why) => Opened::Not(Unread::Unusable(why)),
-        Ok(stored) if stored.is_in_memory() => {
+        Ok(stored) => {
             let stored = Arc::new(stored);
-            hot::put(store, entry.key, &stored);
-            Opened::Stored(stored, None)
+            hot::put(store, entry.key, number, &stored);
+            let file = (!stored.is_in_memory()).then_some(file);
+            Opened::Stored(stored, file)
         }
-        Ok(stored) => Opened::Stored(Arc::new(stored), Some(file)),
     }
 }
 
@@ -94,21 +141,18 @@ pub(super) fn open(
 pub(super) fn understand<O: Origin>(
     origin: &Arc<O>,
     request: &Request,
+    entry: &Entry,
     stored: Arc<Stored>,
     file: Option<Arc<OpenFile>>,
-    path: &std::path::Path,
-) -> Option<Copied<O::Codec>> {
-    let settings = origin.settings();
-    let converts = origin.cache().is_some_and(|plan| plan.convert_head);
-    let mut codec = origin.codec(request);
-    codec.begin();
-    let looked = match stored.head.is_empty() {
-        true => Reply::without_head(request, settings).map(Box::new).ok(),
-        false => match codec.head(request, settings, &mut BytesMut::from(&stored.head[..])) {
-            Looked::Head(reply) => Some(reply),
-            Looked::More | Looked::Hints(_) | Looked::Invalid => None,
-        },
-    };
+) -> Option<Copied> {
+    let plan = origin.cache()?;
+    let (prefix, converts) = (plan.prefix, plan.convert_head);
+    let read = stored.reading::<Read>().filter(|read| read.prefix == prefix).or_else(|| {
+        let reply = read_head(origin, request, &stored.head)?;
+        let read = Arc::new(Read { prefix, reply, made: ArcSwapOption::empty() });
+        stored.set_reading(read.clone());
+        Some(read)
+    });
     // What was kept is whole, or the disk has lost some of it. nginx: what answered HEAD answers GET, where that is
     // what the operator wants.
     let len = stored.body_len();
@@ -118,32 +162,46 @@ pub(super) fn understand<O: Origin>(
             || len == 0 && !converts
             || reply.framing.length.is_none_or(|length| length == len)
     };
-    match looked {
-        Some(reply) if whole(&reply) => Some(Copied { stored, file, reply, codec }),
+    match read {
+        Some(read) if whole(&read.reply) => Some(Copied { stored, file, read }),
         Some(_) | None => {
-            let shown = path.display();
-            request.log(Level::Crit, format_args!("cache file \"{shown}\" contains invalid header"));
+            let path = entry.path();
+            request.log(Level::Crit, format_args!("cache file \"{}\" contains invalid header", path.display()));
             None
         }
     }
 }
 
+/// What a kept head says.
+fn read_head<O: Origin>(origin: &Arc<O>, request: &Request, head: &[u8]) -> Option<Reply> {
+    if head.is_empty() {
+        return Reply::without_head(request).ok();
+    }
+    let mut codec = origin.codec(request);
+    codec.begin();
+    match codec.head(request, &mut BytesMut::from(head)) {
+        Looked::Head(reply) => Some(*reply),
+        Looked::More | Looked::Hints(_) | Looked::Invalid => None,
+    }
+}
+
 /// Nothing in the answer itself forbids to serve it stale.
-pub(super) fn may_be_stale<C>(plan: &Plan, copied: &Copied<C>) -> bool {
-    !policy::forbids_stale(pairs(&copied.reply.replied.fields), &plan.rules.ignored)
+pub(super) fn may_be_stale(plan: &Plan, copied: &Copied) -> bool {
+    !policy::forbids_stale(pairs(&copied.reply().replied.fields), &plan.rules.ignored)
 }
 
 /// Answers with a copy.
 pub(super) fn serve<O: Origin>(
     origin: &Arc<O>,
     request: &Rc<Request>,
-    copied: Copied<O::Codec>,
+    copied: Copied,
     status: Status,
 ) -> Result<Response, Refusal> {
-    let Copied { stored, file, reply, codec } = copied;
+    let Copied { stored, file, read } = copied;
     let len = stored.body_len();
     let offset = u64::from(stored.meta.body_start);
-    respond(origin, request, &reply, &codec, &stored.meta, status, || {
+    let head = read.head(origin, request);
+    respond(origin, request, &read.reply, head, &stored.meta, status, || {
         Ok(match (&stored.body, file) {
             (Some(bytes), _) => Body::memory(bytes.clone()),
             (None, Some(file)) if len > 0 => Body::One(Piece::File(FilePiece { file, offset, len })),
@@ -152,11 +210,23 @@ pub(super) fn serve<O: Origin>(
     })
 }
 
-pub(super) fn respond<O: Origin>(
+/// Answers with what has not been read to its end yet.
+pub(super) fn serve_growing<O: Origin>(
+    origin: &Arc<O>,
+    request: &Rc<Request>,
+    stored: &Stored,
+    body: impl FnOnce() -> std::io::Result<Body>,
+) -> Option<Result<Response, Refusal>> {
+    let reply = read_head(origin, request, &stored.head)?;
+    let head = head(origin, request, &reply);
+    Some(respond(origin, request, &reply, head, &stored.meta, Status::Hit, body))
+}
+
+fn respond<O: Origin>(
     origin: &Arc<O>,
     request: &Rc<Request>,
     reply: &Reply,
-    codec: &O::Codec,
+    mut head: Head,
     meta: &Meta,
     status: Status,
     body: impl FnOnce() -> std::io::Result<Body>,
@@ -169,7 +239,6 @@ pub(super) fn respond<O: Origin>(
     request.replied.replace(Some(reply.replied.clone()));
     request.body.discard();
     reply.obey(request, origin.settings())?;
-    let mut head = reply.head(origin.settings(), Role::Cached, |what, value| codec.rewrite(request, what, value));
     if origin.cache().is_some_and(|plan| plan.rules.rfc9111) {
         strict::dress(&mut head, &reply.replied.fields, meta, now());
     }

@@ -62,7 +62,26 @@ pub(super) fn pairs(fields: &Fields) -> impl Iterator<Item = policy::Pair<'_>> +
 }
 
 /// The entry of a request; `None` where none is to be looked for.
-pub(super) async fn entry<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Option<Entry>, Refusal> {
+pub(super) async fn find<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Option<Entry>, Refusal> {
+    prepare(origin, request).await?;
+    known(origin, plan, request)
+}
+
+/// Everything is there that the key may be made of.
+pub(super) fn is_known<O: Origin>(origin: &O, request: &Request) -> bool {
+    !origin.settings().request_buffering || request.body.is_done()
+}
+
+/// Waits for what the key may be made of.
+pub(super) async fn prepare<O: Origin>(origin: &O, request: &Rc<Request>) -> Result<(), Refusal> {
+    if origin.settings().request_buffering {
+        Upload::read(request).await?;
+    }
+    Ok(())
+}
+
+/// As [`find`], when everything is there.
+pub(super) fn known<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Option<Entry>, Refusal> {
     let zone = match &plan.zones {
         Zones::One(zone) => zone.clone(),
         Zones::Named(template, zones) => {
@@ -78,10 +97,6 @@ pub(super) async fn entry<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Reque
             found.ok_or_else(missing)?.clone()
         }
     };
-    if origin.settings().request_buffering {
-        // The key may be made of it.
-        Upload::read(request).await?;
-    }
     let text = match &plan.key {
         Some(template) => template.eval(request.as_ref()),
         None => origin.key(request)?,

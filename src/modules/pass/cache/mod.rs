@@ -431,6 +431,19 @@ pub struct Plan {
     pub convert_head: bool,
 }
 
+impl Plan {
+    /// Answers to this method are kept.
+    fn is_asked(&self, request: &Request) -> bool {
+        let method = request.method();
+        self.methods.iter().any(|known| known.as_bytes() == method)
+    }
+
+    /// `*_cache_purge`: the request is for the entry to go.
+    fn purges(&self, request: &Request) -> bool {
+        !self.purge.is_empty() && any(&self.purge, request)
+    }
+}
+
 /// The finished plan of one location; `None` where nothing is kept.
 ///
 /// Of `*_cache` and `*_store` the inner one counts; at the same level they are too much.

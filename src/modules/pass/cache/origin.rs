@@ -10,6 +10,7 @@ use crate::http::request::Request;
 use crate::http::response::Refusal;
 use crate::modules::pass::codec::Codec;
 use crate::modules::pass::exchange::{Keeping, Ready};
+use crate::modules::pass::reply::Rewritten;
 use crate::modules::pass::settings::Settings;
 
 /// A protocol whose answers may be kept.
@@ -25,6 +26,11 @@ pub trait Origin: 'static {
 
     /// What reads a head that was kept.
     fn codec(self: &Arc<Self>, request: &Request) -> Self::Codec;
+
+    /// Changes a field's value on its way to the client.
+    fn rewrite(&self, _: &Request, _: Rewritten, _: &Bytes) -> Option<Bytes> {
+        None
+    }
 
     /// What asks the upstream. `keeping`: the answer may be kept, so it is to be one for all.
     fn ready(

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use super::Plan;
 use super::copied::{self, Copied, Opened};
-use super::entry::{Entry, entry, now, other_variant, pairs};
+use super::entry::{self, Entry, now, other_variant, pairs};
 use super::keep;
 use super::origin::Origin;
 use super::strict;
 use crate::base::text::errno;
 use crate::cache::filling::{Filling, Refused};
 use crate::cache::head;
+use crate::cache::hot;
 use crate::cache::index::{Found, Turn};
 use crate::cache::policy::{Rules, Verdict};
 use crate::cache::purge::What;
@@ -28,23 +29,23 @@ use crate::log::Level;
 use crate::modules::pass::reply::Reply;
 
 /// 304: the copy is good for some more time.
-pub(super) fn renew<C>(
+pub(super) fn renew(
     plan: &Plan,
     request: &Request,
     entry: &Entry,
     turn: Option<&Turn>,
-    copied: &Copied<C>,
+    copied: &Copied,
     reply: &Reply,
 ) -> Stored {
     let mut stored = Stored::clone(&copied.stored);
     let now = now();
     let said = Rules { valid: Vec::new(), ..plan.rules.clone() };
-    let judged = |fields: &Fields, rules: &Rules| match rules.judge(copied.reply.status, pairs(fields), false, now) {
+    let judged = |fields: &Fields, rules: &Rules| match rules.judge(copied.reply().status, pairs(fields), false, now) {
         Verdict::Keep(keep) => Some(keep),
         Verdict::Pass(_) => None,
     };
     // nginx: what the 304 says counts, then what the copy says, then what the operator says
-    let keep = judged(&reply.replied.fields, &said).or_else(|| judged(&copied.reply.replied.fields, &plan.rules));
+    let keep = judged(&reply.replied.fields, &said).or_else(|| judged(&copied.reply().replied.fields, &plan.rules));
     let Some(keep) = keep else { return stored };
     let meta = &mut stored.meta;
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now);
@@ -53,7 +54,9 @@ pub(super) fn renew<C>(
     if turn.is_some_and(|turn| purges.has(entry.main, &entry.text, turn.fill.since, i64::MAX)) {
         return stored; // its date would say that it came after the purge
     }
-    if let Err((call, error)) = stored.renew(&path, &stored.meta) {
+    let renewed = stored.renew(&path, &stored.meta);
+    hot::forget(entry.zone.store.number, entry.key);
+    if let Err((call, error)) = renewed {
         request.log(Level::Crit, format_args!("{call} \"{}\" failed {}", path.display(), errno(&error)));
     }
     stored
@@ -67,17 +70,15 @@ pub(super) async fn replace<O: Origin>(
     request: &Rc<Request>,
     entry: &Entry,
     turn: Option<Turn>,
-    copied: Copied<O::Codec>,
+    copied: Copied,
     newer: &Fields,
-) -> Copied<O::Codec> {
-    let path = entry.path();
-    let mut stored = Stored::clone(&copied.stored);
-    stored.head = head::updated(&stored.head, pairs(newer)).into();
-    let Some(mut fresh) = copied::understand(origin, request, Arc::new(stored), copied.file.clone(), &path) else {
+) -> Copied {
+    let stored = copied.stored.with_head(head::updated(&copied.stored.head, pairs(newer)).into());
+    let Some(mut fresh) = copied::understand(origin, request, entry, Arc::new(stored), copied.file.clone()) else {
         return copied;
     };
     let authorized = request.field("Authorization").is_some();
-    let verdict = plan.rules.judge(fresh.reply.status, pairs(&fresh.reply.replied.fields), authorized, now());
+    let verdict = plan.rules.judge(fresh.reply().status, pairs(&fresh.reply().replied.fields), authorized, now());
     let (Verdict::Keep(keep), Some(turn)) = (verdict, turn) else { return fresh };
     let Stored { meta, head, .. } = Arc::make_mut(&mut fresh.stored);
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now());
@@ -104,7 +105,7 @@ pub(super) async fn as_get<O: Origin>(
     request: &Rc<Request>,
 ) -> Result<Option<(Rc<Request>, Entry)>, Refusal> {
     let Some(get) = strict::as_get(request) else { return Ok(None) };
-    Ok(entry(&**origin, plan, &get).await?.map(|entry| (get, entry)))
+    Ok(entry::find(&**origin, plan, &get).await?.map(|entry| (get, entry)))
 }
 
 /// What answered HEAD tells of the copy that answers GET (RFC 9111, 4.3.5): either it is still that, and gets these fields, or
@@ -121,8 +122,7 @@ pub(super) async fn freshen<O: Origin>(
         let Ok((held, Found::Entry { on_disk: true, .. })) = store.look_up(entry.key, plan.min_uses, now()) else {
             return;
         };
-        let path = entry.path();
-        let opened = copied::open(get, &entry, &path, held.made, origin.settings().buffer_size, true);
+        let opened = copied::open(get, &entry, held.made, origin.settings().buffer_size, true);
         let Opened::Stored(stored, file) = opened else { return };
         if held.is_purged(entry.main, &entry.text, stored.meta.date) {
             return;
@@ -135,8 +135,8 @@ pub(super) async fn freshen<O: Origin>(
             }
             Some(_) => return,
         }
-        let Some(copied) = copied::understand(origin, get, stored, file, &path) else { return };
-        if strict::is_same(&copied.reply.replied.fields, fields, copied.stored.body_len()) {
+        let Some(copied) = copied::understand(origin, get, &entry, stored, file) else { return };
+        if strict::is_same(&copied.reply().replied.fields, fields, copied.stored.body_len()) {
             // somebody fetches it all, and that is better
             let Ok(turn) = held.renewal() else { return };
             replace(origin, plan, get, &entry, Some(turn), copied, fields).await;

@@ -18,10 +18,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
-
 use super::copied::{self, Copied, Opened};
-use super::entry::{Entry, entry, now, other_variant, pairs, variant};
+use super::entry::{self, Entry, now, other_variant, pairs, variant};
 use super::keep::{self, Copy, Kept};
 use super::origin::Origin;
 use super::renew;
@@ -47,7 +45,7 @@ use crate::http::plan::Answer;
 use crate::http::request::Request;
 use crate::http::response::{Head, Refusal, Response};
 use crate::log::Level;
-use crate::modules::pass::codec::{Codec, Looked};
+use crate::modules::pass::codec::Codec;
 use crate::modules::pass::exchange::{Asked, Failed, Keeping};
 use crate::modules::pass::reply::Role;
 use crate::modules::pass::settings::{Next, Settings};
@@ -57,26 +55,52 @@ use crate::wire::date;
 /// Answers a request: from the cache where there is one, else by asking. Asking is a large future, and is boxed apart from
 /// the one that finds a copy, so that a hit does not pay for it.
 pub fn answer<'a, O: Origin>(origin: &'a Arc<O>, request: &'a Rc<Request>) -> Answer<'a> {
-    match origin.cache() {
-        Some(plan) => Answer::Wait(Box::pin(async move { Some(cached(origin, plan, request).await) })),
-        None => Answer::Wait(Box::pin(async move { Some(pass(origin, request).await) })),
+    let Some(plan) = origin.cache() else {
+        return Answer::Wait(Box::pin(async move { Some(pass(origin, request).await) }));
+    };
+    let mut seen = None;
+    if plan.is_asked(request) && !plan.purges(request) && entry::is_known(&**origin, request) {
+        // A copy that is there answers at once.
+        seen = match look(origin, plan, request) {
+            Ok(Some((_, Way::Serve(copied, status)))) => {
+                return Answer::Now(copied::serve(origin, request, copied, status));
+            }
+            Ok(seen) => seen,
+            Err(refusal) => return Answer::Now(Err(refusal)),
+        };
     }
+    Answer::Wait(Box::pin(async move {
+        Some(match seen {
+            Some((entry, way)) => through_cache(origin, plan, request, entry, way).await,
+            None => cached(origin, plan, request).await,
+        })
+    }))
+}
+
+/// The entry of a request, and what is to be done about it.
+fn look<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>) -> Result<Option<(Entry, Way)>, Refusal> {
+    let Some(entry) = entry::known(&**origin, plan, request)? else { return Ok(None) };
+    let way = match any(&plan.bypass, request) {
+        true => Way::Fetch { turn: None, stale: None, status: Status::Bypass },
+        false => find(origin, plan, request, &entry, false),
+    };
+    Ok(Some((entry, way)))
 }
 
 async fn cached<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>) -> Result<Response, Refusal> {
-    if !plan.purge.is_empty() && any(&plan.purge, request) {
+    if plan.purges(request) {
         return purge(&**origin, plan, request).await;
     }
-    let method = request.method();
-    if plan.methods.iter().any(|known| known.as_bytes() == method)
-        && let Some(entry) = entry(&**origin, plan, request).await?
-    {
-        return through_cache(origin, plan, request, entry).await;
+    if plan.is_asked(request) {
+        entry::prepare(&**origin, request).await?;
+        if let Some((entry, way)) = look(origin, plan, request)? {
+            return through_cache(origin, plan, request, entry, way).await;
+        }
     }
     let response = Box::pin(pass(origin, request)).await?;
     if plan.rules.rfc9111 {
         for changed in strict::changed(request, &response.head) {
-            if let Some(entry) = entry(&**origin, plan, &changed).await? {
+            if let Some(entry) = entry::find(&**origin, plan, &changed).await? {
                 entry.zone.store.purge(What::Key(entry.main), now());
             }
         }
@@ -87,7 +111,7 @@ async fn cached<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>) 
 /// `*_cache_purge`: 204 when something was purged, 404 when there was nothing. The entry of the key goes with all its
 /// variants; a key that ends in `*` means all that begin so.
 async fn purge<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -> Result<Response, Refusal> {
-    let Some(entry) = entry(origin, plan, request).await? else { return Err(Refusal::Status(404)) };
+    let Some(entry) = entry::find(origin, plan, request).await? else { return Err(Refusal::Status(404)) };
     request.body.discard();
     let what = match entry.text.strip_suffix(b"*") {
         Some(prefix) => What::Prefix(prefix),
@@ -108,15 +132,15 @@ async fn pass<O: Origin>(origin: &Arc<O>, request: &Rc<Request>) -> Result<Respo
 }
 
 /// What is to be done.
-enum Way<C> {
+enum Way {
     /// The copy answers.
-    Serve(Copied<C>, Status),
+    Serve(Copied, Status),
     /// The copy answers, and is fetched anew beside.
-    Refresh(Copied<C>, Turn),
+    Refresh(Copied, Turn),
     /// A status answers.
     Refuse(u16),
     /// The upstream is asked. Without a turn its answer is not kept.
-    Fetch { turn: Option<Turn>, stale: Option<Copied<C>>, status: Status },
+    Fetch { turn: Option<Turn>, stale: Option<Copied>, status: Status },
     /// Somebody is asking; until then at most.
     Wait { fill: Arc<Fill>, until: u64 },
     /// Another variant is asked for.
@@ -130,14 +154,12 @@ async fn through_cache<O: Origin>(
     plan: &Plan,
     request: &Rc<Request>,
     mut entry: Entry,
+    mut way: Way,
 ) -> Result<Response, Refusal> {
-    if any(&plan.bypass, request) {
-        return Box::pin(fetch(origin, plan, request, &entry, None, None, Status::Bypass)).await;
-    }
     let mut patience = Patience::new(plan.lock_timeout);
     let mut waited = false;
     loop {
-        match find(origin, plan, request, &entry, waited) {
+        match way {
             Way::Serve(copied, status) => return copied::serve(origin, request, copied, status),
             Way::Refresh(copied, turn) => {
                 refresh(origin, request, &entry, &copied, turn);
@@ -175,11 +197,12 @@ async fn through_cache<O: Origin>(
                 }
             },
         }
+        way = find(origin, plan, request, &entry, waited);
     }
 }
 
 /// Looks once. `waited`: the disk was waited for, and is read whether or not that takes time.
-fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &Entry, waited: bool) -> Way<O::Codec> {
+fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &Entry, waited: bool) -> Way {
     let store = &entry.zone.store;
     let missing = |turn| Way::Fetch { turn, stale: None, status: Status::Miss };
     let (held, found) = match store.look_up(entry.key, plan.min_uses, now()) {
@@ -195,11 +218,10 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
         Found::Entry { on_disk, keep } => (on_disk, keep),
     };
     if on_disk {
-        let path = entry.path();
-        match copied::open(request, entry, &path, held.made, origin.settings().buffer_size, waited) {
+        match copied::open(request, entry, held.made, origin.settings().buffer_size, waited) {
             Opened::Cold(file) => return Way::Cold(file),
             Opened::Stored(stored, _) if held.is_purged(entry.main, &entry.text, stored.meta.date) => {
-                let _ = std::fs::remove_file(&path); // somebody else may have been quicker
+                let _ = std::fs::remove_file(entry.path()); // somebody else may have been quicker
                 held.is_gone();
             }
             Opened::Stored(stored, file) => {
@@ -207,17 +229,17 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
                     if !entry.is_variant() {
                         return Way::Variant(variant);
                     }
-                    let shown = path.display();
-                    request.log(Level::Crit, format_args!("cache file \"{shown}\" has incorrect vary hash"));
+                    let path = entry.path();
+                    request.log(Level::Crit, format_args!("cache file \"{}\" has incorrect vary hash", path.display()));
                     held.is_gone();
-                } else if let Some(copied) = copied::understand(origin, request, stored, file, &path) {
+                } else if let Some(copied) = copied::understand(origin, request, entry, stored, file) {
                     held.is_there(|| store.size_of(entry.key));
                     let now = now();
                     let is_fresh = copied.stored.meta.is_fresh(now);
                     let (serve, pleases) = match &entry.wish {
                         None => (is_fresh, true),
                         Some(wish) => {
-                            let fields = &copied.reply.replied.fields;
+                            let fields = &copied.reply().replied.fields;
                             let (reuse, pleases) = strict::reuse(wish, fields, &copied.stored.meta, now);
                             (reuse == Reuse::Serve, pleases)
                         }
@@ -242,12 +264,13 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
             Opened::Not(Unread::Missing) => held.is_gone(),
             Opened::Not(Unread::Unusable(why)) => {
                 let level = if why == Unusable::Version { Level::Info } else { Level::Crit };
-                request.log(level, format_args!("cache file \"{}\" {why}", path.display()));
+                request.log(level, format_args!("cache file \"{}\" {why}", entry.path().display()));
                 held.is_gone();
             }
             Opened::Not(Unread::Failed(call, error)) => {
-                let shown = path.display();
-                request.log(Level::Crit, format_args!("{call} \"{shown}\" failed {}", errno(&error)));
+                let path = entry.path();
+                let message = format_args!("{call} \"{}\" failed {}", path.display(), errno(&error));
+                request.log(Level::Crit, message);
                 return missing(None);
             }
         }
@@ -343,25 +366,19 @@ fn join<O: Origin>(
     if let Some(variant) = other_variant(request, entry, &stored.meta) {
         return if entry.is_variant() { Joined::Not } else { Joined::Variant(variant) };
     }
-    let mut codec = origin.codec(request);
-    codec.begin();
-    let looked = codec.head(request, origin.settings(), &mut BytesMut::from(&stored.head[..]));
-    let Looked::Head(reply) = looked else { return Joined::Not };
     let place = u64::from(stored.meta.body_start);
-    let response = copied::respond(origin, request, &reply, &codec, &stored.meta, Status::Hit, || {
-        Ok(Body::stream(Waiting::new(waiter, &file, place)?))
-    });
-    Joined::Response(response)
+    let response =
+        copied::serve_growing(origin, request, &stored, || Ok(Body::stream(Waiting::new(waiter, &file, place)?)));
+    response.map_or(Joined::Not, Joined::Response)
 }
 
 /// Fetches a stale entry anew while its copy is served.
-fn refresh<O: Origin>(origin: &Arc<O>, request: &Rc<Request>, entry: &Entry, copied: &Copied<O::Codec>, turn: Turn) {
+fn refresh<O: Origin>(origin: &Arc<O>, request: &Rc<Request>, entry: &Entry, copied: &Copied, turn: Turn) {
     let again = Rc::new(request.again());
     again.background.set(true);
     let entry = Entry { background: true, wish: None, ..entry.clone() };
     let origin = origin.clone();
-    let path = entry.path();
-    let stale = copied::understand(&origin, &again, copied.stored.clone(), copied.file.clone(), &path);
+    let stale = Some(copied.clone());
     tokio::task::spawn_local(async move {
         let Some(plan) = origin.cache() else { return };
         // What is being kept is read to its end by itself.
@@ -376,7 +393,7 @@ async fn fetch<O: Origin>(
     request: &Rc<Request>,
     entry: &Entry,
     turn: Option<Turn>,
-    stale: Option<Copied<O::Codec>>,
+    stale: Option<Copied>,
     status: Status,
 ) -> Result<Response, Refusal> {
     {
@@ -431,7 +448,7 @@ async fn fetch<O: Origin>(
         Some(copied) if asked.reply.status == 304 && plan.revalidate => {
             let fresh = renew::renew(plan, request, entry, turn.as_ref(), &copied, &asked.reply);
             asked.leave();
-            return copied::serve(origin, request, Copied { stored: Arc::new(fresh), ..copied }, Status::Revalidated);
+            return copied::serve(origin, request, copied.with(fresh), Status::Revalidated);
         }
         other => other,
     };
@@ -449,7 +466,7 @@ async fn fetch<O: Origin>(
         }
         renew::freshen(origin, plan, &get, its, &asked.reply.replied.fields).await;
     }
-    if !may_keep || asked.is_upgraded() || asked.reply.redirects() {
+    if !may_keep || asked.is_upgraded() || asked.reply.redirects(origin.settings()) {
         return asked.answer(None, Role::Passed);
     }
     let authorized = request.field("Authorization").is_some();
@@ -467,8 +484,7 @@ async fn fetch<O: Origin>(
         }
         return asked.answer(None, Role::Kept);
     }
-    let buffering = asked.reply.buffering.unwrap_or(origin.settings().buffering);
-    if !buffering || any(&plan.no_cache, request) {
+    if !asked.reply.is_buffered(origin.settings()) || any(&plan.no_cache, request) {
         return asked.answer(None, Role::Kept);
     }
     let copy = begin(origin.settings(), plan, request, entry, turn, &keep, &asked);
@@ -493,7 +509,7 @@ fn is_too_far(plan: &Plan, request: &Request) -> bool {
 }
 
 /// The upstream's answer is an error, and the copy is better.
-fn prefers_stale<C: Codec>(plan: &Plan, asked: &Asked<C>, copied: &Copied<C>) -> bool {
+fn prefers_stale<C: Codec>(plan: &Plan, asked: &Asked<C>, copied: &Copied) -> bool {
     let status = asked.reply.status;
     let Some(why) = Next::of_status(status) else { return false };
     // RFC 5861, 4: these are errors

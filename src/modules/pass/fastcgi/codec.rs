@@ -15,11 +15,11 @@ use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::http::upload::Stored;
 use crate::log::{Level, Raw};
+use crate::modules::pass::cgi::status;
 use crate::modules::pass::codec::{Codec, Flow, Looked};
 use crate::modules::pass::exchange::{Pieces, action};
 use crate::modules::pass::params::Writer;
 use crate::modules::pass::reply::Reply;
-use crate::modules::pass::settings::Settings;
 use crate::wire::fastcgi::{self, MAX_STDIN, Record, RecordReader, RequestWriter, STDIN_END, trim_stderr};
 use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
 
@@ -90,12 +90,12 @@ impl Records {
     }
 
     /// Reads lines of the head. `None`: it goes on in the next record.
-    fn lines(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Option<Looked> {
+    fn lines(&mut self, request: &Request, input: &mut BytesMut) -> Option<Looked> {
         loop {
             match self.parser.next(&self.text, NameRules::UPSTREAM) {
                 Ok(None) => return None,
                 Ok(Some(Line::Field(field))) => self.fields.push(field),
-                Ok(Some(Line::End(end))) => return Some(self.finish(request, settings, input, end as usize)),
+                Ok(Some(Line::End(end))) => return Some(self.finish(request, input, end as usize)),
                 Err(broken) => {
                     let message = format_args!(
                         "upstream sent invalid header: \"{}\\x{:02x}...\" while {}",
@@ -111,7 +111,7 @@ impl Records {
     }
 
     /// The head ends at `end` of the text; what follows in the record belongs to the body, and stays in the input.
-    fn finish(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut, end: usize) -> Looked {
+    fn finish(&mut self, request: &Request, input: &mut BytesMut, end: usize) -> Looked {
         let head = self.text.split_to(end.min(self.text.len())).freeze();
         self.head = head.clone();
         let body = std::mem::take(&mut self.text).len();
@@ -120,7 +120,7 @@ impl Records {
         self.seen = 0;
         let fields = Fields::of(head, &self.fields);
         let Some((status, line)) = status(request, &fields) else { return Looked::Invalid };
-        let Ok(reply) = Reply::new(request, settings, status, line, fields) else { return Looked::Invalid };
+        let Ok(reply) = Reply::new(request, status, line, fields) else { return Looked::Invalid };
         self.left = match status {
             204 | 304 => Left::Bytes(0),
             _ if request.is_head() => Left::Perhaps(reply.framing.length),
@@ -177,7 +177,7 @@ impl Codec for Records {
         }
     }
 
-    fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked {
+    fn head(&mut self, request: &Request, input: &mut BytesMut) -> Looked {
         let had_written = |codec: &Self| !codec.text.is_empty() || !codec.fields.is_empty();
         loop {
             let record = self.reader.next(input, self.seen);
@@ -190,7 +190,7 @@ impl Codec for Records {
                 Ok(Record::Stdout(span)) => {
                     self.seen = span.end as usize;
                     self.text.extend_from_slice(span.of(input));
-                    if let Some(looked) = self.lines(request, settings, input) {
+                    if let Some(looked) = self.lines(request, input) {
                         return looked;
                     }
                 }
@@ -296,23 +296,6 @@ impl Codec for Records {
     fn is_reusable(&self) -> bool {
         self.keepalive
     }
-}
-
-/// The status that the fields give, and its line if there is more of it.
-fn status(request: &Request, fields: &Fields) -> Option<(u16, Option<Bytes>)> {
-    let Some(said) = fields.first("Status") else {
-        // nginx: a program that sends somewhere else need not say so
-        let redirects = fields.first("Location").is_some();
-        return Some((if redirects { 302 } else { 200 }, None));
-    };
-    let digits = said.value.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit));
-    let Some(digits) = digits else {
-        let message = format_args!("upstream sent invalid status \"{}\" while {}", Raw(said.value), action::HEAD);
-        request.log(Level::Error, message);
-        return None;
-    };
-    let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-    Some((code, (said.value.len() > 3).then(|| said.value_bytes())))
 }
 
 impl Writer for RequestWriter {

@@ -16,6 +16,7 @@ use super::cache;
 use super::cache::origin::Origin;
 use super::cache::serve;
 use super::exchange::{self, Job, Keeping, Pieces, Ready};
+use super::group;
 use super::params::{Param, Params};
 use super::settings::{self, Family, Next, Settings};
 use crate::base::regex::{Captures, Pattern};
@@ -33,7 +34,6 @@ use crate::http::request::Request;
 use crate::http::response::Refusal;
 use crate::http::upload::Upload;
 use crate::log::Level as LogLevel;
-use crate::upstream::group::Choice;
 use crate::wire::fastcgi::RequestWriter;
 
 /// The common directives under `fastcgi`.
@@ -131,7 +131,7 @@ impl Conf {
         if self.pass.is_some() {
             return Err(Fault::directive("is duplicate"));
         }
-        self.pass = Some(PassAddress::read(words)?);
+        self.pass = Some(PassAddress::read(words, None)?);
         Ok(())
     }
 
@@ -265,7 +265,7 @@ impl Origin for FastCgi {
         request: &Rc<Request>,
         keeping: Option<Keeping>,
     ) -> Result<Ready<Records>, Refusal> {
-        let group = self.target.find(request, self.settings.minds_client()).await?;
+        let group = self.target.find(request, self.settings.minds_client()).await?.group;
         let settings = self.settings.clone();
         let mut streamed = !settings.request_buffering
             && settings.pass_request_body
@@ -288,7 +288,7 @@ impl Origin for FastCgi {
             codec::whole(body.filter(|_| settings.pass_request_body), &mut pieces);
         }
         let codec = Records::new(self.clone());
-        let choice = Choice::new(group);
+        let choice = group::choice(request, group);
         let (request, uri) = (request.clone(), Bytes::new());
         let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
         Ok(exchange::ready(job, None))

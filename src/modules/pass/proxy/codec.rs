@@ -14,10 +14,10 @@ use crate::http::fields::Fields;
 use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::log::{Level, Raw};
+use crate::modules::pass::cache::origin::Origin;
 use crate::modules::pass::codec::{Codec, Flow, Looked};
 use crate::modules::pass::exchange::action;
 use crate::modules::pass::reply::{Reply, Rewritten};
-use crate::modules::pass::settings::Settings;
 use crate::wire::http1::chunked::{Chunk, Decoder, SizeLine, Trailers};
 use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
 use crate::wire::http1::request::Version;
@@ -84,7 +84,6 @@ impl Http1 {
     fn finish(
         &mut self,
         request: &Request,
-        settings: &Settings,
         input: &mut BytesMut,
         end: usize,
         line: StatusLine,
@@ -96,14 +95,15 @@ impl Http1 {
         if line.is_early_hints() {
             return Looked::Hints(fields);
         }
-        let Ok(reply) = Reply::new(request, settings, line.code, Some(text), fields) else { return Looked::Invalid };
+        let Ok(reply) = Reply::new(request, line.code, Some(text), fields) else { return Looked::Invalid };
         self.chunked_reply = reply.framing.chunked;
         let close = reply.framing.close || line.version < Version::HTTP_11;
         self.keepalive = !close;
         self.left = if self.head_only || matches!(line.code, 204 | 304) {
             Left::Over
         } else if reply.framing.chunked {
-            Left::Chunked(Decoder::new(if settings.pass_trailers { Trailers::Leave } else { Trailers::Skip }))
+            let trailers = if self.proxy.settings.pass_trailers { Trailers::Leave } else { Trailers::Skip };
+            Left::Chunked(Decoder::new(trailers))
         } else {
             match reply.framing.length {
                 Some(0) => Left::Over,
@@ -120,18 +120,12 @@ impl Http1 {
 
     /// No status line at all: everything is the body of an answer without a head.
     #[cold]
-    fn headless(&mut self, request: &Request, settings: &Settings) -> Looked {
+    fn headless(&mut self, request: &Request) -> Looked {
         let message = format_args!("upstream sent no valid HTTP/1.0 header while {}", action::HEAD);
         request.log(Level::Error, message);
         self.keepalive = false;
         self.left = Left::UntilClose;
-        match Reply::new(request, settings, 200, None, Fields::default()) {
-            Ok(mut reply) => {
-                reply.headless = true;
-                Looked::Head(Box::new(reply))
-            }
-            Err(_) => Looked::Invalid,
-        }
+        Reply::without_head(request).map_or(Looked::Invalid, |reply| Looked::Head(Box::new(reply)))
     }
 
     fn chunk(&mut self, request: &Request, input: &mut BytesMut, out: &mut VecDeque<Piece>) -> Flow {
@@ -266,7 +260,7 @@ impl Codec for Http1 {
         }
     }
 
-    fn head(&mut self, request: &Request, settings: &Settings, input: &mut BytesMut) -> Looked {
+    fn head(&mut self, request: &Request, input: &mut BytesMut) -> Looked {
         loop {
             match &mut self.parsing {
                 Parsing::StatusLine => match status_line(input, 0) {
@@ -281,7 +275,7 @@ impl Codec for Http1 {
                         let parser = FieldParser::new(line.end as usize);
                         self.parsing = Parsing::Fields { line, parser, fields: SPANS.take() };
                     }
-                    Err(_) => return self.headless(request, settings),
+                    Err(_) => return self.headless(request),
                 },
                 Parsing::Fields { line, parser, fields } => match parser.next(input, NameRules::UPSTREAM) {
                     Ok(None) => return Looked::More,
@@ -289,7 +283,7 @@ impl Codec for Http1 {
                     Ok(Some(Line::End(end))) => {
                         let (line, mut fields) = (*line, std::mem::take(fields));
                         self.parsing = Parsing::StatusLine;
-                        let looked = self.finish(request, settings, input, end as usize, line, &fields);
+                        let looked = self.finish(request, input, end as usize, line, &fields);
                         fields.clear();
                         SPANS.set(fields);
                         return looked;
@@ -392,9 +386,6 @@ impl Codec for Http1 {
     }
 
     fn rewrite(&self, request: &Request, what: Rewritten, value: &Bytes) -> Option<Bytes> {
-        match what {
-            Rewritten::Location | Rewritten::Refresh => self.proxy.redirects.apply(request, value),
-            Rewritten::Cookie => self.proxy.cookies.apply(request, value),
-        }
+        Origin::rewrite(&*self.proxy, request, what, value)
     }
 }

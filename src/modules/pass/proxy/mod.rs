@@ -21,6 +21,8 @@ use super::cache;
 use super::cache::origin::Origin;
 use super::cache::serve;
 use super::exchange::{self, Job, Keeping, Pieces, Ready};
+use super::group;
+use super::reply::Rewritten;
 use super::settings::{self, Family, Next, Settings};
 use super::tls::{self, Secure, Tls};
 use crate::conf::error::{At, Fault};
@@ -36,7 +38,6 @@ use crate::http::plan::{Answer, Content, Main, Plan};
 use crate::http::request::Request;
 use crate::http::response::{Field, Refusal};
 use crate::http::upload::{Stored, Upload};
-use crate::upstream::group::Choice;
 use crate::wire::http1::chunked::SizeLine;
 
 /// The common directives under `proxy`.
@@ -130,6 +131,7 @@ impl Module for ProxyModule {
         let target = Target::link(level, pass, if fixed { "" } else { location }, fixed).map_err(fault)?;
         let mut settings = settings::settings::<Http>(level, &plan.core.root)?;
         settings.scheme = "http://";
+        settings.secure_scheme = "https://";
         settings.are_servers = true;
         settings.pass_trailers = conf.proxy_pass_trailers.or(false);
         let version = conf.proxy_http_version.or(HttpVersion::One);
@@ -491,13 +493,21 @@ impl Origin for Proxy {
 
     fn key(&self, request: &Rc<Request>) -> Result<Bytes, Refusal> {
         let meant = self.target.find(request)?;
-        let mut key = BytesMut::from(&meant.key[..]);
+        let mut key = BytesMut::with_capacity(meant.key.len() + request.head.target.len() + 32); // most are no longer
+        key.extend_from_slice(&meant.key);
         head::target(request, &meant.uri, &mut key);
         Ok(key.freeze())
     }
 
     fn codec(self: &Arc<Self>, request: &Request) -> Http1 {
         Http1::new(self.clone(), request, b"GET", false)
+    }
+
+    fn rewrite(&self, request: &Request, what: Rewritten, value: &Bytes) -> Option<Bytes> {
+        match what {
+            Rewritten::Location | Rewritten::Refresh => self.redirects.apply(request, value),
+            Rewritten::Cookie => self.cookies.apply(request, value),
+        }
     }
 
     async fn ready(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Ready<Http1>, Refusal> {
@@ -577,7 +587,7 @@ impl Origin for Proxy {
             }
         }
         let codec = Http1::new(self.clone(), request, &method, chunked);
-        let choice = Choice::new(group);
+        let choice = group::choice(request, group);
         let wanted = self.tls.as_ref().filter(|_| secure).map(|tls| tls.wanted(request, &host));
         let request = request.clone();
         let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
