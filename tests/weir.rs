@@ -3,6 +3,7 @@
 mod kit;
 
 mod addition;
+mod auth_request;
 mod bench;
 mod browser;
 mod charset;
@@ -34,6 +35,7 @@ mod proxy_cache_rfc9111;
 mod proxy_protocol;
 mod proxy_ssl;
 mod readers;
+mod realip;
 mod resolver;
 mod scgi;
 mod seed;

@@ -11,7 +11,7 @@ use crate::net::accept::Peer;
 /// Who asks: a request or a session.
 pub trait Visitor: Matching {
     /// Where it comes from.
-    fn peer(&self) -> Peer;
+    fn peer(&self) -> &Peer;
 
     /// The lines of `X-Forwarded-For`, in their order.
     fn forwarded_for(&self) -> Vec<Bytes>;

@@ -108,7 +108,7 @@ impl request::Request {
     #[cold]
     pub fn log(&self, level: log::Level, message: std::fmt::Arguments<'_>) {
         let Some(error_log) = self.error_log().filter(|log| log.on(level)) else { return };
-        let client = self.connection.client();
+        let client = self.client();
         let main = self.main();
         let upstream = self.upstream_url.borrow().text();
         let path = self.path();

@@ -122,6 +122,8 @@ pub struct Plan {
     pub core: Settings,
     /// How files are opened here.
     pub files: Opener,
+    /// Of a server's own level: asked once for each request of a client, before anything else. `realip`.
+    pub post_read: Vec<Box<dyn Gate>>,
     /// `rewrite`, `if`, `set`, `return`.
     pub rewrite: Vec<Box<dyn Gate>>,
     /// `uninitialized_variable_warn off`
@@ -165,8 +167,6 @@ impl conf::module::Plan for Plan {
 #[derive(Default)]
 pub struct Main {
     pub vars: Definitions<Request>,
-    /// Asked once for each new client request, before its server is known to matter: realip.
-    pub post_read: Vec<Box<dyn Gate>>,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,
     /// Every cache on disk.
@@ -237,7 +237,6 @@ pub struct Http {
     pub hello_is_asked_for: bool,
     /// Some variable is about what handshakes are signed with.
     pub signature_is_asked_for: bool,
-    pub post_read: Vec<Box<dyn Gate>>,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,
     pub caches: Vec<Arc<Zone>>,

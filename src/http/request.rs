@@ -141,6 +141,8 @@ pub struct Request {
     pub parent: Option<Rc<Request>>,
     /// Where the client is, if its connection carries several requests at a time.
     pub stream: Option<Rc<dyn Stream>>,
+    /// Whom a proxy has named as the client, if its word is believed (`realip`); asked of the client's own request.
+    pub named: OnceCell<Box<Client>>,
     pub started: Instant,
     /// Which request of its connection this is.
     pub number: u64,
@@ -213,6 +215,13 @@ pub struct Request {
     pub cache: RefCell<cache::Seen>,
     /// What limits said of it, where there are any; asked of the client's own request.
     pub limits: OnceCell<Box<Limits>>,
+}
+
+/// A client that a proxy in front of us has named.
+pub struct Client {
+    pub peer: Peer,
+    /// Its address as text.
+    pub text: Bytes,
 }
 
 /// What `limit_req` and `limit_conn` have to remember of a request, over internal redirects, until it ends.
@@ -288,6 +297,7 @@ impl Request {
             attempts: RefCell::default(),
             cache: RefCell::default(),
             limits: OnceCell::new(),
+            named: OnceCell::new(),
             parent: None,
             head: Rc::new(head),
             connection,
@@ -341,6 +351,7 @@ impl Request {
             attempts: RefCell::default(),
             cache: RefCell::default(),
             limits: OnceCell::new(),
+            named: OnceCell::new(),
         }
     }
 
@@ -425,6 +436,16 @@ impl Request {
             request = parent;
         }
         request
+    }
+
+    /// Who asks.
+    pub fn peer(&self) -> &Peer {
+        self.main().named.get().map_or(&self.connection.peer, |named| &named.peer)
+    }
+
+    /// The address of who asks, as text: `$remote_addr`, and `client:` in the error log.
+    pub fn client(&self) -> Bytes {
+        self.main().named.get().map_or_else(|| self.connection.client(), |named| named.text.clone())
     }
 
     pub fn is_subrequest(&self) -> bool {
@@ -704,8 +725,8 @@ impl Matching for Request {
 }
 
 impl Visitor for Request {
-    fn peer(&self) -> Peer {
-        self.connection.peer.clone()
+    fn peer(&self) -> &Peer {
+        self.peer()
     }
 
     fn forwarded_for(&self) -> Vec<Bytes> {

@@ -23,6 +23,7 @@ pub mod range; // "Range: bytes=0-99"
 pub mod scgi; // requests as netstrings
 pub mod span; // a piece of somebody's buffer
 pub mod uri; // request targets: shape, normal form, escapes
+pub mod utf8; // one character after the other
 pub mod uwsgi; // requests as packets
 pub mod x509; // certificates, lists of revoked ones, distinguished names
 
