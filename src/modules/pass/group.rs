@@ -463,7 +463,7 @@ pub fn choice(request: &Request, group: Arc<Group>) -> Choice {
             let key = key.eval(request);
             Way { hash: ring.place(&key), key, ..Way::default() }
         }
-        Method::IpHash => match &request.connection.peer {
+        Method::IpHash => match request.peer() {
             Client::Inet(client) => match client.ip() {
                 IpAddr::V4(v4) => ip_hash::begin(&v4.octets()[..3]),
                 IpAddr::V6(v6) => ip_hash::begin(&v6.octets()),
