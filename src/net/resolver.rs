@@ -131,18 +131,16 @@ impl Resolver {
     pub async fn resolve(&self, name: &str, timeout: Duration) -> Result<Vec<IpAddr>, Unresolved> {
         let name = full_name(name)?;
         let now = Instant::now();
-        let known = |asking: &mut Asking| asking.known.get(&name).filter(|known| known.until > now).map(Known::found);
-        if let Some(found) = self.here(known)? {
-            return found;
-        }
-        let pool = self.here(|asking| asking.pool.clone())?;
-        let (found, ttl) = match tokio::time::timeout(timeout, self.ask(&pool, &name)).await {
-            Err(_) => return Err(Unresolved::TimedOut),
-            Ok(Err(Unresolved::TimedOut)) => return Err(Unresolved::TimedOut),
-            Ok(Err(why)) => (Err(why), FAILURE),
-            Ok(Ok((addresses, ttl))) => (Ok(addresses), ttl),
+        let known = |asking: &mut Asking| {
+            let known = asking.known.get(&name).filter(|known| known.until > now);
+            known.map(|known| known.found.clone())
         };
-        let until = Instant::now() + self.valid.unwrap_or(ttl);
+        if let Some(found) = self.here(known)? {
+            return Ok(found);
+        }
+        // nginx: what was not found is not remembered
+        let (found, ttl) = within(timeout, self.ask(&name)).await?;
+        let until = Instant::now() + self.valid.unwrap_or(ttl).min(LONGEST);
         self.here(|asking| {
             if asking.known.len() >= KNOWN {
                 asking.known.retain(|_, known| known.until > now);
@@ -151,7 +149,7 @@ impl Resolver {
                 asking.known.insert(name, Known { found: found.clone(), until });
             }
         })?;
-        found
+        Ok(found)
     }
 
     /// Asks for the addresses of a name, whatever is remembered of it.
@@ -183,8 +181,7 @@ impl Resolver {
     }
 
     async fn addresses_of(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
-        let pool = self.here(|asking| asking.pool.clone())?;
-        self.ask(&pool, &full_name(host)?).await
+        self.ask(&full_name(host)?).await
     }
 
     async fn hosts_of(
@@ -192,15 +189,13 @@ impl Resolver {
         name: &str,
         failed: &mut Vec<(String, Unresolved)>,
     ) -> Result<(Vec<Located>, Duration), Unresolved> {
-        let pool = self.here(|asking| asking.pool.clone())?;
-        let (response, mut least) = self.follow(&pool, &full_name(name)?, RecordType::SRV).await?;
+        let (response, mut least) = self.services_of(full_name(name)?).await?;
         let mut all = Vec::new();
         for record in response.answers.iter().take(HOSTS) {
             let RData::SRV(srv) = &record.data else { continue };
-            least = least.min(Duration::from_secs(u64::from(record.ttl)));
             let host = srv.target.to_utf8();
             let host = host.trim_end_matches('.');
-            match self.ask(&pool, &full_name(host)?).await {
+            match self.ask(&full_name(host)?).await {
                 Ok((addresses, ttl)) => {
                     least = least.min(ttl);
                     all.extend(addresses.into_iter().map(|ip| Located {
@@ -220,73 +215,80 @@ impl Resolver {
         }
     }
 
-    /// Asks for addresses of both families, or of the one that is wanted, again and again until somebody answers.
-    async fn ask(&self, pool: &Pool, name: &Name) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
-        let (v4, v6) = tokio::join!(
-            self.ask_for(pool, name, RecordType::A, self.v4),
-            self.ask_for(pool, name, RecordType::AAAA, self.v6),
-        );
-        let mut all = Vec::new();
-        let mut least = Duration::MAX;
-        for answer in [v4, v6].into_iter().flatten() {
-            match answer {
-                Ok((mut addresses, ttl)) => {
-                    all.append(&mut addresses);
-                    least = least.min(ttl);
-                }
-                Err(Unresolved::NotFound) => {}
-                // nginx: half an answer is none
-                Err(why) => return Err(why),
-            }
-        }
-        if all.is_empty() { Err(Unresolved::NotFound) } else { Ok((all, least)) }
-    }
-
-    async fn ask_for(
-        &self,
-        pool: &Pool,
-        name: &Name,
-        kind: RecordType,
-        wanted: bool,
-    ) -> Option<Result<(Vec<IpAddr>, Duration), Unresolved>> {
-        if !wanted {
-            return None;
-        }
-        let followed = self.follow(pool, name, kind).await;
-        Some(
-            followed.and_then(|(response, aliased)| addresses(&response).map(|(found, ttl)| (found, ttl.min(aliased)))),
-        )
-    }
-
-    /// Asks for a name and, where it is but an alias, for what it stands for. With the answer, how long the aliases hold.
-    async fn follow(&self, pool: &Pool, name: &Name, kind: RecordType) -> Result<(Message, Duration), Unresolved> {
+    /// Asks for addresses of both families, or of the one that is wanted, again and again until somebody answers; and
+    /// where there are none and the name is but an alias, for those of what it stands for.
+    async fn ask(&self, name: &Name) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
         let mut name = name.clone();
         let mut least = Duration::MAX;
         for _ in 0..ALIASES {
-            let response = self.ask_until_answered(pool, &name, kind).await?;
-            if response.answers.iter().any(|record| record.record_type() == kind) {
-                return Ok((response, least));
+            let server = self.next_server()?;
+            let (v4, v6) = tokio::join!(
+                self.ask_if(self.v4, server, &name, RecordType::A),
+                self.ask_if(self.v6, server, &name, RecordType::AAAA),
+            );
+            // nginx: half an answer is none
+            let answers = [v4?, v6?];
+            let found: Vec<IpAddr> = answers.iter().flatten().flat_map(addresses).collect();
+            least = answers.iter().flatten().map(ttl).fold(least, Duration::min);
+            if !found.is_empty() {
+                return Ok((found, least));
             }
-            let (target, ttl) = alias(&response, &name).ok_or(Unresolved::NotFound)?;
-            name = target;
-            least = least.min(ttl);
+            let alias = |response: &Message| alias(response, &name);
+            name = answers.iter().flatten().rev().find_map(alias).ok_or(Unresolved::NotFound)?;
         }
         Err(Unresolved::NotFound)
     }
 
-    async fn ask_until_answered(&self, pool: &Pool, name: &Name, kind: RecordType) -> Result<Message, Unresolved> {
+    /// Asks for a service's hosts. With the answer, how long what led to it holds.
+    async fn services_of(&self, mut name: Name) -> Result<(Message, Duration), Unresolved> {
+        let mut least = Duration::MAX;
+        for _ in 0..ALIASES {
+            let server = self.next_server()?;
+            let response = self.ask_if(true, server, &name, RecordType::SRV).await?.ok_or(Unresolved::NotFound)?;
+            least = least.min(ttl(&response));
+            if response.answers.iter().any(|record| record.record_type() == RecordType::SRV) {
+                return Ok((response, least));
+            }
+            name = alias(&response, &name).ok_or(Unresolved::NotFound)?;
+        }
+        Err(Unresolved::NotFound)
+    }
+
+    /// `None`: nothing was asked, or there is nothing.
+    async fn ask_if(
+        &self,
+        wanted: bool,
+        mut server: usize,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<Option<Message>, Unresolved> {
+        if !wanted {
+            return Ok(None);
+        }
         loop {
+            let pool = self.here(|asking| asking.pools.get(server % asking.pools.len().max(1)).cloned())?;
+            let pool = pool.ok_or(Unresolved::ServerFailure)?;
             let query = Query::query(name.clone(), kind);
             let error = match pool.lookup(query, DnsRequestOptions::default()).first_answer().await {
-                Ok(response) => return Ok(response.into_message()),
+                Ok(response) => return Ok(Some(response.into_message())),
                 Err(error) => error,
             };
             match reason(&error) {
-                // nginx asks again until `resolver_timeout`, which the caller keeps.
-                Unresolved::TimedOut => {}
+                // nginx asks the next one until `resolver_timeout`, which the caller keeps.
+                Unresolved::TimedOut => server = server.wrapping_add(1),
+                Unresolved::NotFound => return Ok(None),
                 why => return Err(why),
             }
         }
+    }
+
+    /// nginx: servers are asked in turn.
+    fn next_server(&self) -> Result<usize, Unresolved> {
+        self.here(|asking| {
+            let server = asking.turn;
+            asking.turn = server.wrapping_add(1);
+            server
+        })
     }
 
     /// This thread's own: its sockets belong to its loop.
@@ -301,21 +303,21 @@ impl Resolver {
     }
 
     fn asking(&self) -> Result<Asking, Unresolved> {
-        let servers = self.servers.iter().map(|server| {
-            let connection = |mut config: ConnectionConfig| {
-                config.port = server.port();
-                config
-            };
-            let ways = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
-            NameServerConfig::new(server.ip(), true, ways)
-        });
         let mut options = ResolverOpts::default();
         options.timeout = AGAIN;
         options.attempts = 1;
         let tls = TlsConfig::new().map_err(|_| Unresolved::ServerFailure)?;
         let context = Arc::new(PoolContext::new(options, tls));
-        let pool = NameServerPool::from_config(servers, context, TokioRuntimeProvider::default());
-        Ok(Asking { alive: Arc::downgrade(&self.alive), pool, known: HashMap::new() })
+        let pools = self.servers.iter().map(|server| {
+            let connection = |mut config: ConnectionConfig| {
+                config.port = server.port();
+                config
+            };
+            let ways = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
+            let server = NameServerConfig::new(server.ip(), true, ways);
+            NameServerPool::from_config([server], context.clone(), TokioRuntimeProvider::default())
+        });
+        Ok(Asking { alive: Arc::downgrade(&self.alive), pools: pools.collect(), turn: 0, known: HashMap::new() })
     }
 }
 
@@ -335,25 +337,24 @@ type Pool = NameServerPool<TokioRuntimeProvider>;
 struct Asking {
     /// Ends with the configuration.
     alive: Weak<()>,
-    pool: Pool,
+    /// One for each server.
+    pools: Vec<Pool>,
+    /// Whose turn it is.
+    turn: usize,
     known: HashMap<Name, Known>,
 }
 
 struct Known {
-    found: Result<Vec<IpAddr>, Unresolved>,
+    found: Vec<IpAddr>,
     until: Instant,
-}
-
-impl Known {
-    fn found(&self) -> Result<Vec<IpAddr>, Unresolved> {
-        self.found.clone()
-    }
 }
 
 /// nginx asks again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
-/// nginx: how long a failure is remembered.
+/// nginx: after so long a group asks again for a name that does not exist.
 const FAILURE: Duration = Duration::from_secs(10);
+/// What a record may say is more than a clock can count.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// nginx: so many aliases may stand for one another.
 const ALIASES: usize = 50;
 /// The most hosts of one service.
@@ -361,28 +362,25 @@ const HOSTS: usize = 1000;
 /// The most names that one thread remembers.
 const KNOWN: usize = 10_000;
 
-/// The addresses in an answer, at the end of whatever aliases, and how long they hold.
-fn addresses(response: &Message) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
-    let mut found = Vec::new();
-    let mut ttl = u32::MAX;
-    for record in &response.answers {
-        let address = match &record.data {
-            RData::A(v4) => IpAddr::V4(v4.0),
-            RData::AAAA(v6) => IpAddr::V6(v6.0),
-            _ => continue,
-        };
-        found.push(address);
-        ttl = ttl.min(record.ttl);
-    }
-    if found.is_empty() { Err(Unresolved::NotFound) } else { Ok((found, Duration::from_secs(u64::from(ttl)))) }
+/// The addresses in an answer, at the end of whatever aliases.
+fn addresses(response: &Message) -> impl Iterator<Item = IpAddr> {
+    response.answers.iter().filter_map(|record| match &record.data {
+        RData::A(v4) => Some(IpAddr::V4(v4.0)),
+        RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
+        _ => None,
+    })
 }
 
-/// What the name stands for, by this answer, and how long that holds.
-fn alias(response: &Message, name: &Name) -> Option<(Name, Duration)> {
+/// How long all of an answer holds.
+fn ttl(response: &Message) -> Duration {
+    let least = response.answers.iter().map(|record| record.ttl).min();
+    least.map_or(Duration::MAX, |least| Duration::from_secs(u64::from(least)))
+}
+
+/// What the name stands for, by this answer.
+fn alias(response: &Message, name: &Name) -> Option<Name> {
     response.answers.iter().find_map(|record| match &record.data {
-        RData::CNAME(target) if record.name == *name => {
-            Some((target.0.clone(), Duration::from_secs(u64::from(record.ttl))))
-        }
+        RData::CNAME(target) if record.name == *name => Some(target.0.clone()),
         _ => None,
     })
 }

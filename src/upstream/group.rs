@@ -96,11 +96,9 @@ impl Group {
     }
 
     /// The group that requests go by.
-    pub fn current(self: &Arc<Self>) -> Arc<Self> {
-        match &self.home {
-            Home::Front(moving) => moving.current(),
-            Home::Fixed | Home::Stay(_) => self.clone(),
-        }
+    pub fn current(self: Arc<Self>) -> Arc<Self> {
+        let Home::Front(moving) = &self.home else { return self };
+        moving.current()
     }
 
     pub(super) fn stay_at(&mut self, home: Weak<Moving>) {
