@@ -26,6 +26,7 @@ mod limits;
 mod log;
 mod memcached;
 mod memory;
+mod mirror;
 mod process;
 mod proxy;
 mod proxy_cache;

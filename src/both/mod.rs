@@ -2,6 +2,7 @@
 
 pub mod geo; // a value by an address
 pub mod map; // one variable's value by another's
+pub mod split_clients; // a value by chance
 
 use bytes::Bytes;
 

@@ -21,7 +21,7 @@ use super::tls::Offer;
 use crate::base::regex::Pattern;
 use crate::cache::Zone;
 use crate::conf;
-use crate::conf::vars::{Defines, Definitions, Table};
+use crate::conf::vars::{Defines, Definitions, Get, Table};
 use crate::upstream::moving::Moving;
 use bytes::Bytes;
 
@@ -141,6 +141,10 @@ pub struct Plan {
     /// The handler serves a tree: `/path` is answered with a redirect to the location `/path/`.
     pub auto_redirect: bool,
     pub script: ScriptPath,
+    /// `$invalid_referer`, where `valid_referers` says who is one.
+    pub invalid_referer: Option<Get<Request>>,
+    /// `$secure_link`, where links have a sum.
+    pub secure_link: Option<Get<Request>>,
     /// Bytes of a slice (`slice`); 0: bodies are asked for whole.
     pub slice: u64,
     pub filters: Vec<Box<dyn Filter>>,

@@ -143,6 +143,9 @@ pub struct Request {
     pub stream: Option<Rc<dyn Stream>>,
     /// Whom a proxy has named as the client, if its word is believed (`realip`); asked of the client's own request.
     pub named: OnceCell<Box<Client>>,
+    /// Its answer is for nobody: whether the client is still there is not its business, and whoever reads from the client
+    /// must not lose a wake-up to it.
+    pub background: Cell<bool>,
     pub started: Instant,
     /// Which request of its connection this is.
     pub number: u64,
@@ -298,6 +301,7 @@ impl Request {
             cache: RefCell::default(),
             limits: OnceCell::new(),
             named: OnceCell::new(),
+            background: Cell::new(false),
             parent: None,
             head: Rc::new(head),
             connection,
@@ -352,6 +356,7 @@ impl Request {
             cache: RefCell::default(),
             limits: OnceCell::new(),
             named: OnceCell::new(),
+            background: Cell::new(false),
         }
     }
 

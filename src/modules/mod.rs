@@ -10,6 +10,7 @@ pub mod ssl; // TLS towards clients
 
 use crate::both::geo::Geo;
 use crate::both::map::Map;
+use crate::both::split_clients::SplitClients;
 use crate::conf::module::Modules;
 use crate::http::core::Core;
 use crate::http::h2::Http2;
@@ -26,6 +27,9 @@ pub fn http() -> Modules<Plan> {
         .with::<ssl::Ssl>()
         .with::<Geo<Plan>>()
         .with::<Map<Plan>>()
+        .with::<SplitClients<Plan>>()
+        .with::<rewrite::referer::Referer>()
+        .with::<rewrite::secure_link::SecureLink>()
         .with::<rewrite::rewrite::Rewrite>()
         .with::<gate::realip::RealIp>()
         .with::<gate::limit_req::LimitReq>()
@@ -34,6 +38,7 @@ pub fn http() -> Modules<Plan> {
         .with::<gate::auth_basic::AuthBasic>()
         .with::<gate::auth_request::AuthRequest>()
         .with::<content::try_files::TryFiles>()
+        .with::<content::mirror::Mirror>()
         .with::<content::random_index::RandomIndex>()
         .with::<content::index::Index>()
         .with::<content::autoindex::Autoindex>()
