@@ -95,3 +95,23 @@ fn another_program_is_asked_and_answers_are_kept() {
     server.fetch("/a").expect_status(200).expect_field("X-Cache", "HIT").expect_body("body");
     assert_eq!((first.connections(), second.connections()), (1, 1));
 }
+
+#[test]
+fn what_answers_head_without_a_body_does_not_answer_get() {
+    let upstream = Upstream::start();
+    let conf = "scgi_cache_path %%PREFIX%%/cache keys_zone=c:1m; server { listen %%ADDR_0%%; location / { \
+                scgi_pass %%UPSTREAM%%; scgi_cache c; scgi_cache_key $uri; scgi_cache_valid 1h; } }";
+    let server = Setup::new().set("UPSTREAM", upstream.address()).start(conf);
+    let mut client = server.client();
+    client.send("HEAD /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let mut program = upstream.accept();
+    read_netstring(&mut program);
+    program.reply("Content-Length: 4\r\n\r\n").close();
+    client.rest();
+    let mut client = server.client();
+    client.get("/a");
+    let mut program = upstream.accept();
+    read_netstring(&mut program);
+    program.reply("Content-Length: 4\r\n\r\nbody").close();
+    client.response().expect_status(200).expect_body("body");
+}

@@ -429,6 +429,8 @@ pub struct Plan {
     revalidate: bool,
     /// HEAD is fetched as GET.
     pub convert_head: bool,
+    /// What answers HEAD is kept only if a body came with it that is as long as it says.
+    pub measures_head: bool,
 }
 
 impl Plan {
@@ -495,6 +497,7 @@ pub fn plan<F: Family>(level: &Level<'_>, settings: &mut settings::Settings) -> 
         background_update: conf.cache_background_update.or(false),
         revalidate,
         convert_head: false,
+        measures_head: false,
     }))
 }
 

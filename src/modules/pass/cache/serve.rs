@@ -569,7 +569,7 @@ fn begin<C: Codec>(
     match Filling::begin(store, (key, entry.name()), turn, temporary, header, asked.ends_by_itself()) {
         Ok(filling) => {
             // What answers HEAD announces a body that does not come.
-            let bodiless = !asked.has_body() || request.is_head() && !plan.convert_head;
+            let bodiless = !asked.has_body() || request.is_head() && !plan.convert_head && !plan.measures_head;
             let length = reply.framing.length.filter(|_| !bodiless);
             Some(Copy::Cache(Kept::new(filling, length)))
         }

@@ -63,7 +63,11 @@ pub fn link<F: Family, P: Pack>(level: &Level<'_>, plan: &mut Plan, said: Said<'
     let [scheme, secure_scheme] = said.schemes;
     let common = settings::settings::<F>(level, &plan.core.root)?;
     let mut settings = Settings { scheme, secure_scheme, ..common };
-    let cache = cache::plan::<F>(level, &mut settings)?;
+    let mut cache = cache::plan::<F>(level, &mut settings)?;
+    if let Some(plan) = &mut cache {
+        // nginx: what ends with its connection is whole only if it is as long as announced
+        plan.measures_head = true;
+    }
     let kept_params = match &cache {
         Some(_) => Some(Params::link_for_all(said.params.clone(), &level.cx.names)?),
         None => None,
