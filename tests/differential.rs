@@ -11,7 +11,7 @@ macro_rules! tables {
 }
 
 tables! {
-    static_files range not_modified headers http_request error_page rewrite index location gzip proxy log small ssi slice fastcgi access limit_req geo charset sub addition upstream
+    static_files range not_modified headers http_request error_page rewrite index location gzip proxy log small ssi slice fastcgi access limit_req geo charset sub addition upstream autoindex realip auth_request referer secure_link split_clients
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
@@ -241,6 +242,27 @@ fn a_bad_configuration_at_hup_changes_nothing() {
     server.configure("server { listen %%ADDR_0%%; return 200 four; }");
     server.reload();
     eventually("the next good one counts", || server.fetch("/").text_body() == "four");
+}
+
+/// Which a client has sent before it could know that its connection was to end.
+#[test]
+fn a_request_that_follows_a_reload_is_answered_as_the_last() {
+    if !is_weir() {
+        return; // nginx closes idle connections at once, and who asks at that moment gets nothing
+    }
+    let mut server = Server::start(RETURN);
+    // A machine that is too busy lets the moment pass.
+    let answered = (0..5).any(|n| {
+        let mut idle = server.client();
+        idle.get("/").response().expect_status(200);
+        server.configure(&format!("server {{ listen %%ADDR_0%%; return 200 {n}; }}"));
+        server.reload();
+        eventually("the new configuration counts", || server.fetch("/").text_body() == n.to_string());
+        idle.get("/");
+        let last = idle.try_response(Duration::from_secs(10));
+        last.is_ok_and(|last| last.field("Connection") == Some("close"))
+    });
+    assert!(answered, "no request was answered that followed a reload");
 }
 
 #[test]

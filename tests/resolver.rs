@@ -9,7 +9,16 @@ use std::time::Duration;
 
 use crate::kit::{Server, Setup, Step, Upstream, eventually};
 
-type Names = Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>;
+type Names = Arc<Mutex<HashMap<String, Records>>>;
+
+/// What a name has.
+#[derive(Clone, Default)]
+struct Records {
+    addresses: Vec<Ipv4Addr>,
+    /// Priority, weight, port, host.
+    services: Vec<(u16, u16, u16, &'static str)>,
+    alias: Option<&'static str>,
+}
 
 /// A name server for IPv4 addresses: a known name has its addresses for `ttl` seconds, any other does not exist.
 struct Dns {
@@ -42,7 +51,15 @@ impl Dns {
     }
 
     fn name(&self, name: &str, addresses: &[Ipv4Addr]) {
-        self.names.lock().expect("nobody panics with it").insert(name.to_owned(), addresses.to_vec());
+        self.put(name, Records { addresses: addresses.to_vec(), ..Records::default() });
+    }
+
+    fn put(&self, name: &str, records: Records) {
+        self.names.lock().expect("nobody panics with it").insert(name.to_owned(), records);
+    }
+
+    fn forget(&self, name: &str) {
+        self.names.lock().expect("nobody panics with it").remove(name);
     }
 
     /// How often somebody asked for an IPv4 address.
@@ -70,24 +87,43 @@ fn answer(query: &[u8], names: &Names, ttl: u32, asked: &AtomicUsize) -> Option<
         at += 1 + length;
     }
     let question = query.get(12..at + 5)?;
-    let wants_ipv4 = query.get(at + 1..at + 3)? == [0, 1];
+    let kind = query.get(at + 1..at + 3)?;
     let names = names.lock().expect("nobody panics with it");
     let known = names.get(&labels.join(".").to_ascii_lowercase());
-    if wants_ipv4 {
+    if kind == [0, 1] {
         asked.fetch_add(1, Ordering::SeqCst);
     }
-    let addresses = known.filter(|_| wants_ipv4).cloned().unwrap_or_default();
     let code = if known.is_some() { 0 } else { 3 };
+    let records = known.cloned().unwrap_or_default();
+    let mut answers: Vec<([u8; 2], Vec<u8>)> = Vec::new();
+    if let Some(alias) = records.alias {
+        answers.push(([0, 5], labels_of(alias)));
+    } else if kind == [0, 1] {
+        answers.extend(records.addresses.iter().map(|address| ([0, 1], address.octets().to_vec())));
+    } else if kind == [0, 33] {
+        answers.extend(records.services.iter().map(|(priority, weight, port, host)| {
+            let numbers = [priority, weight, port].map(|number| number.to_be_bytes()).concat();
+            ([0, 33], [numbers, labels_of(host)].concat())
+        }));
+    }
     let mut reply = query.get(..2)?.to_vec();
-    reply.extend_from_slice(&[0x81, 0x80 | code, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
+    reply.extend_from_slice(&[0x81, 0x80 | code, 0, 1, 0, answers.len() as u8, 0, 0, 0, 0]);
     reply.extend_from_slice(question);
-    for address in addresses {
-        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+    for (kind, data) in answers {
+        reply.extend_from_slice(&[0xc0, 12]);
+        reply.extend_from_slice(&kind);
+        reply.extend_from_slice(&[0, 1]);
         reply.extend_from_slice(&ttl.to_be_bytes());
-        reply.extend_from_slice(&[0, 4]);
-        reply.extend_from_slice(&address.octets());
+        reply.extend_from_slice(&(data.len() as u16).to_be_bytes());
+        reply.extend_from_slice(&data);
     }
     Some(reply)
+}
+
+/// A name on the wire.
+fn labels_of(name: &str) -> Vec<u8> {
+    let label = |label: &str| [&[label.len() as u8], label.as_bytes()].concat();
+    [name.split('.').map(label).collect::<Vec<_>>().concat(), vec![0]].concat()
 }
 
 /// Upstreams on one port number of several loopback addresses cannot be had from the kernel by asking for any port,
@@ -168,4 +204,83 @@ fn every_address_of_a_name_is_tried() {
     for _ in 0..6 {
         server.fetch("/?name=many.example").expect_status(200);
     }
+}
+
+/// A server whose group is found by name. Nobody listens on port 1: `X-Way` tells whom it has asked.
+fn serve_group(dns: &Dns, group: &str) -> Server {
+    Setup::new().set("DNS", dns.address).start(&format!(
+        "resolver %%DNS%% ipv6=off valid=1s; resolver_timeout 1s; upstream u {{ zone z 64k; {group} }} \
+         server {{ listen %%ADDR_0%%; add_header X-Way $upstream_addr always; location / {{ proxy_pass http://u; }} }}"
+    ))
+}
+
+fn way(server: &Server) -> String {
+    server.fetch("/").expect_status(502).field("X-Way").expect("it is told").to_owned()
+}
+
+fn expect_way(server: &Server, expected: &str) {
+    eventually(&format!("the way is {expected}"), || way(server) == expected);
+}
+
+const ONE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
+const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 2);
+
+#[test]
+fn a_group_follows_its_name() {
+    let dns = Dns::start(1);
+    dns.name("a.example", &[ONE]);
+    // Those that do not weigh alike keep their order.
+    let server = serve_group(&dns, "server 127.0.1.9:1 weight=5 max_fails=0; server a.example:1 resolve max_fails=0;");
+    expect_way(&server, "127.0.1.9:1, 127.0.1.1:1");
+    dns.name("a.example", &[TWO]);
+    expect_way(&server, "127.0.1.9:1, 127.0.1.2:1");
+    dns.put("a.example", Records { alias: Some("b.example"), ..Records::default() });
+    dns.name("b.example", &[ONE]);
+    expect_way(&server, "127.0.1.9:1, 127.0.1.1:1");
+    dns.forget("a.example");
+    expect_way(&server, "127.0.1.9:1");
+    server.wait_for_log("a.example could not be resolved (3: Host not found)");
+}
+
+#[test]
+fn what_was_found_outlives_a_reload_and_a_name_server_that_is_silent() {
+    let dns = Dns::start(1);
+    dns.name("a.example", &[ONE]);
+    let server = serve_group(&dns, "server a.example:1 resolve max_fails=0;");
+    expect_way(&server, "127.0.1.1:1");
+    drop(dns);
+    server.wait_for_log("a.example could not be resolved (110: Operation timed out)");
+    assert_eq!(way(&server), "127.0.1.1:1");
+    server.reload();
+    assert_eq!(way(&server), "127.0.1.1:1");
+}
+
+#[test]
+fn a_group_follows_its_service() {
+    let dns = Dns::start(1);
+    dns.name("one.example", &[ONE]);
+    dns.name("two.example", &[TWO]);
+    let services = vec![(10, 1, 2, "two.example"), (5, 3, 1, "one.example"), (10, 1, 3, "none.example")];
+    dns.put("_http._tcp.a.example", Records { services, ..Records::default() });
+    let server = serve_group(&dns, "server a.example resolve service=http max_fails=0;");
+    expect_way(&server, "127.0.1.1:1, 127.0.1.2:2");
+    server.wait_for_log(
+        "none.example could not be resolved (3: Host not found) while resolving service http of a.example",
+    );
+    dns.put("_http._tcp.a.example", Records { services: vec![(1, 1, 4, "two.example")], ..Records::default() });
+    expect_way(&server, "127.0.1.2:4");
+    dns.forget("_http._tcp.a.example");
+    expect_way(&server, "u");
+    server.wait_for_log("service http of a.example could not be resolved (3: Host not found)");
+}
+
+#[test]
+fn a_group_may_have_a_resolver_of_its_own() {
+    let (dns, other) = (Dns::start(1), Dns::start(1));
+    other.name("a.example", &[ONE]);
+    let own =
+        format!("resolver {} ipv6=off; hash $uri consistent; server a.example:1 resolve max_fails=0;", other.address);
+    let server = serve_group(&dns, &own);
+    expect_way(&server, "127.0.1.1:1");
+    assert_eq!(dns.asked(), 0);
 }

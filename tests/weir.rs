@@ -2,8 +2,9 @@
 
 mod kit;
 
-mod bench;
 mod addition;
+mod auth_request;
+mod bench;
 mod browser;
 mod charset;
 mod command_line;
@@ -23,7 +24,9 @@ mod http_core;
 mod http_variables;
 mod limits;
 mod log;
+mod memcached;
 mod memory;
+mod mirror;
 mod process;
 mod proxy;
 mod proxy_cache;
@@ -33,6 +36,7 @@ mod proxy_cache_rfc9111;
 mod proxy_protocol;
 mod proxy_ssl;
 mod readers;
+mod realip;
 mod resolver;
 mod scgi;
 mod seed;

@@ -47,6 +47,27 @@ impl Hasher for QuickHasher {
     }
 }
 
+/// MurmurHash2 with the seed 0, as nginx computes it.
+pub fn murmur2(bytes: &[u8]) -> u32 {
+    const FACTOR: u32 = 0x5bd1_e995;
+    // nginx's, too, counts in 32 bits
+    let mut hash = bytes.len() as u32;
+    let (words, rest) = bytes.as_chunks::<4>();
+    for word in words {
+        let mut word = u32::from_le_bytes(*word).wrapping_mul(FACTOR);
+        word ^= word >> 24;
+        hash = hash.wrapping_mul(FACTOR) ^ word.wrapping_mul(FACTOR);
+    }
+    if !rest.is_empty() {
+        for (n, &byte) in rest.iter().enumerate() {
+            hash ^= u32::from(byte) << (8 * n);
+        }
+        hash = hash.wrapping_mul(FACTOR);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(FACTOR);
+    hash ^ (hash >> 15)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

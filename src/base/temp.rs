@@ -91,12 +91,16 @@ pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
 
 /// Makes a directory, and those above that are missing: the deepest is tried first, for most are there.
 fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
-    match DirBuilder::new().mode(mode).create(path) {
+    let create = || match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(mode).create(path)
-        }
         done => done,
+    };
+    match (create(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound && parent != Path::new("") => {
+            make_directory(parent, mode)?;
+            create()
+        }
+        (done, _) => done,
     }
 }
 

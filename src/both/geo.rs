@@ -395,7 +395,7 @@ impl Finder {
 
     fn address(&self, asker: &impl Visitor) -> Option<IpAddr> {
         let said = match self.source {
-            None => asker.peer(),
+            None => asker.peer().clone(),
             Some(source) => {
                 let value = asker.value(source)?;
                 let ip = addr::ip(std::str::from_utf8(&value).ok()?)?;
@@ -427,6 +427,7 @@ mod tests {
     /// Whose only variable is an address, and who may have come through proxies.
     #[derive(Default)]
     struct Someone {
+        peer: Option<Peer>,
         x: RefCell<&'static str>,
         forwarded: Vec<Bytes>,
     }
@@ -452,8 +453,8 @@ mod tests {
     }
 
     impl Visitor for Someone {
-        fn peer(&self) -> Peer {
-            Address::Unix("".into())
+        fn peer(&self) -> &Peer {
+            self.peer.as_ref().expect("they have a variable")
         }
 
         fn forwarded_for(&self) -> Vec<Bytes> {

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,8 +130,7 @@ impl Filling {
         }
         let path = self.store.file(self.key);
         temp::put(&self.temp, &path, 0o600).map_err(|(call, error)| Refused { call, path: path.clone(), error })?;
-        let extent = self.file.metadata().map_or((self.len, 0), |metadata| (metadata.len(), metadata.blocks()));
-        let size = self.store.size_on_disk(extent);
+        let size = self.store.size_on_disk((self.len, 0));
         if let Some(turn) = self.turn.take() {
             turn.fill.whole(&self.file, self.len);
             turn.made(size);

@@ -241,10 +241,10 @@ impl Store {
         metadata.map_or(0, |metadata| self.size_on_disk((metadata.len(), metadata.blocks())))
     }
 
-    /// What a file of so many bytes, and blocks of 512 bytes, takes on the disk.
+    /// What a file of so many bytes, and blocks of 512 bytes, takes on the disk. One that was just written may have no
+    /// blocks yet.
     pub fn size_on_disk(&self, (len, blocks): (u64, u64)) -> u64 {
         let block = *self.block.get_or_init(|| block_size(&self.path).unwrap_or(512).max(512));
-        // A file that was just written may have no blocks yet.
         len.max(blocks.saturating_mul(512)).div_ceil(block).saturating_mul(block)
     }
 }

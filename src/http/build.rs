@@ -76,7 +76,7 @@ impl Builder<'_> {
         let head_is_asked_for = vars.names().any(|name| name.starts_with("sent_") || name == "status");
         let hello_is_asked_for = vars.names().any(|name| matches!(name, "ssl_ciphers" | "ssl_curves" | "ssl_sigalgs"));
         let signature_is_asked_for = vars.names().any(|name| matches!(name, "ssl_sigalg" | "ssl_client_sigalg"));
-        let Main { post_read, http2_recv_buffer_size, caches, cache_memory, .. } = main;
+        let Main { http2_recv_buffer_size, caches, cache_memory, moving, .. } = main;
         Ok(Http {
             head_is_asked_for,
             hello_is_asked_for,
@@ -85,9 +85,9 @@ impl Builder<'_> {
             locations: self.locations,
             listens,
             vars,
-            post_read,
             http2_recv_buffer_size,
             caches,
+            moving,
             cache_memory: cache_memory.unwrap_or(64 * 1024 * 1024),
         })
     }

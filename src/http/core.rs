@@ -795,9 +795,12 @@ fn default_types() -> Types {
 
 /// Who resolves names at this level, and for how long one may wait.
 pub fn resolver(level: &Level<'_>) -> Option<(Arc<Resolver>, Duration)> {
-    let conf = level.location::<Core>();
-    let timeout = conf.resolver_timeout.or(Duration::from_secs(30));
-    conf.resolver.or(None).map(|resolver| (resolver, timeout))
+    level.location::<Core>().resolver.or(None).map(|resolver| (resolver, resolver_timeout(level)))
+}
+
+/// How long one may wait for names at this level.
+pub fn resolver_timeout(level: &Level<'_>) -> Duration {
+    level.location::<Core>().resolver_timeout.or(Duration::from_secs(30))
 }
 
 impl Section for Conf {

@@ -57,6 +57,12 @@ impl Serve for plan::Http {
         }
     }
 
+    fn begin_here(&self) {
+        for moving in &self.moving {
+            moving.begin();
+        }
+    }
+
     fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>> {
         let Accepted { stream, peer, slot } = accepted;
         let connection = Rc::new(connection::Connection::new(self, listener, Io::new(stream), slot, peer));
@@ -102,7 +108,7 @@ impl request::Request {
     #[cold]
     pub fn log(&self, level: log::Level, message: std::fmt::Arguments<'_>) {
         let Some(error_log) = self.error_log().filter(|log| log.on(level)) else { return };
-        let client = self.connection.client();
+        let client = self.client();
         let main = self.main();
         let upstream = self.upstream_url.borrow().text();
         let path = self.path();

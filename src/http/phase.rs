@@ -100,10 +100,10 @@ pub async fn post_action(request: &Rc<Request>) {
 
 /// Asked once for each request of a client.
 async fn post_read(request: &Rc<Request>) -> Result<(), Refusal> {
-    if request.is_subrequest() || request.http().post_read.is_empty() {
+    if request.is_subrequest() || request.plan().post_read.is_empty() {
         return Ok(());
     }
-    gates(request, &request.http().post_read).await.map(drop)
+    gates(request, &request.plan().post_read).await.map(drop)
 }
 
 /// From the server's own rules to the content.

@@ -21,7 +21,8 @@ use super::tls::Offer;
 use crate::base::regex::Pattern;
 use crate::cache::Zone;
 use crate::conf;
-use crate::conf::vars::{Defines, Definitions, Table};
+use crate::conf::vars::{Defines, Definitions, Get, Table};
+use crate::upstream::moving::Moving;
 use bytes::Bytes;
 
 /// A future of this thread.
@@ -121,6 +122,8 @@ pub struct Plan {
     pub core: Settings,
     /// How files are opened here.
     pub files: Opener,
+    /// Of a server's own level: asked once for each request of a client, before anything else. `realip`.
+    pub post_read: Vec<Box<dyn Gate>>,
     /// `rewrite`, `if`, `set`, `return`.
     pub rewrite: Vec<Box<dyn Gate>>,
     /// `uninitialized_variable_warn off`
@@ -138,6 +141,10 @@ pub struct Plan {
     /// The handler serves a tree: `/path` is answered with a redirect to the location `/path/`.
     pub auto_redirect: bool,
     pub script: ScriptPath,
+    /// `$invalid_referer`, where `valid_referers` says who is one.
+    pub invalid_referer: Option<Get<Request>>,
+    /// `$secure_link`, where links have a sum.
+    pub secure_link: Option<Get<Request>>,
     /// Bytes of a slice (`slice`); 0: bodies are asked for whole.
     pub slice: u64,
     pub filters: Vec<Box<dyn Filter>>,
@@ -164,14 +171,14 @@ impl conf::module::Plan for Plan {
 #[derive(Default)]
 pub struct Main {
     pub vars: Definitions<Request>,
-    /// Asked once for each new client request, before its server is known to matter: realip.
-    pub post_read: Vec<Box<dyn Gate>>,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,
     /// Every cache on disk.
     pub caches: Vec<Arc<Zone>>,
     /// How many bytes of small cache files are kept in memory, where that is said.
     pub cache_memory: Option<u64>,
+    /// Groups whose servers are found by name.
+    pub moving: Vec<Arc<Moving>>,
 }
 
 impl Defines for Main {
@@ -234,11 +241,11 @@ pub struct Http {
     pub hello_is_asked_for: bool,
     /// Some variable is about what handshakes are signed with.
     pub signature_is_asked_for: bool,
-    pub post_read: Vec<Box<dyn Gate>>,
     /// How much is read at once from a client that speaks HTTP/2.
     pub http2_recv_buffer_size: usize,
     pub caches: Vec<Arc<Zone>>,
     pub cache_memory: u64,
+    pub moving: Vec<Arc<Moving>>,
 }
 
 impl Http {

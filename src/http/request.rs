@@ -141,6 +141,11 @@ pub struct Request {
     pub parent: Option<Rc<Request>>,
     /// Where the client is, if its connection carries several requests at a time.
     pub stream: Option<Rc<dyn Stream>>,
+    /// Whom a proxy has named as the client, if its word is believed (`realip`); asked of the client's own request.
+    pub named: OnceCell<Box<Client>>,
+    /// Its answer is for nobody: whether the client is still there is not its business, and whoever reads from the client
+    /// must not lose a wake-up to it.
+    pub background: Cell<bool>,
     pub started: Instant,
     /// Which request of its connection this is.
     pub number: u64,
@@ -213,6 +218,13 @@ pub struct Request {
     pub cache: RefCell<cache::Seen>,
     /// What limits said of it, where there are any; asked of the client's own request.
     pub limits: OnceCell<Box<Limits>>,
+}
+
+/// A client that a proxy in front of us has named.
+pub struct Client {
+    pub peer: Peer,
+    /// Its address as text.
+    pub text: Bytes,
 }
 
 /// What `limit_req` and `limit_conn` have to remember of a request, over internal redirects, until it ends.
@@ -288,6 +300,8 @@ impl Request {
             attempts: RefCell::default(),
             cache: RefCell::default(),
             limits: OnceCell::new(),
+            named: OnceCell::new(),
+            background: Cell::new(false),
             parent: None,
             head: Rc::new(head),
             connection,
@@ -341,6 +355,8 @@ impl Request {
             attempts: RefCell::default(),
             cache: RefCell::default(),
             limits: OnceCell::new(),
+            named: OnceCell::new(),
+            background: Cell::new(false),
         }
     }
 
@@ -425,6 +441,16 @@ impl Request {
             request = parent;
         }
         request
+    }
+
+    /// Who asks.
+    pub fn peer(&self) -> &Peer {
+        self.main().named.get().map_or(&self.connection.peer, |named| &named.peer)
+    }
+
+    /// The address of who asks, as text: `$remote_addr`, and `client:` in the error log.
+    pub fn client(&self) -> Bytes {
+        self.main().named.get().map_or_else(|| self.connection.client(), |named| named.text.clone())
     }
 
     pub fn is_subrequest(&self) -> bool {
@@ -704,8 +730,8 @@ impl Matching for Request {
 }
 
 impl Visitor for Request {
-    fn peer(&self) -> Peer {
-        self.connection.peer.clone()
+    fn peer(&self) -> &Peer {
+        self.peer()
     }
 
     fn forwarded_for(&self) -> Vec<Bytes> {

@@ -48,6 +48,8 @@ impl Request {
     /// Ready when the client is gone, or has given the request up.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.stream {
+            // Nobody's answer goes on without anybody.
+            _ if self.background.get() => Poll::Pending,
             None => self.connection.io.poll_gone(cx),
             Some(stream) => stream.poll_gone(cx),
         }

@@ -26,11 +26,16 @@ const FAMILY: usize = 65535 - 1000;
 /// A subrequest of `parent`, ready to be answered. `None`: they are too many, as the log says; `doing` is the end of what
 /// it says, ` while …` or nothing.
 pub fn new(parent: &Rc<Request>, path: Bytes, args: Bytes, doing: &str) -> Option<Rc<Request>> {
-    let child = may_have_another(parent, &path, doing).then(|| Request::child(parent, path, args))?;
+    let child = bare(parent, path, args, doing)?;
     if let Some(body) = parent.body.stored() {
         child.body.store(body);
     }
-    Some(Rc::new(child))
+    Some(child)
+}
+
+/// As [`new`], but the body is not the parent's: there is none.
+pub fn bare(parent: &Rc<Request>, path: Bytes, args: Bytes, doing: &str) -> Option<Rc<Request>> {
+    may_have_another(parent, &path, doing).then(|| Rc::new(Request::child(parent, path, args)))
 }
 
 /// A subrequest that asks for the same as `parent`, in the location where that stands; see [`content`]. `None`: as above.

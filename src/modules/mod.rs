@@ -10,6 +10,7 @@ pub mod ssl; // TLS towards clients
 
 use crate::both::geo::Geo;
 use crate::both::map::Map;
+use crate::both::split_clients::SplitClients;
 use crate::conf::module::Modules;
 use crate::http::core::Core;
 use crate::http::h2::Http2;
@@ -26,13 +27,21 @@ pub fn http() -> Modules<Plan> {
         .with::<ssl::Ssl>()
         .with::<Geo<Plan>>()
         .with::<Map<Plan>>()
+        .with::<SplitClients<Plan>>()
+        .with::<rewrite::referer::Referer>()
+        .with::<rewrite::secure_link::SecureLink>()
         .with::<rewrite::rewrite::Rewrite>()
+        .with::<gate::realip::RealIp>()
         .with::<gate::limit_req::LimitReq>()
         .with::<gate::limit_conn::LimitConn>()
         .with::<gate::access::Access>()
         .with::<gate::auth_basic::AuthBasic>()
+        .with::<gate::auth_request::AuthRequest>()
         .with::<content::try_files::TryFiles>()
+        .with::<content::mirror::Mirror>()
+        .with::<content::random_index::RandomIndex>()
         .with::<content::index::Index>()
+        .with::<content::autoindex::Autoindex>()
         .with::<pass::group::Upstream>()
         .with::<pass::settings::Pass<pass::proxy::Http>>()
         .with::<pass::cache::Cache<pass::proxy::Http>>()
@@ -48,6 +57,8 @@ pub fn http() -> Modules<Plan> {
         .with::<pass::settings::Pass<pass::scgi::Scgi>>()
         .with::<pass::cache::Cache<pass::scgi::Scgi>>()
         .with::<pass::scgi::ScgiModule>()
+        .with::<pass::settings::Pass<pass::memcached::Memory>>()
+        .with::<pass::memcached::MemcachedModule>()
         .with::<content::empty_gif::EmptyGif>()
         .with::<content::stub_status::StubStatus>()
         .with::<content::gzip_static::GzipStatic>()

@@ -39,6 +39,9 @@ pub trait Serve: Send + Sync {
     /// It is in force in this process from now on: what works beside connections may begin.
     fn begin(&self) {}
 
+    /// As [`Serve::begin`], on one of its threads: what needs a loop may begin there.
+    fn begin_here(&self) {}
+
     /// Runs one connection to its end. Called, and the future polled, on the thread that accepted it.
     fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>>;
 }
@@ -66,16 +69,23 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 pub struct Life {
     pub id: u64,
     draining: AtomicBool,
+    ending: AtomicBool,
 }
 
 impl Life {
     pub fn new(id: u64) -> Self {
-        Self { id, draining: AtomicBool::new(false) }
+        Self { id, draining: AtomicBool::default(), ending: AtomicBool::default() }
     }
 
     /// From now on connections of this generation end when they have nothing to do.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// As [`Life::drain`], when the process ends with it: idle connections are not given time for one more request.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.drain();
     }
 
     pub fn drains(&self) -> bool {
@@ -202,6 +212,11 @@ impl Slot {
     /// Whether the connection should end when its answer is written.
     pub fn draining(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.drains())
+    }
+
+    /// Whether a request that is on its way may still be waited for: the connection's generation drains, and others serve.
+    pub fn lingers(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.drains() && !life.ending.load(Ordering::Relaxed))
     }
 
     /// Ends when an idle connection has to go: its generation drains, or its place is needed. Await it beside the

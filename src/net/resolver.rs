@@ -33,6 +33,31 @@ pub struct Resolver {
     alive: Arc<()>,
 }
 
+/// An address of a name or a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    pub address: SocketAddr,
+    /// The host that offers the service.
+    pub name: String,
+    pub weight: u16,
+    pub priority: u16,
+}
+
+impl From<SocketAddr> for Located {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, name: String::new(), weight: 1, priority: 0 }
+    }
+}
+
+/// What came of asking for a name for a group of servers.
+pub struct Answer {
+    pub found: Result<Vec<Located>, Unresolved>,
+    /// How long it holds.
+    pub valid: Duration,
+    /// Hosts of a service that have no addresses.
+    pub failed: Vec<(String, Unresolved)>,
+}
+
 /// Why a name has no addresses: nginx's number and words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unresolved {
@@ -104,24 +129,18 @@ impl Resolver {
 
     /// The addresses of `name`, at least one. nginx's servers decide about every name, `localhost` too.
     pub async fn resolve(&self, name: &str, timeout: Duration) -> Result<Vec<IpAddr>, Unresolved> {
-        let name = Name::from_utf8(name).map(|mut name| {
-            name.set_fqdn(true);
-            name
-        });
-        let name = name.map_err(|_| Unresolved::NotFound)?;
+        let name = full_name(name)?;
         let now = Instant::now();
-        let known = |asking: &mut Asking| asking.known.get(&name).filter(|known| known.until > now).map(Known::found);
-        if let Some(found) = self.here(known)? {
-            return found;
-        }
-        let pool = self.here(|asking| asking.pool.clone())?;
-        let (found, ttl) = match tokio::time::timeout(timeout, self.ask(&pool, &name)).await {
-            Err(_) => return Err(Unresolved::TimedOut),
-            Ok(Err(Unresolved::TimedOut)) => return Err(Unresolved::TimedOut),
-            Ok(Err(why)) => (Err(why), FAILURE),
-            Ok(Ok((addresses, ttl))) => (Ok(addresses), ttl),
+        let known = |asking: &mut Asking| {
+            let known = asking.known.get(&name).filter(|known| known.until > now);
+            known.map(|known| known.found.clone())
         };
-        let until = Instant::now() + self.valid.unwrap_or(ttl);
+        if let Some(found) = self.here(known)? {
+            return Ok(found);
+        }
+        // nginx: what was not found is not remembered
+        let (found, ttl) = within(timeout, self.ask(&name)).await?;
+        let until = Instant::now() + self.valid.unwrap_or(ttl).min(LONGEST);
         self.here(|asking| {
             if asking.known.len() >= KNOWN {
                 asking.known.retain(|_, known| known.until > now);
@@ -130,52 +149,146 @@ impl Resolver {
                 asking.known.insert(name, Known { found: found.clone(), until });
             }
         })?;
-        found
+        Ok(found)
     }
 
-    /// Asks for addresses of both families, or of the one that is wanted, again and again until somebody answers.
-    async fn ask(&self, pool: &Pool, name: &Name) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
-        let (v4, v6) = tokio::join!(
-            self.ask_for(pool, name, RecordType::A, self.v4),
-            self.ask_for(pool, name, RecordType::AAAA, self.v6),
-        );
+    /// Asks for the addresses of a name, whatever is remembered of it.
+    pub async fn locate(&self, host: &str, timeout: Duration) -> Answer {
+        let asked = within(timeout, self.addresses_of(host)).await;
+        let (found, valid) = self.judge(asked);
+        let located = |ip| Located::from(SocketAddr::new(ip, 0));
+        Answer { found: found.map(|all| all.into_iter().map(located).collect()), valid, failed: Vec::new() }
+    }
+
+    /// Asks for the hosts that offer a service, and for their addresses: `http` is `_http._tcp`.
+    pub async fn locate_service(&self, host: &str, service: &str, timeout: Duration) -> Answer {
+        let name = match service.contains('.') {
+            true => format!("{service}.{host}"),
+            false => format!("_{service}._tcp.{host}"),
+        };
+        let mut failed = Vec::new();
+        let asked = within(timeout, self.hosts_of(&name, &mut failed)).await;
+        let (found, valid) = self.judge(asked);
+        Answer { found, valid, failed }
+    }
+
+    /// How long an answer holds, or a failure.
+    fn judge<T>(&self, asked: Result<(T, Duration), Unresolved>) -> (Result<T, Unresolved>, Duration) {
+        match asked {
+            Ok((found, ttl)) => (Ok(found), self.valid.unwrap_or(ttl)),
+            Err(why) => (Err(why), self.valid.unwrap_or(FAILURE)),
+        }
+    }
+
+    async fn addresses_of(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
+        self.ask(&full_name(host)?).await
+    }
+
+    async fn hosts_of(
+        &self,
+        name: &str,
+        failed: &mut Vec<(String, Unresolved)>,
+    ) -> Result<(Vec<Located>, Duration), Unresolved> {
+        let (response, mut least) = self.services_of(full_name(name)?).await?;
         let mut all = Vec::new();
-        let mut least = Duration::MAX;
-        let mut failed = Unresolved::NotFound;
-        for answer in [v4, v6].into_iter().flatten() {
-            match answer {
-                Ok((mut addresses, ttl)) => {
-                    all.append(&mut addresses);
+        for record in response.answers.iter().take(HOSTS) {
+            let RData::SRV(srv) = &record.data else { continue };
+            let host = srv.target.to_utf8();
+            let host = host.trim_end_matches('.');
+            match self.ask(&full_name(host)?).await {
+                Ok((addresses, ttl)) => {
                     least = least.min(ttl);
+                    all.extend(addresses.into_iter().map(|ip| Located {
+                        address: SocketAddr::new(ip, srv.port),
+                        name: host.to_owned(),
+                        weight: srv.weight,
+                        priority: srv.priority,
+                    }));
                 }
-                Err(why) => failed = why,
+                Err(why) => failed.push((host.to_owned(), why)),
             }
         }
-        if all.is_empty() { Err(failed) } else { Ok((all, least)) }
+        match failed.first() {
+            _ if !all.is_empty() => Ok((all, least)),
+            Some((_, why)) if failed.iter().all(|(_, why)| *why != Unresolved::NotFound) => Err(*why),
+            Some(_) | None => Err(Unresolved::NotFound),
+        }
     }
 
-    async fn ask_for(
+    /// Asks for addresses of both families, or of the one that is wanted, again and again until somebody answers; and
+    /// where there are none and the name is but an alias, for those of what it stands for.
+    async fn ask(&self, name: &Name) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
+        let mut name = name.clone();
+        let mut least = Duration::MAX;
+        for _ in 0..ALIASES {
+            let server = self.next_server()?;
+            let (v4, v6) = tokio::join!(
+                self.ask_if(self.v4, server, &name, RecordType::A),
+                self.ask_if(self.v6, server, &name, RecordType::AAAA),
+            );
+            // nginx: half an answer is none
+            let answers = [v4?, v6?];
+            let found: Vec<IpAddr> = answers.iter().flatten().flat_map(addresses).collect();
+            least = answers.iter().flatten().map(ttl).fold(least, Duration::min);
+            if !found.is_empty() {
+                return Ok((found, least));
+            }
+            let alias = |response: &Message| alias(response, &name);
+            name = answers.iter().flatten().rev().find_map(alias).ok_or(Unresolved::NotFound)?;
+        }
+        Err(Unresolved::NotFound)
+    }
+
+    /// Asks for a service's hosts. With the answer, how long what led to it holds.
+    async fn services_of(&self, mut name: Name) -> Result<(Message, Duration), Unresolved> {
+        let mut least = Duration::MAX;
+        for _ in 0..ALIASES {
+            let server = self.next_server()?;
+            let response = self.ask_if(true, server, &name, RecordType::SRV).await?.ok_or(Unresolved::NotFound)?;
+            least = least.min(ttl(&response));
+            if response.answers.iter().any(|record| record.record_type() == RecordType::SRV) {
+                return Ok((response, least));
+            }
+            name = alias(&response, &name).ok_or(Unresolved::NotFound)?;
+        }
+        Err(Unresolved::NotFound)
+    }
+
+    /// `None`: nothing was asked, or there is nothing.
+    async fn ask_if(
         &self,
-        pool: &Pool,
+        wanted: bool,
+        mut server: usize,
         name: &Name,
         kind: RecordType,
-        wanted: bool,
-    ) -> Option<Result<(Vec<IpAddr>, Duration), Unresolved>> {
+    ) -> Result<Option<Message>, Unresolved> {
         if !wanted {
-            return None;
+            return Ok(None);
         }
         loop {
+            let pool = self.here(|asking| asking.pools.get(server % asking.pools.len().max(1)).cloned())?;
+            let pool = pool.ok_or(Unresolved::ServerFailure)?;
             let query = Query::query(name.clone(), kind);
             let error = match pool.lookup(query, DnsRequestOptions::default()).first_answer().await {
-                Ok(response) => return Some(addresses(&response)),
+                Ok(response) => return Ok(Some(response.into_message())),
                 Err(error) => error,
             };
             match reason(&error) {
-                // nginx asks again until `resolver_timeout`, which the caller keeps.
-                Unresolved::TimedOut => {}
-                why => return Some(Err(why)),
+                // nginx asks the next one until `resolver_timeout`, which the caller keeps.
+                Unresolved::TimedOut => server = server.wrapping_add(1),
+                Unresolved::NotFound => return Ok(None),
+                why => return Err(why),
             }
         }
+    }
+
+    /// nginx: servers are asked in turn.
+    fn next_server(&self) -> Result<usize, Unresolved> {
+        self.here(|asking| {
+            let server = asking.turn;
+            asking.turn = server.wrapping_add(1);
+            server
+        })
     }
 
     /// This thread's own: its sockets belong to its loop.
@@ -190,22 +303,32 @@ impl Resolver {
     }
 
     fn asking(&self) -> Result<Asking, Unresolved> {
-        let servers = self.servers.iter().map(|server| {
-            let connection = |mut config: ConnectionConfig| {
-                config.port = server.port();
-                config
-            };
-            let ways = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
-            NameServerConfig::new(server.ip(), true, ways)
-        });
         let mut options = ResolverOpts::default();
         options.timeout = AGAIN;
         options.attempts = 1;
         let tls = TlsConfig::new().map_err(|_| Unresolved::ServerFailure)?;
         let context = Arc::new(PoolContext::new(options, tls));
-        let pool = NameServerPool::from_config(servers, context, TokioRuntimeProvider::default());
-        Ok(Asking { alive: Arc::downgrade(&self.alive), pool, known: HashMap::new() })
+        let pools = self.servers.iter().map(|server| {
+            let connection = |mut config: ConnectionConfig| {
+                config.port = server.port();
+                config
+            };
+            let ways = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
+            let server = NameServerConfig::new(server.ip(), true, ways);
+            NameServerPool::from_config([server], context.clone(), TokioRuntimeProvider::default())
+        });
+        Ok(Asking { alive: Arc::downgrade(&self.alive), pools: pools.collect(), turn: 0, known: HashMap::new() })
     }
+}
+
+fn full_name(name: &str) -> Result<Name, Unresolved> {
+    let mut name = Name::from_utf8(name).map_err(|_| Unresolved::NotFound)?;
+    name.set_fqdn(true);
+    Ok(name)
+}
+
+async fn within<T>(timeout: Duration, asked: impl Future<Output = Result<T, Unresolved>>) -> Result<T, Unresolved> {
+    tokio::time::timeout(timeout, asked).await.unwrap_or(Err(Unresolved::TimedOut))
 }
 
 type Pool = NameServerPool<TokioRuntimeProvider>;
@@ -214,42 +337,52 @@ type Pool = NameServerPool<TokioRuntimeProvider>;
 struct Asking {
     /// Ends with the configuration.
     alive: Weak<()>,
-    pool: Pool,
+    /// One for each server.
+    pools: Vec<Pool>,
+    /// Whose turn it is.
+    turn: usize,
     known: HashMap<Name, Known>,
 }
 
 struct Known {
-    found: Result<Vec<IpAddr>, Unresolved>,
+    found: Vec<IpAddr>,
     until: Instant,
-}
-
-impl Known {
-    fn found(&self) -> Result<Vec<IpAddr>, Unresolved> {
-        self.found.clone()
-    }
 }
 
 /// nginx asks again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
-/// nginx: how long a failure is remembered.
+/// nginx: after so long a group asks again for a name that does not exist.
 const FAILURE: Duration = Duration::from_secs(10);
+/// What a record may say is more than a clock can count.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// nginx: so many aliases may stand for one another.
+const ALIASES: usize = 50;
+/// The most hosts of one service.
+const HOSTS: usize = 1000;
 /// The most names that one thread remembers.
 const KNOWN: usize = 10_000;
 
-/// The addresses in an answer, at the end of whatever aliases, and how long they hold.
-fn addresses(response: &Message) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
-    let mut found = Vec::new();
-    let mut ttl = u32::MAX;
-    for record in &response.answers {
-        let address = match &record.data {
-            RData::A(v4) => IpAddr::V4(v4.0),
-            RData::AAAA(v6) => IpAddr::V6(v6.0),
-            _ => continue,
-        };
-        found.push(address);
-        ttl = ttl.min(record.ttl);
-    }
-    if found.is_empty() { Err(Unresolved::NotFound) } else { Ok((found, Duration::from_secs(u64::from(ttl)))) }
+/// The addresses in an answer, at the end of whatever aliases.
+fn addresses(response: &Message) -> impl Iterator<Item = IpAddr> {
+    response.answers.iter().filter_map(|record| match &record.data {
+        RData::A(v4) => Some(IpAddr::V4(v4.0)),
+        RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
+        _ => None,
+    })
+}
+
+/// How long all of an answer holds.
+fn ttl(response: &Message) -> Duration {
+    let least = response.answers.iter().map(|record| record.ttl).min();
+    least.map_or(Duration::MAX, |least| Duration::from_secs(u64::from(least)))
+}
+
+/// What the name stands for, by this answer.
+fn alias(response: &Message, name: &Name) -> Option<Name> {
+    response.answers.iter().find_map(|record| match &record.data {
+        RData::CNAME(target) if record.name == *name => Some(target.0.clone()),
+        _ => None,
+    })
 }
 
 fn reason(error: &NetError) -> Unresolved {

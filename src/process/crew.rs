@@ -162,6 +162,9 @@ async fn drive(index: usize, mut orders: UnboundedReceiver<Order>) {
                     doors = open_doors(index, &generation);
                     crowd.limit(generation.settings.worker_connections, generation.doors.len());
                     crowd.drain();
+                    if index == 0 {
+                        generation.begin_here();
+                    }
                 }
                 Some(Order::Close(generation)) => crowd.close(generation),
                 Some(Order::Flush(done)) => {

@@ -213,6 +213,13 @@ impl Generation {
         }
     }
 
+    /// As [`Generation::begin`], on one thread: what works in its loop begins.
+    pub fn begin_here(&self) {
+        for door in &self.doors {
+            door.serve.begin_here();
+        }
+    }
+
     pub fn listeners(&self) -> Vec<Listener> {
         self.doors.iter().map(|door| door.listener.clone()).collect()
     }

@@ -389,6 +389,7 @@ impl Worker {
         // The last copies of the sockets close with it, so that new clients are refused at once.
         let without_doors = Arc::new(self.generation.without_doors());
         let generation = std::mem::replace(&mut self.generation, without_doors);
+        generation.life.end();
         self.drain(&generation);
         self.crew.quit();
     }

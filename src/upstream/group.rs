@@ -3,8 +3,8 @@
 //! In: peers. Out: for each request a [`Choice`], which hands out one peer after the other; each is held
 //! ([`Held`]) as long as somebody works with it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::balance::Method;
 use super::balance::least_time::Took;
 use super::balance::peers::{Outcome, Peers, Way};
+use super::moving::Moving;
 use super::peer::Peer;
 use super::sticky::Sticky;
 
@@ -25,9 +26,21 @@ pub struct Group {
     primary: Peers,
     backup: Option<Peers>,
     pub method: Method,
-    pub sticky: Option<Sticky>,
+    pub sticky: Option<Arc<Sticky>>,
     /// `None`: connections are used once.
     pub keepalive: Option<Keepalive>,
+    /// Where its servers are found by name.
+    home: Home,
+}
+
+/// Whether another group may take a group's place.
+#[derive(Debug)]
+enum Home {
+    Fixed,
+    /// It stands for the one that is current.
+    Front(Arc<Moving>),
+    /// It is, or was, the current one.
+    Stay(Weak<Moving>),
 }
 
 /// What is kept of a group's connections, in each thread.
@@ -72,6 +85,59 @@ impl Group {
             method,
             sticky: None,
             keepalive: None,
+            home: Home::Fixed,
+        }
+    }
+
+    /// One that stands for whatever is current.
+    pub fn front(moving: Arc<Moving>) -> Self {
+        let name = moving.current().name.clone();
+        Self { home: Home::Front(moving), ..Self::new(name, Vec::new()) }
+    }
+
+    /// The group that requests go by.
+    pub fn current(self: Arc<Self>) -> Arc<Self> {
+        let Home::Front(moving) = &self.home else { return self };
+        moving.current()
+    }
+
+    pub(super) fn stay_at(&mut self, home: Weak<Moving>) {
+        self.home = Home::Stay(home);
+    }
+
+    /// Whether these are its peers.
+    pub(super) fn consists_of(&self, primary: &[Peer], backup: &[Peer]) -> bool {
+        let own = self.backup.as_ref().map_or(&[][..], Peers::list);
+        Peer::are_same(self.primary.list(), primary) && Peer::are_same(own, backup)
+    }
+
+    /// A group in its place, with other peers. Those that stay fare as they did.
+    pub(super) fn successor(
+        &self,
+        primary: Vec<Peer>,
+        backup: Vec<Peer>,
+        method: Method,
+        finish: &dyn Fn(&mut Self),
+    ) -> Self {
+        let mut next = Self::of(self.name.clone(), primary, backup, method);
+        finish(&mut next);
+        // Connections that are kept go on being kept.
+        next.id = self.id;
+        if let Home::Stay(home) = &self.home {
+            next.home = Home::Stay(home.clone());
+        }
+        next.primary.follow(&self.primary);
+        if let (Some(next), Some(before)) = (&next.backup, &self.backup) {
+            next.follow(before);
+        }
+        next
+    }
+
+    /// What may put another in its place.
+    fn home(&self) -> Option<Arc<Moving>> {
+        match &self.home {
+            Home::Fixed | Home::Front(_) => None,
+            Home::Stay(home) => home.upgrade(),
         }
     }
 
@@ -109,6 +175,13 @@ impl Choice {
 
     /// The next peer; `None` when no live one is left.
     pub fn next_peer(&mut self) -> Option<Held> {
+        let home = self.group.home();
+        let guard = home.as_ref().map(|moving| moving.hold());
+        if let Some((_, current)) = &guard
+            && !Arc::ptr_eq(current, &self.group)
+        {
+            self.begin_anew(current.clone());
+        }
         let Self { group, way, backup, .. } = self;
         let mut n = group.rank(*backup).choose(&group.method, way, *backup);
         if n.is_none() && !*backup && group.backup.is_some() {
@@ -121,6 +194,16 @@ impl Choice {
             _ => Took::default(),
         };
         n.map(|n| Held { group: group.clone(), backup: *backup, n, took, over: false })
+    }
+
+    /// The servers have changed: all of them may be asked.
+    fn begin_anew(&mut self, group: Arc<Group>) {
+        self.backup = false;
+        self.way.tried = Default::default();
+        if let Method::Consistent(_, ring) = &group.method {
+            self.way.hash = ring.place(&self.way.key);
+        }
+        self.group = group;
     }
 
     /// Counts a try that is over.
@@ -165,6 +248,13 @@ impl Held {
 
     fn let_go(&mut self, outcome: Outcome) -> bool {
         self.over = true;
+        let home = self.group.home();
+        let guard = home.as_ref().map(|moving| moving.hold());
+        if let Some((_, current)) = &guard
+            && !Arc::ptr_eq(current, &self.group)
+        {
+            current.rank(self.backup).release_same(self.peer(), outcome);
+        }
         self.group.rank(self.backup).release(self.n, &self.group.method, outcome, &mut self.took)
     }
 }

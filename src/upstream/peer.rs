@@ -57,6 +57,15 @@ impl Peer {
         }
     }
 
+    /// Whether it is the same server at the same address.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.address == other.address && self.server == other.server && self.weight == other.weight
+    }
+
+    pub fn are_same(these: &[Self], those: &[Self]) -> bool {
+        these.len() == those.len() && these.iter().zip(those).all(|(this, that)| this.is_same(that))
+    }
+
     /// Gives it the id by which sticky clients are bound to it, unless a route is one.
     pub fn identify(&mut self) {
         if self.id.is_empty() {

@@ -15,6 +15,7 @@ pub mod forwarded; // "X-Forwarded-For: 192.0.2.1"
 pub mod http1; // request and response heads, fields, chunks
 pub mod http2; // frames and compressed fields
 pub mod list; // one cookie, one argument, one parameter of many
+pub mod memcached; // "VALUE key 0 4"
 pub mod ocsp; // asking whether a certificate is revoked
 pub mod pem; // base64 between marked lines
 pub mod proxy_protocol; // who the client of a proxy in front is
@@ -22,6 +23,7 @@ pub mod range; // "Range: bytes=0-99"
 pub mod scgi; // requests as netstrings
 pub mod span; // a piece of somebody's buffer
 pub mod uri; // request targets: shape, normal form, escapes
+pub mod utf8; // one character after the other
 pub mod uwsgi; // requests as packets
 pub mod x509; // certificates, lists of revoked ones, distinguished names
 

@@ -115,6 +115,7 @@ http {{
     server_names_hash_max_size 65536;
     server_names_hash_bucket_size 128;
     client_body_temp_path temp/body; proxy_temp_path temp/proxy; fastcgi_temp_path temp/fastcgi;
+    uwsgi_temp_path temp/uwsgi; scgi_temp_path temp/scgi;
     upstream peer {{ server 127.0.0.1:9000; keepalive 8; }}
 {"".join(blocks)}
 }}

@@ -62,15 +62,26 @@ class Playing:
     """A load that runs."""
 
     def __init__(self, command: list[str], seconds: float, interrupted: bool, read: Callable[[str], Outcome]) -> None:
-        self.end_at = time.monotonic() + seconds
-        self.interrupted, self.read, self.command = interrupted, read, command
+        self.end_at: float | None = None
+        self.seconds, self.interrupted, self.read, self.command = seconds, interrupted, read, command
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
+    def begin(self) -> float:
+        """Waits until the program is on its way, from when its time counts, and returns when that is over."""
+        if self.end_at is None:
+            ready_by = time.monotonic() + PATIENCE
+            while self.interrupted and self.process.poll() is None and not handles_interrupt(self.process.pid):
+                if time.monotonic() > ready_by:
+                    raise Fault(f"{self.command} did not begin")
+                time.sleep(0.005)  # the pace of looking
+            self.end_at = time.monotonic() + self.seconds
+        return self.end_at
+
     def end(self) -> Outcome:
         """Waits for its time to be over and reads what it saw."""
-        left = self.end_at - time.monotonic()
+        left = self.begin() - time.monotonic()
         if self.interrupted:
             time.sleep(max(0.0, left))
             self.process.send_signal(signal.SIGINT)
@@ -88,6 +99,14 @@ class Playing:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def handles_interrupt(pid: int) -> bool:
+    """Whether a process would take an interrupt for the end of its task. wrk does from when all its threads run; before, it
+    would die of it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(caught and int(caught[1], 16) >> (signal.SIGINT - 1) & 1)
 
 
 class Load(Protocol):

@@ -234,6 +234,8 @@ def together(bench: Bench, asks: Load, sides: list[Side], seconds: float) -> tup
     try:
         for side in sides:
             playing.append(asks.start(side.server.port, seconds, bench.load_place()))
+        for plays in playing:
+            plays.begin()
         for side, plays in zip(sides, playing):
             outcomes[side.name] = plays.end()
             spent[side.name] = usage.usage(side.session).since(before[side.name])
@@ -264,7 +266,7 @@ def under_load(bench: Bench, scenario: Scenario, order: str) -> Pair:
     """Processor time per request, requests a second, latency and memory, both at once."""
     with running(bench, scenario, order) as sides:
         warm, _ = together(bench, scenario.load, sides, bench.warm_up())
-        outcomes, spent = together(bench, scenario.load, sides, bench.seconds)
+        outcomes, spent = together(bench, scenario.load, sides, bench.seconds * scenario.stretch)
         pair = {}
         for side in sides:
             judged(side.name, warm[side.name])

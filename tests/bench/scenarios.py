@@ -51,6 +51,8 @@ class Scenario:
     log: str = "logs/access.log main buffer=32k flush=5s"
     upstream: str = ""
     """Who is behind the servers: nginx, echo or sink."""
+    stretch: float = 1.0
+    """How much longer than others its load takes: where requests are large and few, those that the end cuts count."""
     cached: str = ""
     """What $upstream_cache_status is when the load's answer is asked for a second time."""
 
@@ -75,6 +77,8 @@ http {
     client_body_temp_path temp/body;
     proxy_temp_path temp/proxy;
     fastcgi_temp_path temp/fastcgi;
+    uwsgi_temp_path temp/uwsgi;
+    scgi_temp_path temp/scgi;
     sendfile on;
     tcp_nopush on;
     tcp_nodelay on;
@@ -112,6 +116,7 @@ http {
     default_type application/octet-stream;
     access_log off;
     client_body_temp_path temp/body; proxy_temp_path temp/proxy; fastcgi_temp_path temp/fastcgi;
+    uwsgi_temp_path temp/uwsgi; scgi_temp_path temp/scgi;
     sendfile on; tcp_nopush on;
     keepalive_requests 1000000000; keepalive_timeout 300s;
     open_file_cache max=1000 inactive=60s; open_file_cache_valid 60s;
@@ -301,7 +306,7 @@ SCENARIOS = (
     ),
     Scenario(
         "upload-10m", 0.40, "10 MB from a client to an upstream", Wrk("/upload", 4, script=UPLOAD), http=KEPT, server=PASS,
-        upstream="sink",
+        upstream="sink", stretch=4.0,
     ),
     Scenario(
         "10k-idle", 1.00, "memory of 10,000 idle connections: of each, and in all", Steady(connections=10_000),

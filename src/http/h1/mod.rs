@@ -7,6 +7,7 @@ pub mod send;
 pub use encode::itoa;
 use std::rc::Rc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -134,6 +135,9 @@ async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
     after == After::Next
 }
 
+/// For so long after a reload an idle connection may bring one more request, which is told that it was the last.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
 /// nginx's name for that.
 const WAITING: &str = "waiting for request";
 
@@ -151,6 +155,7 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     };
     let idle = connection.requests.get() > 0;
     let slot = &connection.slot;
+    let mut last_chance = Timer::default();
     let mut unwanted = std::pin::pin!(if idle { slot.unwanted() } else { slot.displaced() });
     let begun = std::future::poll_fn(|cx| {
         // The buffer is there only while there is something to read: an idle connection has none.
@@ -167,8 +172,14 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
         }
         if unwanted.as_mut().poll(cx).is_ready() {
             // A request that came at this very moment is answered; that it is here will be told to the loop next.
-            let comes = idle && slot.draining() && connection.io.has_arrived();
-            return if comes { Poll::Pending } else { Poll::Ready(false) };
+            if idle && slot.draining() && connection.io.has_arrived() {
+                return Poll::Pending;
+            }
+            // One that is on its way is, too: its client does not know yet that the connection is to end.
+            if idle && slot.lingers() {
+                ready!(last_chance.poll(cx, LAST_CHANCE.min(timeout)));
+            }
+            return Poll::Ready(false);
         }
         ready!(timer.poll(cx, timeout));
         if !idle {

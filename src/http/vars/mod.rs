@@ -35,7 +35,7 @@ fn decimal(number: u64) -> Value {
 }
 
 /// A port; nginx shows port 0 as nothing.
-fn port(number: u16) -> Value {
+pub fn port(number: u16) -> Value {
     if number == 0 { Some(Bytes::new()) } else { decimal(u64::from(number)) }
 }
 

@@ -24,6 +24,7 @@ use crate::http::request::Request;
 use crate::http::response::{Head, Refusal};
 use crate::http::types::MediaTypes;
 use crate::log::{Level as LogLevel, Raw};
+use crate::wire::utf8::{Decoded, decode};
 
 /// `ngx_http_charset_filter_module`.
 pub struct Charset;
@@ -376,7 +377,7 @@ impl Filter for Speaker {
     fn apply(&self, request: &Rc<Request>, head: &mut Head, body: Body) -> Body {
         let recoding = self.speak(request, head);
         if !request.is_subrequest() && has_parts(request) {
-            let spoken = head.charset.clone().or_else(|| upstreams(head));
+            let spoken = said(head);
             request.extension::<Spoken>().0.replace(spoken);
         }
         match recoding {
@@ -419,6 +420,11 @@ const SMALL: usize = 32 * 1024;
 /// Whether other answers will become a part of this one.
 fn has_parts(request: &Request) -> bool {
     request.plan().filters.iter().any(|filter| matches!(filter.stage(), Stage::Addition | Stage::Ssi))
+}
+
+/// The charset that the answer has, if whoever made it has said so.
+fn said(head: &Head) -> Option<Bytes> {
+    head.charset.clone().or_else(|| upstreams(head))
 }
 
 /// The charset that an upstream's `Content-Type` names.
@@ -479,7 +485,7 @@ impl Speaker {
             return Ok(None);
         }
         let Some(target) = &self.target else { return Ok(None) };
-        let wanted = match upstreams(head) {
+        let wanted = match said(head) {
             Some(_) => self.override_charset,
             None => self.types.take(head),
         };
@@ -491,7 +497,7 @@ impl Speaker {
 
     /// In which charset the answer is. `None`: in the one that it shall be in.
     fn source(&self, request: &Request, head: &Head) -> Result<Option<Bytes>, Nameless> {
-        match (upstreams(head), &self.source) {
+        match (said(head), &self.source) {
             (Some(said), _) => Ok(Some(said)),
             (None, None) => Ok(None),
             (None, Some(source)) => source.of(request).map(Some).ok_or(Nameless),
@@ -649,39 +655,6 @@ impl Transform for FromUtf8 {
     /// nginx: a character that is cut off by the end is left out.
     fn end(&mut self, _: &mut Vec<Piece>) -> Result<(), Broken> {
         Ok(())
-    }
-}
-
-/// The character at the front of some bytes, and how many of them it takes.
-#[derive(Debug, PartialEq)]
-enum Decoded {
-    Symbol(u32, usize),
-    /// The same of what is none.
-    Invalid(usize),
-    Incomplete,
-}
-
-/// nginx: what is wrong is found at the byte that does not go on, which belongs to what is wrong.
-fn decode(bytes: &[u8]) -> Decoded {
-    let (lead, least, more) = match bytes.first() {
-        None => return Decoded::Incomplete,
-        Some(&byte @ 0..=0x7f) => return Decoded::Symbol(u32::from(byte), 1),
-        Some(0x80..=0xc1 | 0xf8..=0xff) => return Decoded::Invalid(1),
-        Some(&byte @ 0xc2..=0xdf) => (byte & 0x1f, 0x80, 1),
-        Some(&byte @ 0xe0..=0xef) => (byte & 0x0f, 0x800, 2),
-        Some(&byte @ 0xf0..=0xf7) => (byte & 0x07, 0x1_0000, 3),
-    };
-    let Some(tail) = bytes.get(1..=more) else { return Decoded::Incomplete };
-    let mut number = u32::from(lead);
-    for (n, &byte) in tail.iter().enumerate() {
-        if byte < 0x80 {
-            return Decoded::Invalid(n + 2);
-        }
-        number = number << 6 | u32::from(byte & 0x3f);
-    }
-    match number {
-        number if number < least || number > 0x10_ffff => Decoded::Invalid(more + 1),
-        number => Decoded::Symbol(number, more + 1),
     }
 }
 

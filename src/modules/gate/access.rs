@@ -123,7 +123,7 @@ impl Rules {
 
 impl Gate for Rules {
     fn pass<'a>(&'a self, request: &'a Rc<Request>) -> Verdict<'a> {
-        match self.rule_for(&request.connection.peer) {
+        match self.rule_for(request.peer()) {
             None => Verdict::Next,
             Some(Rule { deny: false, .. }) => Verdict::Allow,
             Some(Rule { deny: true, .. }) => {

@@ -131,7 +131,7 @@ impl Format {
             Fact::BytesSent => byte::push_decimal(line, request.bytes_sent.get()),
             Fact::BodyBytesSent => byte::push_decimal(line, request.body_bytes_sent()),
             Fact::RequestLength => byte::push_decimal(line, request.bytes_read.get()),
-            Fact::RemoteAddr => self.escape.append(&request.connection.client(), line),
+            Fact::RemoteAddr => self.escape.append(&request.client(), line),
             Fact::RemoteUser => {
                 let user = request.field("Authorization").and_then(basic::credentials);
                 match user {

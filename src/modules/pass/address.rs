@@ -80,6 +80,14 @@ impl PassAddress {
         Ok(Self { text: text.to_owned(), template, schemes, at: words.at().clone() })
     }
 
+    /// An address without variables: where it has any, they are taken for letters.
+    pub fn read_fixed(words: &Words<'_>) -> Result<Self, Fault> {
+        let text = words.one();
+        fixed(text).map_err(|why| words.fault(0, why))?;
+        let template = Template::literal(text::bytes(text));
+        Ok(Self { text: text.to_owned(), template, schemes: None, at: words.at().clone() })
+    }
+
     /// What holds at this level: its own word, or in an `if` or `limit_except` block, which passes where its location
     /// does, the location's.
     pub fn of<'a>(own: Option<&'a Self>, outer: Option<&'a Self>, level: &Level<'_>, plan: &Plan) -> Option<&'a Self> {

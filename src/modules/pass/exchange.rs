@@ -191,8 +191,11 @@ impl<C: Codec> Asked<C> {
 
     /// Whether an `error_page` takes the place of this answer.
     pub fn is_intercepted(&self) -> bool {
-        let status = self.reply.status;
-        self.exchange.settings.intercept_errors
+        let (status, settings) = (self.reply.status, &self.exchange.settings);
+        if status == 404 && settings.intercepts_not_found {
+            return true;
+        }
+        settings.intercept_errors
             && status >= 300
             && self.exchange.at.request.plan().core.error_pages.iter().any(|page| page.status == status)
     }

@@ -18,15 +18,19 @@ use crate::conf::module::{Arity, Directive, HTTP, Level, Module, Row, Section, T
 use crate::conf::setting::Setting;
 use crate::conf::template::Template;
 use crate::conf::words::Words;
+use crate::http::core;
 use crate::http::plan::{Main, Plan};
 use crate::http::request::Request;
 use crate::net::accept::Peer as Client;
+use crate::net::resolver::Resolver;
+use crate::state::Registry;
 use crate::upstream::balance::Method;
 use crate::upstream::balance::consistent::Ring;
 use crate::upstream::balance::ip_hash;
 use crate::upstream::balance::least_time::{LeastTime, Until};
 use crate::upstream::balance::peers::Way;
 use crate::upstream::group::{Choice, Group, Keepalive};
+use crate::upstream::moving::{Found, Moving, Named, Setup};
 use crate::upstream::peer::{Peer, Service};
 
 /// `ngx_http_upstream_module`.
@@ -45,7 +49,15 @@ impl Module for Upstream {
         let conf = level.main::<Self>();
         conf.groups.clear();
         for block in &conf.blocks {
-            conf.groups.add(block.finish()?);
+            let group = match block.names.is_empty() {
+                true => block.fixed()?,
+                false => {
+                    let moving = block.moving(level)?;
+                    main.moving.push(moving.clone());
+                    Group::front(moving)
+                }
+            };
+            conf.groups.add(Known { host: block.name.clone(), port: None, explicit: true, group: Arc::new(group) });
         }
         super::vars::define(&mut main.vars)
     }
@@ -76,6 +88,8 @@ pub const BLOCK: Table<Block> = Table {
         Row::line("least_time", UPSTREAM, Arity::Between(1, 2), Block::least_time),
         Row::line("random", UPSTREAM, Arity::Between(0, 2), Block::random),
         Row::line("sticky", UPSTREAM, Arity::AtLeast(2), Block::sticky),
+        Row::line("resolver", UPSTREAM, Arity::AtLeast(1), Block::resolver),
+        Row::line("resolver_timeout", UPSTREAM, Arity::Exactly(1), Block::resolver_timeout),
         Row::line("keepalive", UPSTREAM, Arity::Between(1, 2), Block::keepalive),
         Row::line("keepalive_requests", UPSTREAM, Arity::Exactly(1), Block::keepalive_requests),
         Row::line("keepalive_time", UPSTREAM, Arity::Exactly(1), Block::keepalive_time),
@@ -92,7 +106,7 @@ impl Conf {
         }
         let mut block = Block { name: name.to_owned(), at: Some(words.at().clone()), ..Block::default() };
         BLOCK.read(&mut block, words.block(), UPSTREAM, words.cx)?;
-        if block.primary.is_empty() && block.backup.is_empty() {
+        if block.primary.is_empty() && block.backup.is_empty() && block.names.is_empty() {
             return Err(Fault::at("no servers are inside upstream", words.at()));
         }
         let zone = block.sticky.as_ref().and_then(sticky::Said::zone);
@@ -113,7 +127,11 @@ pub struct Block {
     at: Option<At>,
     primary: Vec<Peer>,
     backup: Vec<Peer>,
-    zone: Setting<String>,
+    /// Servers that are found by name.
+    names: Vec<Named>,
+    zone: Setting<(String, usize)>,
+    resolver: Setting<Option<Arc<Resolver>>>,
+    resolver_timeout: Setting<Duration>,
     balance: Balance,
     sticky: Option<sticky::Said>,
     keepalive: Setting<(usize, bool)>,
@@ -160,10 +178,12 @@ impl Balance {
 
 impl Block {
     /// Syntax: `server address [weight=n] [max_conns=n] [max_fails=n] [fail_timeout=time] [backup] [down] [drain]
-    /// [route=string];`
+    /// [route=string] [resolve] [service=name];`
     fn server(&mut self, words: &Words<'_>) -> Result<(), Fault> {
         let mut model = Peer::new(addr::Address::Unix(Default::default()));
         let mut backup = false;
+        let mut resolve = false;
+        let mut service = "";
         for (n, word) in words.texts().enumerate().skip(1) {
             let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
             let number = || value.and_then(units::number).ok_or_else(|| words.invalid_parameter(n));
@@ -194,14 +214,34 @@ impl Block {
                         return Err(words.fault(n, format!("route is longer than {LONGEST_ROUTE}")));
                     }
                 }
+                ("resolve", None) => resolve = true,
+                ("service", Some("")) => return Err(words.fault(n, "service is empty")),
+                ("service", Some(name)) => service = name,
                 _ => return Err(words.invalid_parameter(n)),
             }
         }
         let text = words.arg(0);
         let form = Form { listen: false, uri: false, default_port: 80 };
-        let addresses = addr::parse(text, form).and_then(|url| url.addresses());
-        let addresses = addresses.map_err(|why| words.fault(0, format!("{why} in upstream \"{text}\"")))?;
+        let of_service = |what: &str| words.fault(0, format!("service upstream \"{text}\" {what}"));
+        if !service.is_empty() && !resolve {
+            return Err(of_service("requires \"resolve\" parameter"));
+        }
+        let bad = |why| words.fault(0, format!("{why} in upstream \"{text}\""));
+        let url = addr::parse(text, form).map_err(bad)?;
+        if !service.is_empty() && !url.no_port {
+            return Err(of_service("may not have port"));
+        }
         model.server = text::bytes(text).into();
+        match &url.host {
+            Host::Name(host) if resolve => {
+                let (host, service) = (host.clone(), service.to_owned());
+                self.names.push(Named { host, service, port: url.port, model, is_backup: backup });
+                return Ok(());
+            }
+            Host::Ip(_) | Host::Unix(_) if !service.is_empty() => return Err(of_service("requires domain name")),
+            Host::Name(_) | Host::Ip(_) | Host::Unix(_) => {}
+        }
+        let addresses = url.addresses().map_err(bad)?;
         let peers = addresses.into_iter().map(|address| {
             let Peer { name, address, .. } = Peer::new(address);
             Peer { name, address, ..model.clone() }
@@ -219,13 +259,25 @@ impl Block {
         if words.arg(0).is_empty() {
             return Err(words.fault(0, "invalid zone name \"\""));
         }
+        let mut size = 0;
         if words.len() == 2 {
-            let size = words.size(1).map_err(|_| words.fault(1, format!("invalid zone size \"{}\"", words.arg(1))))?;
+            size = words.size(1).map_err(|_| words.fault(1, format!("invalid zone size \"{}\"", words.arg(1))))?;
             if size < 8 * 4096 {
                 return Err(words.fault(0, format!("zone \"{}\" is too small", words.arg(0))));
             }
         }
-        self.zone.set(words.arg(0).to_owned())
+        self.zone.set((words.arg(0).to_owned(), size))
+    }
+
+    /// As the directive of the same name in `http`, for the names of this group.
+    fn resolver(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        let resolver = Resolver::read(words.texts()).map_err(|why| words.fault(0, why))?;
+        self.resolver.set(resolver.map(Arc::new))
+    }
+
+    /// As the directive of the same name in `http`, for the names of this group.
+    fn resolver_timeout(&mut self, words: &Words<'_>) -> Result<(), Fault> {
+        self.resolver_timeout.set(words.time(0)?)
     }
 
     /// Syntax: `hash key [consistent];`
@@ -320,11 +372,64 @@ impl Block {
         self.keepalive_timeout.set(words.time(0)?)
     }
 
-    fn finish(&self) -> Result<Known, Fault> {
+    /// A group whose servers have addresses.
+    fn fixed(&self) -> Result<Group, Fault> {
         if self.primary.is_empty() {
-            let message = format!("no servers in upstream \"{}\"", self.name);
-            return Err(self.at.as_ref().map_or_else(|| Fault::new(&message), |at| Fault::at(&message, at)));
+            return Err(self.fault("no servers"));
         }
+        let [primary, backup] = self.peers();
+        let method = self.balance.finish(&primary);
+        let mut group = Group::of(text::bytes(&self.name).into(), primary, backup, method);
+        self.finisher()?(&mut group);
+        Ok(group)
+    }
+
+    /// A group of which some servers are found by name.
+    fn moving(&self, level: &Level<'_>) -> Result<Arc<Moving>, Fault> {
+        let Some((zone, size)) = self.zone.as_ref() else {
+            // nginx: this one has the place within its sentence
+            let place = self.at.as_ref().map(|at| format!(" in {}:{}", at.file, at.line)).unwrap_or_default();
+            return Err(Fault::nowhere(format!(
+                "resolving names at run time requires upstream \"{}\"{place} to be in shared memory",
+                self.name
+            )));
+        };
+        let resolver = self.resolver.said().flatten().or_else(|| Some(core::resolver(level)?.0));
+        let resolver = resolver.ok_or_else(|| self.fault("no resolver defined to resolve names at run time"))?;
+        if self.primary.is_empty() && self.names.iter().all(|named| named.is_backup) {
+            return Err(self.fault("no servers"));
+        }
+        let balance = self.balance.clone();
+        Ok(Moving::new(Setup {
+            name: self.name.clone(),
+            fixed: self.peers(),
+            names: self.names.clone(),
+            knows_backups: balance.knows_backups(),
+            is_sticky: self.sticky.is_some(),
+            method: Box::new(move |primary| balance.finish(primary)),
+            finish: Box::new(self.finisher()?),
+            resolver,
+            timeout: self.resolver_timeout.or_else(|| core::resolver_timeout(level)),
+            found: FOUND.zone(zone, *size, Found::default),
+        }))
+    }
+
+    /// A fault of the whole block.
+    fn fault(&self, what: &str) -> Fault {
+        let message = format!("{what} in upstream \"{}\"", self.name);
+        self.at.as_ref().map_or_else(|| Fault::nowhere(&message), |at| Fault::at(&message, at))
+    }
+
+    fn peers(&self) -> [Vec<Peer>; 2] {
+        let mut ranks = [self.primary.clone(), self.backup.clone()];
+        if self.sticky.is_some() {
+            ranks.iter_mut().flatten().for_each(Peer::identify);
+        }
+        ranks
+    }
+
+    /// What every group of this block is given.
+    fn finisher(&self) -> Result<impl Fn(&mut Group) + Send + Sync + 'static, Fault> {
         let default = Keepalive::default();
         let (connections, local) = self.keepalive.or((default.connections, default.local));
         let keepalive = Keepalive {
@@ -334,24 +439,23 @@ impl Block {
             time: self.keepalive_time.or(default.time),
             timeout: self.keepalive_timeout.or(default.timeout),
         };
-        let name = Bytes::from(text::bytes(&self.name));
-        let (mut primary, mut backup) = (self.primary.clone(), self.backup.clone());
-        if self.sticky.is_some() {
-            primary.iter_mut().chain(&mut backup).for_each(Peer::identify);
-        }
-        let method = self.balance.finish(&primary);
-        let mut group = Group::of(name, primary, backup, method);
-        group.keepalive = Some(keepalive).filter(|keepalive| keepalive.connections > 0);
-        group.sticky = self.sticky.clone().map(|said| said.finish(&self.name)).transpose()?;
-        Ok(Known { host: self.name.clone(), port: None, explicit: true, group: Arc::new(group) })
+        let sticky = self.sticky.clone().map(|said| said.finish(&self.name)).transpose()?.map(Arc::new);
+        Ok(move |group: &mut Group| {
+            group.keepalive = Some(keepalive.clone()).filter(|keepalive| keepalive.connections > 0);
+            group.sticky.clone_from(&sticky);
+        })
     }
 }
+
+/// What names were found to be, by zone.
+static FOUND: Registry<Found> = Registry::new();
 
 /// nginx: a route takes the place of an MD5 in hexadecimal digits.
 const LONGEST_ROUTE: usize = 32;
 
 /// A request's way through a group: what its method and `sticky` want to know of the request is asked now.
 pub fn choice(request: &Request, group: Arc<Group>) -> Choice {
+    let group = group.current();
     let mut way = match &group.method {
         Method::RoundRobin | Method::LeastConn | Method::Random { .. } | Method::LeastTime(_) => Way::default(),
         Method::Hash(key) => Way { key: key.eval(request), ..Way::default() },
@@ -359,7 +463,7 @@ pub fn choice(request: &Request, group: Arc<Group>) -> Choice {
             let key = key.eval(request);
             Way { hash: ring.place(&key), key, ..Way::default() }
         }
-        Method::IpHash => match &request.connection.peer {
+        Method::IpHash => match request.peer() {
             Client::Inet(client) => match client.ip() {
                 IpAddr::V4(v4) => ip_hash::begin(&v4.octets()[..3]),
                 IpAddr::V6(v6) => ip_hash::begin(&v6.octets()),

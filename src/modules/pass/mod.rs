@@ -13,6 +13,7 @@ pub mod codec; // a protocol: what it makes of bytes
 pub mod exchange; // one request's exchange with its upstream
 pub mod fastcgi; // programs
 pub mod group; // upstream {} blocks
+pub mod memcached; // values that are kept elsewhere
 pub mod names; // sets of field names
 mod output; // what goes out, as far as a socket takes it
 pub mod params; // what programs are told

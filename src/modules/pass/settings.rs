@@ -87,7 +87,7 @@ impl<F: Family> Module for Pass<F> {
 
     fn link(level: &Level<'_>, _: &mut Plan) -> Result<(), Fault> {
         // A level that nothing is passed from is wrong all the same.
-        level.location::<Self>().sizes(F::PREFIX).map(drop).map_err(|fault| fault.or_at(level.at()))
+        level.location::<Self>().sizes::<F>().map(drop).map_err(|fault| fault.or_at(level.at()))
     }
 }
 
@@ -187,7 +187,7 @@ impl Next {
     pub const NON_IDEMPOTENT: Self = Self(1 << 10);
     /// No live upstream: there is nobody to go to.
     pub const NO_LIVE: Self = Self(1 << 11);
-    const OFF: Self = Self(1 << 12);
+    pub const OFF: Self = Self(1 << 12);
     /// Somebody is fetching it anew; this means something to caches only.
     pub const UPDATING: Self = Self(1 << 13);
 
@@ -508,7 +508,14 @@ impl Conf {
     }
 
     /// The sizes, which depend on each other.
-    fn sizes(&self, prefix: &str) -> Result<Sizes, Fault> {
+    fn sizes<F: Family>(&self) -> Result<Sizes, Fault> {
+        let prefix = F::PREFIX;
+        if F::LACKS.contains(&"_buffers") {
+            // What comes goes: one buffer does, and no file.
+            let buffer_size = self.buffer_size.or(PAGE);
+            let buffers = Buffers { number: 1, size: buffer_size };
+            return Ok(Sizes { buffer_size, buffers, max_temp_file_size: 0, write_size: buffer_size });
+        }
         let buffers = self.buffers.or(Buffers { number: 8, size: PAGE });
         if buffers.number < 2 {
             return Err(Fault::new(format!("there must be at least 2 \"{prefix}_buffers\"")));
@@ -549,7 +556,7 @@ impl Conf {
 
     fn finish<F: Family>(&self, level: &Level<'_>) -> Result<Settings, Fault> {
         let Sizes { buffer_size, buffers, max_temp_file_size, write_size } =
-            self.sizes(F::PREFIX).map_err(|fault| fault.or_at(level.at()))?;
+            self.sizes::<F>().map_err(|fault| fault.or_at(level.at()))?;
         let mut hide: FieldNames = F::HIDDEN.iter().copied().collect();
         for name in self.hide_header.or_else(Vec::new) {
             hide.insert(name.as_bytes());
@@ -559,7 +566,9 @@ impl Conf {
         }
         let minute = Duration::from_secs(60);
         let temp_path = self.temp_path.or_else(|| TempPath::below(&level.cx.prefix, F::TEMP));
-        level.cx.need_directory(&temp_path.path);
+        if !F::LACKS.contains(&"_temp_path") {
+            level.cx.need_directory(&temp_path.path);
+        }
         Ok(Settings {
             bind: self.bind.or(None),
             socket_keepalive: self.socket_keepalive.or(false),
@@ -579,6 +588,7 @@ impl Conf {
             force_ranges: self.force_ranges.or(false),
             ignore_client_abort: self.ignore_client_abort.or(false),
             intercept_errors: self.intercept_errors.or(false),
+            intercepts_not_found: false,
             pass_request_headers: self.pass_request_headers.or(true),
             pass_request_body: self.pass_request_body.or(true),
             next_upstream: self.next_upstream.or(Next::ERROR.and(Next::TIMEOUT)),
@@ -709,6 +719,8 @@ pub struct Settings {
     pub force_ranges: bool,
     pub ignore_client_abort: bool,
     pub intercept_errors: bool,
+    /// An upstream's 404 is always ours to answer.
+    pub intercepts_not_found: bool,
     pub pass_request_headers: bool,
     pub pass_request_body: bool,
     pub next_upstream: Next,

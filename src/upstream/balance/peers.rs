@@ -266,6 +266,30 @@ impl Peers {
     }
 }
 
+impl Peers {
+    /// Takes over how those fare who were there before, and still are.
+    pub fn follow(&self, before: &Self) {
+        let ledger = &mut *self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = before.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        for (n, peer) in self.list.iter().enumerate() {
+            let Some(old) = before.list.iter().position(|old| old.is_same(peer)) else { continue };
+            if let (Some(standing), Some(old)) = (ledger.standing.get_mut(n), known.standing.get(old)) {
+                standing.clone_from(old);
+            }
+            if let (Some(times), Some(old)) = (ledger.times.get_mut(n), known.times.get(old)) {
+                times.clone_from(old);
+            }
+        }
+    }
+
+    /// As [`Peers::release`], of a peer that was chosen before these were here.
+    pub fn release_same(&self, peer: &Peer, outcome: Outcome) {
+        if let Some(n) = self.list.iter().position(|own| own.is_same(peer)) {
+            self.release(n, &Method::RoundRobin, outcome, &mut Took::default());
+        }
+    }
+}
+
 /// For the tests of the methods.
 #[cfg(test)]
 pub mod fixture {

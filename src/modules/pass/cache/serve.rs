@@ -375,6 +375,7 @@ fn join<O: Origin>(
 /// Fetches a stale entry anew while its copy is served.
 fn refresh<O: Origin>(origin: &Arc<O>, request: &Rc<Request>, entry: &Entry, copied: &Copied, turn: Turn) {
     let again = Rc::new(request.again());
+    again.background.set(true);
     let entry = Entry { background: true, wish: None, ..entry.clone() };
     let origin = origin.clone();
     let stale = Some(copied.clone());

@@ -457,7 +457,7 @@ fn memory(request: &Request, part: impl Fn(&Sent) -> Option<Bytes>) -> Option<By
 
 /// `$proxy_add_x_forwarded_for`: what came, and the client.
 fn forwarded_for(request: &Request) -> Option<Bytes> {
-    let client = request.connection.client();
+    let client = request.client();
     let mut all: Vec<&[u8]> = Vec::new();
     for field in request.head.fields.all("X-Forwarded-For") {
         all.push(field.value);
