@@ -81,6 +81,51 @@ fn the_end_of_a_connection_is_announced() {
     }
 }
 
+/// How many sockets this machine's kernel has had the keys of; `None` where it makes no records.
+fn given_to_the_kernel() -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/net/tls_stat").ok()?;
+    counters.lines().find_map(|line| line.strip_prefix("TlsTxSw"))?.trim().parse().ok()
+}
+
+#[test]
+fn a_connection_goes_on_after_a_large_file() {
+    let file: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let setup = setup(&[("a", &Pair::of_itself("localhost"))]).file("html/large", &file).file("html/small", "small");
+    let server = setup.start(
+        "ssl_certificate a.crt; ssl_certificate_key a.key; root html; sendfile on; client_max_body_size 10m;
+        server { listen %%ADDR_0%% ssl; location /up { proxy_pass http://%%ADDR_2%%/; }
+        location /vars { return 200 $ssl_protocol,$ssl_server_name; } }
+        server { listen %%ADDR_1%% ssl; ssl_conf_command Options -KTLS; }
+        server { listen %%ADDR_2%%; location / { client_body_in_file_only clean; return 200 $request_length; } }",
+    );
+    let log = server.wait_for_log("kTLS: ");
+    let there = log.contains("kTLS: the kernel has it");
+    for (client, version) in [(TlsClient::new(), "TLSv1.3"), (TlsClient::tls12(), "TLSv1.2")] {
+        for n in [0, 1] {
+            let before = given_to_the_kernel();
+            let mut client = client.connect(&server.address(n), "localhost").client;
+            client.get("/small").response().expect_body("small");
+            client.get("/large").response().expect_body(&file);
+            client.get("/small").response().expect_body("small");
+            if n == 0 {
+                client.get("/vars").response().expect_body(format!("{version},localhost"));
+                client.send("POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n");
+                client.send(&file);
+                client.response().expect_status(200);
+                client.send("GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=1000000-3999999\r\n\r\n");
+                client.response().expect_status(206).expect_body(&file[1_000_000..4_000_000]);
+            }
+            let after = given_to_the_kernel();
+            if there && n == 0 {
+                eprintln!("kTLS: THE KERNEL made the records of {version}");
+                assert!(after > before, "{before:?} {after:?}");
+            } else {
+                eprintln!("kTLS: RUSTLS made the records of {version}");
+            }
+        }
+    }
+}
+
 #[test]
 fn plain_http_is_told_so() {
     let server = one("\

@@ -117,32 +117,16 @@ impl Io {
         if let Some(tls) = self.tls.get() {
             return tls.borrow_mut().poll_writev(&self.stream, cx, slices);
         }
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_write_vectored(slices) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        poll_out(&self.stream, cx, || self.stream.try_write_vectored(slices))
     }
 
     /// As [`Io::poll_writev`], of what will be followed by part of a file at once: the kernel may wait to fill a packet,
     /// and with TLS their records leave together.
     pub fn poll_send_more(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(tls) = self.tls.get() {
-            return Poll::Ready(tls.borrow_mut().write_ahead(slices));
+            return tls.borrow_mut().poll_write_ahead(&self.stream, cx, slices);
         }
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            let sent = self.stream.try_io(Interest::WRITABLE, || {
-                Ok(rustix::net::sendmsg(&self.stream, slices, &mut SendAncillaryBuffer::default(), flags)?)
-            });
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        poll_out(&self.stream, cx, || send_more(&self.stream, slices))
     }
 
     /// Writes what the socket takes of one slice, by the cheaper call.
@@ -150,13 +134,7 @@ impl Io {
         if let Some(tls) = self.tls.get() {
             return tls.borrow_mut().poll_writev(&self.stream, cx, &[IoSlice::new(bytes)]);
         }
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        poll_out(&self.stream, cx, || self.stream.try_write(bytes))
     }
 
     /// Sends what the socket takes of `file`, from `offset`. 0 is the end of the file.
@@ -164,17 +142,7 @@ impl Io {
         if let Some(tls) = self.tls.get() {
             return tls.borrow_mut().poll_sendfile(&self.stream, cx, file, offset, len);
         }
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            let sent = self.stream.try_io(Interest::WRITABLE, || {
-                let mut offset = offset;
-                Ok(rustix::fs::sendfile(&self.stream, file, Some(&mut offset), len)?)
-            });
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        poll_out(&self.stream, cx, || sendfile(&self.stream, file, offset, len))
     }
 
     /// Moves what is there, at most `limit`, into a pipe that is empty. 0 is the end.
@@ -286,6 +254,34 @@ impl Io {
         }
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
     }
+}
+
+/// Writes once the socket takes something.
+pub(super) fn poll_out(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    write: impl Fn() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        match write() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
+        }
+    }
+}
+
+/// See [`Io::poll_send_more`].
+pub(super) fn send_more(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    stream.try_io(Interest::WRITABLE, || {
+        Ok(rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), flags)?)
+    })
+}
+
+/// See [`Io::poll_sendfile`].
+pub(super) fn sendfile(stream: &TcpStream, file: &File, mut offset: u64, len: usize) -> io::Result<usize> {
+    stream.try_io(Interest::WRITABLE, || Ok(rustix::fs::sendfile(stream, file, Some(&mut offset), len)?))
 }
 
 impl Drop for Io {

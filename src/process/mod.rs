@@ -44,6 +44,7 @@ use crate::conf::source::Source;
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
 use crate::net::listen::Purpose;
 use crate::net::tcp_info;
+use crate::net::tls::ktls;
 
 /// The program: what the arguments ask for, and how it went.
 pub fn main() -> ExitCode {
@@ -220,6 +221,11 @@ fn tell_system(log: &ErrorLog) {
     say(format!("weir/{}", env!("CARGO_PKG_VERSION")));
     if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
         say(format!("OS: Linux {}", release.trim_end()));
+    }
+    match ktls::found() {
+        Some(true) => say("kTLS: the kernel has it, large files over TLS are sent by sendfile".to_owned()),
+        Some(false) => say("kTLS: the kernel does not have it".to_owned()),
+        None => {} // no server speaks TLS
     }
     if let Ok((soft, hard)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
         say(format!("getrlimit(RLIMIT_NOFILE): {soft}:{hard}"));

@@ -177,6 +177,7 @@ impl Conf {
             ciphers: self.ciphers.or_else(|| "DEFAULT".to_owned()),
             suites13: None,
             curves: "auto".to_owned(),
+            kernel: false,
         };
         let mut name = self.certificate.said();
         let mut key = self.certificate_key.said();
@@ -185,7 +186,8 @@ impl Conf {
                 Command::Change(change) => change(&mut choice),
                 Command::Certificate => name = Some(value),
                 Command::Key => key = Some(value),
-                Command::ServerPreference(_) | Command::Tickets(_) | Command::Nothing => {}
+                // OpenSSL takes `KTLS` for a wish, too, that is granted where it can be.
+                Command::Kernel(_) | Command::ServerPreference(_) | Command::Tickets(_) | Command::Nothing => {}
             }
         }
         let mut config = client::config(&choice).map_err(Fault::nowhere)?;

@@ -10,6 +10,8 @@ pub enum Command {
     Change(Box<dyn FnOnce(&mut Choice)>),
     ServerPreference(bool),
     Tickets(bool),
+    /// Whether the kernel may make records.
+    Kernel(bool),
     /// The value names another certificate, or key.
     Certificate,
     Key,
@@ -52,13 +54,13 @@ impl Command {
         Some(match (name.to_ascii_lowercase().as_str(), on) {
             ("serverpreference", on) => Self::ServerPreference(on),
             ("sessionticket", on) => Self::Tickets(on),
+            ("ktls", on) => Self::Kernel(on),
             // rustls has neither what the first ones forbid nor what the others allow to do without.
             ("compression", false)
             | ("unsafelegacyrenegotiation" | "unsafelegacyserverconnect", false)
             | ("norenegotiation" | "noresumptiononrenegotiation" | "dhsingle" | "ecdhsingle", true)
             | ("encryptthenmac" | "extendedmastersecret" | "middleboxcompat" | "prioritizechacha", true)
-            | ("antireplay", true)
-            | ("ktls", false) => Self::Nothing,
+            | ("antireplay", true) => Self::Nothing,
             _ => return None,
         })
     }

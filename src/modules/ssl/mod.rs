@@ -396,6 +396,7 @@ impl Conf {
             ciphers: self.ciphers.or_else(|| "HIGH:!aNULL:!MD5".to_owned()),
             suites13: None,
             curves: self.ecdh_curve.or_else(|| "auto".to_owned()),
+            kernel: true,
         };
         let mut prefer_server_ciphers = self.prefer_server_ciphers.or(false);
         let mut tickets = self.session_tickets.or(true);
@@ -404,6 +405,7 @@ impl Conf {
                 Command::Change(change) => change(&mut choice),
                 Command::ServerPreference(on) => prefer_server_ciphers = on,
                 Command::Tickets(on) => tickets = on,
+                Command::Kernel(on) => choice.kernel = on,
                 Command::Certificate => names = vec![value],
                 Command::Key => keys = vec![value],
                 Command::Nothing => {}

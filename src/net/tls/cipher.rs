@@ -9,7 +9,7 @@ use rustls::crypto::aws_lc_rs::{cipher_suite as suite, default_provider, kx_grou
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{CipherSuite, NamedGroup, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion};
 
-use super::hkdf;
+use super::{hkdf, ktls};
 
 /// Which of the two versions are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -213,6 +213,13 @@ pub struct Choice {
     /// `Ciphersuites` of `ssl_conf_command`: those of TLS 1.3.
     pub suites13: Option<String>,
     pub curves: String,
+    /// The kernel may make the records, where it can.
+    pub kernel: bool,
+}
+
+/// Every suite there is.
+pub fn all() -> impl Iterator<Item = SupportedCipherSuite> {
+    hkdf::SUITES.into_iter().chain(SUITES.iter().map(|suite| suite.suite))
 }
 
 type Known = (Choice, Weak<CryptoProvider>);
@@ -234,6 +241,9 @@ pub fn provider(choice: &Choice) -> Result<Arc<CryptoProvider>, String> {
         let found = suites(&choice.ciphers)
             .map_err(|why| format!("SSL_CTX_set_cipher_list(\"{}\") failed {why}", choice.ciphers))?;
         cipher_suites.extend(found.iter().map(|suite| suite.suite));
+    }
+    if choice.kernel && ktls::is_there() {
+        cipher_suites = cipher_suites.into_iter().map(ktls::telling).collect();
     }
     let curves = curves(&choice.curves)
         .map_err(|why| format!("SSL_CTX_set1_curves_list(\"{}\") failed {why}", choice.curves))?;

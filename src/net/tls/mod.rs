@@ -3,6 +3,7 @@
 //! ```text
 //! socket ─► ciphertext, read by the record ─► rustls ─► plain bytes for `Io::poll_read`
 //! socket ◄─ up to 6 records in one writev ◄─ rustls ◄─ plain bytes of `Io::poll_writev`, or of a file
+//! socket ◄─ records that the kernel makes (`ktls`) ◄─ the same, once a large file was to be sent
 //! ```
 //!
 //! In: a handshake's [`Session`], put into an [`Io`](super::io::Io). Out: the same polls as without TLS. The rule: a write
@@ -14,6 +15,7 @@ pub mod cipher; // OpenSSL's words for ciphers, curves and versions
 pub mod client; // how we speak to upstreams
 pub mod error; // OpenSSL's words for what went wrong
 pub mod hkdf; // the key schedule of TLS 1.3
+pub mod ktls; // records that the kernel makes
 pub mod ocsp; // asking whether a certificate is revoked
 pub mod server; // what a server offers
 pub mod signature; // what handshakes are signed with
@@ -24,12 +26,18 @@ pub mod verify; // whether a peer's certificate is good
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufRead, IoSlice, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustls::{Connection, ProtocolVersion};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use self::ktls::{Kernel, Keys};
+use super::io::{poll_out, send_more, sendfile};
 
 /// One connection's TLS. See the module's head.
 #[derive(Debug)]
@@ -47,6 +55,16 @@ pub struct Session {
     broken: bool,
     /// What is written next is the last.
     last: bool,
+    maker: Maker,
+}
+
+/// Who makes the records that are sent.
+#[derive(Debug)]
+enum Maker {
+    Rustls,
+    /// rustls, until there is a large file; its keys, once it has told them.
+    RustlsYet(Option<Arc<Keys>>),
+    Kernel(Kernel),
 }
 
 /// The most of a record, and a little more: what one read asks the socket for.
@@ -66,6 +84,10 @@ impl Session {
     pub fn new(conn: impl Into<Connection>) -> Self {
         let mut conn = conn.into();
         conn.set_buffer_limit(None); // the limit is `WRITE`, and a write is accepted whole
+        let maker = match conn {
+            Connection::Server(_) if ktls::is_there() => Maker::RustlsYet(None),
+            Connection::Server(_) | Connection::Client(_) => Maker::Rustls,
+        };
         Self {
             conn,
             accepted: 0,
@@ -74,6 +96,7 @@ impl Session {
             ended: false,
             broken: false,
             last: false,
+            maker,
         }
     }
 
@@ -173,6 +196,9 @@ impl Session {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Maker::Kernel(_) = self.maker {
+            return self.poll_kernel(stream, cx, || stream.try_write_vectored(slices));
+        }
         if self.accepted == 0 {
             self.accepted = self.accept(slices)?;
             if self.last && self.accepted == slices.iter().map(|slice| slice.len()).sum::<usize>() {
@@ -184,8 +210,73 @@ impl Session {
     }
 
     /// Takes what the slices hold, up to [`WRITE`]: part of a file follows at once, and their records leave together.
-    pub fn write_ahead(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.accept(slices)
+    pub fn poll_write_ahead(
+        &mut self,
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.maker {
+            Maker::Rustls | Maker::RustlsYet(Some(_)) => Poll::Ready(self.accept(slices)),
+            Maker::RustlsYet(None) => Poll::Ready(self.asking_for_keys(|session| session.accept(slices))),
+            Maker::Kernel(kernel) => {
+                kernel.speak(stream);
+                kernel.check()?;
+                let sent = ready!(poll_out(stream, cx, || send_more(stream, slices)))?;
+                kernel.wrote(sent);
+                Poll::Ready(Ok(sent))
+            }
+        }
+    }
+
+    /// Has rustls tell the keys of the records that it makes meanwhile.
+    fn asking_for_keys<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let (done, keys) = ktls::keys(|| work(self));
+        // Whose settings forbid the kernel, or whose suite it does not know, has nothing to tell.
+        self.maker = if keys.is_some() { Maker::RustlsYet(keys) } else { Maker::Rustls };
+        done
+    }
+
+    /// Lets the kernel make the records if it is worth while: what is sent by one write is not.
+    fn poll_change(&mut self, stream: &TcpStream, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<()>> {
+        let Maker::RustlsYet(Some(keys)) = &self.maker else { return Poll::Ready(Ok(())) };
+        if self.accepted > 0 || len <= WRITE || self.conn.is_handshaking() {
+            return Poll::Ready(Ok(()));
+        }
+        let keys = keys.clone();
+        ready!(self.poll_flush(stream, cx))?;
+        self.maker = Kernel::take_over(stream, &keys).map_or(Maker::Rustls, Maker::Kernel);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what the kernel makes records of. The kernel keeps what TCP has no room for, and forgets it when the
+    /// connection is closed; so a write is not reported before there is room again.
+    fn poll_kernel(
+        &mut self,
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        write: impl Fn() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let Maker::Kernel(kernel) = &mut self.maker else { return Poll::Ready(Err(io::ErrorKind::Other.into())) };
+        if self.accepted == 0 {
+            kernel.speak(stream);
+            kernel.check()?;
+            self.accepted = ready!(poll_out(stream, cx, write)).inspect_err(|_| self.broken = true)?;
+            kernel.wrote(self.accepted);
+        }
+        loop {
+            let room = stream.try_io(Interest::WRITABLE, || {
+                let mut asked = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+                match nix::poll::poll(&mut asked, PollTimeout::ZERO)? {
+                    0 => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()), // or broken, which the next call will say
+                }
+            });
+            match room {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
+                Err(_) | Ok(()) => return Poll::Ready(Ok(std::mem::take(&mut self.accepted))),
+            }
+        }
     }
 
     /// The next write is the last: the end of the session leaves with it.
@@ -208,6 +299,25 @@ impl Session {
 
     /// As [`Session::poll_writev`], of a part of a file. 0 is the end of the file.
     pub fn poll_sendfile(
+        &mut self,
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_change(stream, cx, len))?;
+        match self.maker {
+            Maker::Kernel(_) => self.poll_kernel(stream, cx, || sendfile(stream, file, offset, len)),
+            Maker::RustlsYet(None) if self.accepted == 0 && len > WRITE => {
+                self.asking_for_keys(|session| session.poll_copy(stream, cx, file, offset, len))
+            }
+            Maker::Rustls | Maker::RustlsYet(_) => self.poll_copy(stream, cx, file, offset, len),
+        }
+    }
+
+    /// The same with rustls's records.
+    fn poll_copy(
         &mut self,
         stream: &TcpStream,
         cx: &mut Context<'_>,
@@ -262,10 +372,14 @@ impl Session {
             return;
         }
         self.broken = true;
-        if self.accepted == 0 {
-            self.conn.send_close_notify();
-            self.flush_now(stream);
+        if self.accepted > 0 {
+            return;
         }
+        if let Maker::Kernel(kernel) = &mut self.maker {
+            return kernel.close(stream);
+        }
+        self.conn.send_close_notify();
+        self.flush_now(stream);
     }
 
     /// Sends what the socket takes at this moment.
@@ -343,7 +457,18 @@ impl Session {
 
     /// Has rustls work on what it was given.
     fn process(&mut self) -> io::Result<()> {
-        match self.conn.process_new_packets() {
+        let processed = match &mut self.maker {
+            Maker::Rustls | Maker::RustlsYet(_) => self.conn.process_new_packets(),
+            Maker::Kernel(kernel) => {
+                let (processed, heard) = kernel.hear(|| self.conn.process_new_packets());
+                while self.conn.wants_write() {
+                    self.conn.write_tls(&mut io::sink())?;
+                }
+                heard.inspect_err(|_| self.ended = true)?;
+                processed
+            }
+        };
+        match processed {
             Ok(state) => self.ended |= state.peer_has_closed(),
             Err(error) => {
                 self.ended = true;
@@ -362,6 +487,10 @@ impl Session {
     }
 
     fn poll_flush(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Maker::Kernel(kernel) = &mut self.maker {
+            kernel.speak(stream);
+            return Poll::Ready(Ok(()));
+        }
         while self.conn.wants_write() {
             ready!(stream.poll_write_ready(cx))?;
             match self.conn.write_tls(&mut Sock(stream)) {

@@ -48,7 +48,9 @@ const EARLY_DATA: u32 = 16 * 1024;
 
 impl Settings {
     /// The error is nginx's sentence.
-    pub fn config(self) -> Result<ServerConfig, String> {
+    pub fn config(mut self) -> Result<ServerConfig, String> {
+        // The kernel makes records as large as they may be.
+        self.choice.kernel &= self.buffer_size >= RECORD;
         let provider = cipher::provider(&self.choice)?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&self.choice.protocols.versions())
