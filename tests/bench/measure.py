@@ -139,7 +139,9 @@ def fill(text: str, values: dict[str, object]) -> str:
 
 
 def end(server: Program) -> None:
-    """Ends a server and takes its files away: a cache can be large."""
+    """Ends a server, which may have something to write first, and takes its files away: a cache can be large."""
+    if isinstance(server, Server):
+        server.stop()
     server.kill()
     shutil.rmtree(server.prefix, ignore_errors=True)
 
