@@ -497,6 +497,35 @@ fn requests_that_come_early() {
     assert!(!again.contains("Early data was accepted") && again.contains("<|.>"), "used twice: {again}");
 }
 
+/// The client's last words of the handshake come while the answer leaves: closing over them would cut it.
+#[test]
+fn a_large_answer_to_who_asks_early_arrives_whole() {
+    const SIZE: usize = 8 << 20;
+    let Some(openssl) = need("openssl") else { return };
+    let request = "GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let server = setup(&[("a", &Pair::of_itself("localhost"))])
+        .file("request", request)
+        .file("html/large", "#".repeat(SIZE))
+        .start(
+            "server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; ssl_early_data on; }",
+        );
+    let session = server.path("session").display().to_string();
+    let file = server.path("request").display().to_string();
+    let ask = |args: &[&str]| {
+        let mut command = Command::new(&openssl);
+        command.args(["s_client", "-ign_eof", "-tls1_3", "-connect", &server.address(0)]).args(args);
+        let input = std::fs::File::open(&file).expect("it was written");
+        command.stdin(input).output().expect("openssl runs").stdout
+    };
+    for _ in 0..3 {
+        ask(&["-sess_out", &session]);
+        let said = ask(&["-sess_in", &session, "-early_data", &file]);
+        // The request stands twice in what is asked: once early, and once as the program's input.
+        let came = said.iter().filter(|&&byte| byte == b'#').count();
+        assert!(came >= SIZE, "{came} bytes came of {SIZE}");
+    }
+}
+
 /// A responder by openssl's own tool, for certificates of which one may be revoked.
 struct Responder {
     child: std::process::Child,

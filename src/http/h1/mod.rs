@@ -29,6 +29,7 @@ use super::upload::Upload;
 use crate::base::buffers;
 use crate::log::{Level, Raw};
 use crate::net::timer::Timer;
+use crate::net::tls::Session;
 use crate::wire::http1::request::{HTTP2_PREFACE, Preface};
 
 /// What becomes of the connection after a request.
@@ -335,7 +336,10 @@ async fn settle(request: &Request, sent: bool) -> After {
     if request.keepalive.get() {
         return After::Next;
     }
-    let pending = || !request.body.is_done() || !request.connection.input.borrow().is_empty();
+    let connection = &request.connection;
+    // Who asked early has the end of the handshake still to send.
+    let handshaking = || connection.io.session(Session::is_handshaking) == Some(true);
+    let pending = || !request.body.is_done() || !connection.input.borrow().is_empty() || handshaking();
     match core.lingering_close {
         Lingering::Off => After::Close,
         Lingering::Always => After::Linger,

@@ -142,6 +142,11 @@ impl Session {
         }
     }
 
+    /// The client has more to say before both sides are done: it asked early.
+    pub fn is_handshaking(&self) -> bool {
+        self.conn.is_handshaking()
+    }
+
     /// Ready when there is plain text, or the end, or something on the socket that may become one of them.
     pub fn poll_readable(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ended || !self.waiting.is_empty() || self.has_text() {
