@@ -5,7 +5,7 @@
 use super::address::PassAddress;
 use super::cgi::{self, Pack, Said};
 use super::params::{Param, Params, Writer};
-use super::settings::{Family, Next, Settings};
+use super::settings::{Family, HIDDEN_OF_PROGRAMS, Next, Settings};
 use crate::conf::error::Fault;
 use crate::conf::module::{Arity, Directive, EVERYWHERE, IF_LOCATION, LOCATION, Level, Module, Section};
 use crate::conf::setting::Setting;
@@ -22,14 +22,7 @@ impl Family for Scgi {
     const PREFIX: &'static str = "scgi";
     const NAME: &'static str = "http_scgi_pass";
     const CACHE_NAME: &'static str = "http_scgi_cache";
-    const HIDDEN: &'static [&'static str] = &[
-        "Status",
-        "X-Accel-Expires",
-        "X-Accel-Redirect",
-        "X-Accel-Limit-Rate",
-        "X-Accel-Buffering",
-        "X-Accel-Charset",
-    ];
+    const HIDDEN: &'static [&'static str] = HIDDEN_OF_PROGRAMS;
     const NEXT: &'static [(&'static str, Next)] = Next::OF_PROGRAMS;
     const TEMP: &'static str = "scgi_temp";
     const LACKS: &'static [&'static str] = &["_send_lowat"];

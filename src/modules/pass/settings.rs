@@ -38,6 +38,10 @@ pub trait Family: 'static {
     const LACKS: &'static [&'static str] = &[];
 }
 
+/// [`Family::HIDDEN`] of the protocols by which programs answer: the status that is a field, and what is meant for us.
+pub const HIDDEN_OF_PROGRAMS: &[&str] =
+    &["Status", "X-Accel-Expires", "X-Accel-Redirect", "X-Accel-Limit-Rate", "X-Accel-Buffering", "X-Accel-Charset"];
+
 /// The common directives of one protocol.
 pub struct Pass<F>(PhantomData<F>);
 

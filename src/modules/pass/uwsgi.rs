@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::address::{PassAddress, Schemes};
 use super::cgi::{self, Pack, Said};
 use super::params::{Param, Params, Writer};
-use super::settings::{Family, Next, Settings};
+use super::settings::{Family, HIDDEN_OF_PROGRAMS, Next, Settings};
 use super::tls::{self, Secure};
 use crate::base::text;
 use crate::conf::error::Fault;
@@ -27,14 +27,7 @@ impl Family for Uwsgi {
     const PREFIX: &'static str = "uwsgi";
     const NAME: &'static str = "http_uwsgi_pass";
     const CACHE_NAME: &'static str = "http_uwsgi_cache";
-    const HIDDEN: &'static [&'static str] = &[
-        "Status",
-        "X-Accel-Expires",
-        "X-Accel-Redirect",
-        "X-Accel-Limit-Rate",
-        "X-Accel-Buffering",
-        "X-Accel-Charset",
-    ];
+    const HIDDEN: &'static [&'static str] = HIDDEN_OF_PROGRAMS;
     const NEXT: &'static [(&'static str, Next)] = Next::OF_PROGRAMS;
     const TEMP: &'static str = "uwsgi_temp";
     const LACKS: &'static [&'static str] = &["_send_lowat"];

@@ -18,7 +18,7 @@ use super::cache::serve;
 use super::exchange::{self, Job, Keeping, Pieces, Ready};
 use super::group;
 use super::params::{Param, Params};
-use super::settings::{self, Family, Next, Settings};
+use super::settings::{self, Family, HIDDEN_OF_PROGRAMS, Next, Settings};
 use crate::base::regex::{Captures, Pattern};
 use crate::base::text;
 use crate::conf::error::Fault;
@@ -43,14 +43,7 @@ impl Family for Programs {
     const PREFIX: &'static str = "fastcgi";
     const NAME: &'static str = "http_fastcgi_pass";
     const CACHE_NAME: &'static str = "http_fastcgi_cache";
-    const HIDDEN: &'static [&'static str] = &[
-        "Status",
-        "X-Accel-Expires",
-        "X-Accel-Redirect",
-        "X-Accel-Limit-Rate",
-        "X-Accel-Buffering",
-        "X-Accel-Charset",
-    ];
+    const HIDDEN: &'static [&'static str] = HIDDEN_OF_PROGRAMS;
     const NEXT: &'static [(&'static str, Next)] = Next::OF_PROGRAMS;
     const TEMP: &'static str = "fastcgi_temp";
 }
