@@ -748,9 +748,6 @@ impl<C: Codec> Exchange<C> {
     ) -> Result<Response, Refusal> {
         let request = self.at.request.clone();
         request.replied.replace(Some(reply.replied.clone()));
-        if !intercepted {
-            self.at.head_came();
-        }
         if intercepted {
             if reply.status == 401 {
                 for field in reply.replied.fields.all("WWW-Authenticate") {
@@ -760,6 +757,7 @@ impl<C: Codec> Exchange<C> {
             self.leave();
             return Err(Refusal::Status(reply.status));
         }
+        self.at.head_came();
         if let Err(jump) = reply.obey(&request, &self.settings) {
             self.leave();
             return Err(jump);
