@@ -267,7 +267,8 @@ fn a_disk_that_refuses_costs_the_client_nothing() {
     for n in 2..5 {
         expect(&server, "/a", "MISS", &format!("answer {n}"));
     }
-    server.wait_for_log("[crit]");
+    let line = server.wait_for_log("[crit]");
+    assert!(line.contains(" open() \""), "{line}");
 }
 
 #[test]

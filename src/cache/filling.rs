@@ -51,6 +51,7 @@ const BUFFER: usize = 64 * 1024;
 /// What the disk refused.
 #[derive(Debug)]
 pub struct Refused {
+    /// `pwrite`: its name alone.
     pub call: &'static str,
     pub path: PathBuf,
     pub error: io::Error,
@@ -74,7 +75,7 @@ impl Filling {
                 temp::create_beside(&path).map_err(|error| (path, error))
             }
         };
-        let (file, temp) = created.map_err(|(path, error)| Refused { call: "open()", path, error })?;
+        let (file, temp) = created.map_err(|(path, error)| Refused { call: "open", path, error })?;
         let start = header.len() as u64;
         Ok(Self {
             store: store.clone(),
@@ -105,7 +106,7 @@ impl Filling {
             return Ok(());
         }
         let wrote = self.file.write_all_at(&self.buffer, self.len);
-        wrote.map_err(|error| Refused { call: "pwrite()", path: self.temp.clone(), error })?;
+        wrote.map_err(|error| Refused { call: "pwrite", path: self.temp.clone(), error })?;
         self.len += self.buffer.len() as u64;
         self.buffer.clear();
         if let Some(turn) = self.turn.as_ref().filter(|_| self.open) {
