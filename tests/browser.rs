@@ -47,7 +47,9 @@ fn page() -> String {
         r#"<!DOCTYPE html><title>page</title><script>
 let seen = 0;
 onload = async () => {{
-    const report = async (text) => (await fetch("/report", {{ method: "POST", body: text }})).text();
+    const send = (text) => fetch("/report", {{ method: "POST", body: text }});
+    // Now and then Chromium gives up a request that it has made and not sent when a GOAWAY comes.
+    const report = async (text) => (await send(text).catch(() => send(text))).text();
     try {{
         const resources = performance.getEntriesByType("resource").filter((one) => one.name.includes("/r/"));
         const protocols = new Set(resources.map((one) => one.nextHopProtocol));
