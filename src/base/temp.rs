@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::release;
 
@@ -66,8 +66,35 @@ impl TempPath {
     }
 }
 
+/// How many directories the place of the last file in a tree lacked. The next file lacks as many, as a rule: none once a tree
+/// is full, and most of its levels as long as there are more directories than files. A wrong guess costs one call.
+#[derive(Debug, Default)]
+pub struct Lacking(AtomicU8);
+
+impl Lacking {
+    /// Makes what is expected to be missing above a file of that name.
+    fn make_expected(&self, name: &Path, mode: u32) -> io::Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            expected => self.make(name, mode, expected),
+        }
+    }
+
+    /// Makes what is missing above a file of that name, whatever was expected.
+    fn make_missing(&self, name: &Path, mode: u32) -> io::Result<()> {
+        self.make(name, mode, 1)
+    }
+
+    fn make(&self, name: &Path, mode: u32, expected: u8) -> io::Result<()> {
+        let made = make_directory(name.parent().unwrap_or(Path::new("/")), mode, expected)?;
+        self.0.store(made, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 /// Creates a file beside `path`, under its name with a dot and ten digits behind it.
-pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
+pub fn create_beside(path: &Path, lacking: &Lacking) -> io::Result<(File, PathBuf)> {
+    lacking.make_expected(path, 0o700)?;
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
         let mut name = path.as_os_str().to_owned();
@@ -76,7 +103,7 @@ pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
         let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&name);
         let opened = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_directory(path.parent().unwrap_or(Path::new("/")), 0o700)?;
+                lacking.make_missing(path, 0o700)?;
                 open()
             }
             other => other,
@@ -89,32 +116,43 @@ pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     }
 }
 
-/// Makes a directory, and those above that are missing: the deepest is tried first, for most are there.
-fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
-    let create = || match DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        done => done,
+/// Makes a directory, and those above that are missing; says how many it made. The one that is tried first is the topmost
+/// of `expected`.
+fn make_directory(path: &Path, mode: u32, expected: u8) -> io::Result<u8> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let mut made = match parent {
+        Some(parent) if expected > 1 => make_directory(parent, mode, expected - 1)?,
+        _ => 0,
     };
-    match (create(), path.parent()) {
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound && parent != Path::new("") => {
-            make_directory(parent, mode)?;
+    let create = || match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => Ok(1),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(0),
+        Err(error) => Err(error),
+    };
+    let created = match (create(), parent) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            made = made.saturating_add(make_directory(parent, mode, 1)?);
             create()
         }
-        (done, _) => done,
-    }
+        (created, _) => created,
+    }?;
+    Ok(made.saturating_add(created))
 }
 
-/// Renames, making directories that are missing, and copies where the target is on another disk.
-pub fn put(temp: &Path, name: &Path, mode: u32) -> Result<(), (&'static str, std::io::Error)> {
+/// Renames, making directories that are missing, and copies where the target is on another disk. `lacking` is that of the
+/// tree that the file goes to.
+pub fn put(temp: &Path, name: &Path, mode: u32, lacking: &Lacking) -> Result<(), (&'static str, std::io::Error)> {
+    // A directory that may be read may be entered.
+    let above = mode | ((mode & 0o444) >> 2);
+    if temp.parent() != name.parent() {
+        lacking.make_expected(name, above).map_err(|error| ("mkdir", error))?;
+    }
     let error = match fs::rename(temp, name) {
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
     if error.raw_os_error() == Some(libc::ENOENT) {
-        let parent = name.parent().unwrap_or(Path::new("/"));
-        // A directory that may be read may be entered.
-        let mode = mode | ((mode & 0o444) >> 2);
-        make_directory(parent, mode).map_err(|error| ("mkdir", error))?;
+        lacking.make_missing(name, above).map_err(|error| ("mkdir", error))?;
     } else if error.raw_os_error() != Some(libc::EXDEV) {
         return Err(("rename", error));
     }
@@ -146,5 +184,26 @@ mod tests {
         let path = TempPath { path: "/t".into(), levels: vec![1, 2] };
         assert_eq!(path.name("0000034567"), Path::new("/t/7/56/0000034567"));
         assert_eq!(TempPath::below(Path::new("/p"), "x").name("0000000001"), Path::new("/p/x/0000000001"));
+    }
+
+    #[test]
+    fn directories_are_made_wherever_the_guess_began() {
+        let root = tempfile::tempdir().expect("a directory");
+        let lacking = Lacking::default();
+        let lacks = |name: &str, expected: u8| {
+            lacking.0.store(expected, Ordering::Relaxed);
+            let (file, temporary) = create_beside(&root.path().join("new"), &Lacking::default()).expect("a file");
+            drop(file);
+            put(&temporary, &root.path().join(name), 0o600, &lacking).expect("it is put there");
+            assert!(root.path().join(name).is_file(), "{name}");
+            lacking.0.load(Ordering::Relaxed)
+        };
+        assert_eq!(lacks("0/1/2/a", 0), 3);
+        assert_eq!(lacks("0/1/2/b", 3), 0, "none was missing");
+        assert_eq!(lacks("0/1/3/c", 0), 1);
+        assert_eq!(lacks("0/4/5/d", 1), 2, "the guess began too low");
+        assert_eq!(lacks("0/4/6/e", 3), 1, "and too high");
+        assert_eq!(lacks("7/8/9/f", 2), 3);
+        assert_eq!(lacks("g", 0), 0);
     }
 }

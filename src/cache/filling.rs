@@ -72,7 +72,7 @@ impl Filling {
             Some(directory) => directory.create().map_err(|error| (directory.path.clone(), error)),
             None => {
                 let path = store.file(key);
-                temp::create_beside(&path).map_err(|error| (path, error))
+                temp::create_beside(&path, &store.lacking).map_err(|error| (path, error))
             }
         };
         let (file, temp) = created.map_err(|(path, error)| Refused { call: "open", path, error })?;
@@ -130,7 +130,8 @@ impl Filling {
             return Ok(());
         }
         let path = self.store.file(self.key);
-        temp::put(&self.temp, &path, 0o600).map_err(|(call, error)| Refused { call, path: path.clone(), error })?;
+        let put = temp::put(&self.temp, &path, 0o600, &self.store.lacking);
+        put.map_err(|(call, error)| Refused { call, path: path.clone(), error })?;
         let size = self.store.size_on_disk((self.len, 0));
         if let Some(turn) = self.turn.take() {
             turn.fill.whole(&self.file, self.len);

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use super::index::Record;
 use super::key::Key;
 use super::store::{Store, say};
-use crate::base::temp;
+use crate::base::temp::{self, Lacking};
 use crate::base::text::errno;
 use crate::log::Level;
 
@@ -32,7 +32,7 @@ pub fn save(store: &Store) {
 }
 
 fn write(bytes: &[u8], path: &std::path::Path) -> io::Result<()> {
-    let (mut file, temporary) = temp::create_beside(path)?;
+    let (mut file, temporary) = temp::create_beside(path, &Lacking::default())?;
     let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary); // the first error is the one to tell

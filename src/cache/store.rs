@@ -21,6 +21,7 @@ use super::purge::{Purges, What};
 use super::snapshot;
 use super::stored;
 use crate::base::clock;
+use crate::base::temp::Lacking;
 use crate::base::text::errno;
 use crate::log::{self, Level};
 
@@ -92,6 +93,8 @@ pub struct Store {
     pub limits: ArcSwap<Limits>,
     /// Wakes the manager.
     pub bell: Arc<Bell>,
+    /// What new files find missing of the directories that they go to.
+    pub lacking: Lacking,
     /// Files take whole blocks of so many bytes.
     block: OnceLock<u64>,
     running: OnceLock<()>,
@@ -141,6 +144,7 @@ impl Zone {
                     index: Arc::default(),
                     limits: ArcSwap::from_pointee(limits.clone()),
                     bell: Arc::default(),
+                    lacking: Lacking::default(),
                     block: OnceLock::new(),
                     running: OnceLock::new(),
                     purging: AtomicBool::new(false),

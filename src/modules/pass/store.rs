@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::reply::Reply;
 use super::settings::{Settings, Store};
-use crate::base::temp;
+use crate::base::temp::{self, Lacking};
 use crate::base::text::errno;
 use crate::http::request::Request;
 use crate::http::root::file_path;
@@ -91,7 +91,7 @@ impl Keeper {
             let _ = file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds));
         }
         drop(file);
-        if let Err((call, error)) = temp::put(&from, &name, mode) {
+        if let Err((call, error)) = temp::put(&from, &name, mode, &Lacking::default()) {
             let (shown, to) = (from.display(), name.display());
             request.log(Level::Crit, format_args!("{call}() \"{shown}\" to \"{to}\" failed {}", errno(&error)));
             let _ = fs::remove_file(&from);
