@@ -5,9 +5,10 @@
 //! replaced, renewed, purged or deleted is not served from here for longer than `open_file_cache_valid` lets others be.
 //! One bound counts for all caches of the process: `*_cache_memory`.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use moka::sync::Cache;
@@ -61,11 +62,50 @@ pub fn set_size(size: u64) {
     };
     let build = || Cache::builder().max_capacity(size).weigher(weigh).build_with_hasher(Hashing::default());
     HOT.store((size > 0).then(|| Arc::new(build())));
+    FORGOTTEN.fetch_add(1, Ordering::Release);
+}
+
+/// What a thread has found within this second: it need not be looked up again. Once a second it is, so the tier knows what
+/// is in use. It is not held: what the tier lets go is gone.
+struct Recent {
+    second: u64,
+    /// `FORGOTTEN` then.
+    forgotten: u64,
+    key: (u64, Key),
+    kept: Weak<Kept>,
+}
+
+/// How many files were forgotten so far.
+static FORGOTTEN: AtomicU64 = AtomicU64::new(0);
+
+/// How many a thread remembers; a key has one place.
+const RECENT: usize = 256;
+
+thread_local! {
+    static LATELY: RefCell<Vec<Option<Recent>>> = RefCell::new((0..RECENT).map(|_| None).collect());
 }
 
 /// The file of a key of the store of that number, if it is here and is the one that the index tells of.
 pub fn get(store: u64, key: Key, number: u32) -> Option<Arc<Kept>> {
-    HOT.load().as_ref()?.get(&(store, key)).filter(|kept| kept.number == number)
+    let key = (store, key);
+    let (second, forgotten) = (clock::seconds(), FORGOTTEN.load(Ordering::Acquire));
+    let place = usize::from(key.1.0[0]) % RECENT;
+    LATELY.with_borrow_mut(|lately| {
+        let recent = lately.get_mut(place)?;
+        if let Some(known) = recent
+            && (known.second, known.forgotten, known.key) == (second, forgotten, key)
+            && let Some(kept) = known.kept.upgrade()
+            && kept.number == number
+        {
+            return Some(kept);
+        }
+        let kept = HOT.load().as_ref()?.get(&key).filter(|kept| kept.number == number)?;
+        // Whoever was first in this second stays: with many files in turn, each would only drive out another.
+        if recent.as_ref().is_none_or(|known| known.key == key || known.second != second) {
+            *recent = Some(Recent { second, forgotten, key, kept: Arc::downgrade(&kept) });
+        }
+        Some(kept)
+    })
 }
 
 /// Keeps a file that was read.
@@ -80,5 +120,6 @@ pub fn put(store: u64, key: Key, number: u32, stored: &Arc<Stored>) {
 pub fn forget(store: u64, key: Key) {
     if let Some(hot) = HOT.load().as_ref() {
         hot.invalidate(&(store, key));
+        FORGOTTEN.fetch_add(1, Ordering::Release);
     }
 }

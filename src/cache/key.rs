@@ -4,11 +4,14 @@
 //! nginx's to the bit (`ngx_http_file_cache_create_key`, `ngx_http_file_cache_vary`, `ngx_create_hashed_filename`):
 //! whoever deletes a file by the md5 of its key deletes the same file here.
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use md5::{Digest, Md5};
 
+use crate::base::hash::Quick;
 use crate::wire::byte;
 
 /// The name of a cache entry.
@@ -65,12 +68,38 @@ impl Hasher for KeyHasher {
     }
 }
 
+/// How many texts a thread remembers with their keys; a text has one place.
+const RECENT: usize = 256;
+/// Longer ones are not remembered.
+const LONGEST: usize = 512;
+
+thread_local! {
+    static LATELY: RefCell<Vec<(Bytes, Key)>> = RefCell::new(vec![(Bytes::new(), Key::of(b"")); RECENT]);
+}
+
 impl Key {
     pub const LEN: usize = 16;
 
     /// The key of a request: `text` is what `proxy_cache_key` gave.
     pub fn of(text: &[u8]) -> Self {
         Self(Md5::digest(text).into())
+    }
+
+    /// As [`Key::of`], for what is asked again and again: a thread remembers some that it has lately digested.
+    pub fn recalled(text: &Bytes) -> Self {
+        if text.len() > LONGEST {
+            return Self::of(text);
+        }
+        let place = (Quick::default().hash_one(text) % RECENT as u64) as usize;
+        LATELY.with_borrow_mut(|lately| match lately.get_mut(place) {
+            Some((known, key)) if known == text => *key,
+            Some(other) => {
+                let key = Self::of(text);
+                *other = (text.clone(), key);
+                key
+            }
+            None => Self::of(text),
+        })
     }
 
     /// The key of the variant that a request asks for: its values of the fields that `vary` names go into the hash behind
@@ -188,6 +217,17 @@ mod tests {
     fn variant(vary: &str, fields: &[Pair]) -> Key {
         let fields = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         Key::of(b"/a").variant(vary.as_bytes(), fields)
+    }
+
+    #[test]
+    fn a_recalled_key_is_that_of_its_text() {
+        // More than there are places for, so that they drive each other out.
+        let texts: Vec<Bytes> = (0..2 * RECENT).map(|n| Bytes::from(format!("http://a/{n}"))).collect();
+        let long = Bytes::from(vec![b'a'; LONGEST + 1]);
+        for text in texts.iter().chain(&texts).chain([&long, &long, &Bytes::new()]) {
+            assert_eq!(Key::recalled(text), Key::of(text));
+            assert_eq!(Key::recalled(text), Key::of(text), "at once again");
+        }
     }
 
     #[test]

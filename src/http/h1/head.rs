@@ -308,7 +308,7 @@ impl<'a> Parts<'a> {
         let raw = connection.input.borrow_mut().split_to(end).freeze();
         self.end = end;
         let uri = self.normal.take().map(|normal| normal.freeze(&raw));
-        let head = self.head(&raw, Some(line));
+        let mut head = self.head(&raw, Some(line));
         let essentials = Essentials {
             host: head.field("Host"),
             content_length: head.field("Content-Length"),
@@ -328,7 +328,8 @@ impl<'a> Parts<'a> {
             Ok(message::Body::Length(length)) => Some(length),
             _ => None,
         };
-        let head = RequestHead { content_length: length, chunked: matches!(body, Ok(message::Body::Chunked)), ..head };
+        head.content_length = length;
+        head.chunked = matches!(body, Ok(message::Body::Chunked));
         let keepalive = keeps_alive(&head);
         let begun = Begun { path, args, server: self.server, body: Upload::new(framing), stream: None };
         let request = Request::new(connection.clone(), head, begun);

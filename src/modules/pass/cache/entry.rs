@@ -112,7 +112,7 @@ pub(super) fn known<O: Origin>(origin: &O, plan: &Plan, request: &Rc<Request>) -
         request.log(Level::Error, message);
         return Ok(None);
     }
-    let main = Key::of(&text);
+    let main = Key::recalled(&text);
     request.cache.replace(Seen { key: text.clone(), ..Seen::default() });
     let wish = plan.rules.rfc9111.then(|| strict::wish(request));
     Ok(Some(Entry { zone, text, main, key: main, background: false, wish }))
