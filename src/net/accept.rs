@@ -93,10 +93,6 @@ impl Life {
     }
 }
 
-/// For so long after a reload a connection may bring what its client has sent before it could know; it is told that it was
-/// the last.
-pub const LAST_CHANCE: Duration = Duration::from_secs(1);
-
 /// What one accepting task works for.
 #[derive(Clone)]
 pub struct Door {

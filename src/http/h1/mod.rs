@@ -7,6 +7,7 @@ pub mod send;
 pub use encode::itoa;
 use std::rc::Rc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -27,7 +28,6 @@ use super::tls;
 use super::upload::Upload;
 use crate::base::buffers;
 use crate::log::{Level, Raw};
-use crate::net::accept::LAST_CHANCE;
 use crate::net::timer::Timer;
 use crate::net::tls::Session;
 use crate::wire::http1::request::{HTTP2_PREFACE, Preface};
@@ -135,6 +135,9 @@ async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
     request.write_logs();
     after == After::Next
 }
+
+/// For so long after a reload an idle connection may bring one more request, which is told that it was the last.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// nginx's name for that.
 const WAITING: &str = "waiting for request";

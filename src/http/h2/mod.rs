@@ -39,7 +39,7 @@ use super::settings::Lingering;
 use super::tls;
 use crate::base::text::errno;
 use crate::log::Level;
-use crate::net::accept::{LAST_CHANCE, Unwanted};
+use crate::net::accept::Unwanted;
 use crate::net::timer::Timer;
 use crate::wire::http1::method::Version;
 use crate::wire::http2::Code;
@@ -86,7 +86,6 @@ pub async fn serve(connection: Rc<Connection>) {
         end: None,
         reading: Timer::default(),
         writing: Timer::default(),
-        parting: None,
     };
     let ended = std::future::poll_fn(|cx| task.poll(cx)).await;
     drop(task);
@@ -133,8 +132,6 @@ struct Task<'a, D, C> {
     end: Option<Ended>,
     reading: Timer,
     writing: Timer,
-    /// The client was told that it is to open no more streams; until then it may not know.
-    parting: Option<Timer>,
 }
 
 thread_local! {
@@ -316,20 +313,6 @@ impl<D: Future<Output = ()>, C: Future<Output = ()>> Task<'_, D, C> {
             && drained.as_mut().poll(cx).is_ready()
         {
             self.drained = None;
-            let mut state = self.session.state.borrow_mut();
-            match connection.slot.lingers() {
-                true => {
-                    state.announce();
-                    self.parting = Some(Timer::default());
-                }
-                false => state.goodbye(Code::None),
-            }
-            return true;
-        }
-        if let Some(parting) = &mut self.parting
-            && (!connection.slot.lingers() || parting.poll(cx, LAST_CHANCE).is_ready())
-        {
-            self.parting = None;
             self.session.state.borrow_mut().goodbye(Code::None);
             return true;
         }
@@ -348,7 +331,7 @@ impl<D: Future<Output = ()>, C: Future<Output = ()>> Task<'_, D, C> {
         if self.running.is_empty() {
             connection.activity.set(State::Waiting);
             self.session.state.borrow_mut().output.rest();
-            if !amid && self.parting.is_none() {
+            if !amid {
                 let idle = self.idle.get_or_insert_with(|| connection.slot.unwanted());
                 if Pin::new(idle).poll(cx).is_ready() {
                     self.session.state.borrow_mut().goodbye(Code::None);

@@ -156,15 +156,6 @@ impl State {
         self.output.put(|out| frame::put_window_update(stream, increment, out));
     }
 
-    /// Sends a GOAWAY that takes nothing back: the client opens no more streams, and those that it has opened by now are
-    /// answered (RFC 9113, 6.8).
-    pub(super) fn announce(&mut self) {
-        const ALL: u32 = (1 << 31) - 1;
-        if !self.leaving {
-            self.output.put(|out| frame::put_goaway(ALL, Code::None, out));
-        }
-    }
-
     /// Sends GOAWAY, once.
     pub(super) fn goodbye(&mut self, code: Code) {
         if !std::mem::replace(&mut self.leaving, true) || code != Code::None {
