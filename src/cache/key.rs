@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use crate::base::hash::Quick;
@@ -74,7 +73,7 @@ const RECENT: usize = 256;
 const LONGEST: usize = 512;
 
 thread_local! {
-    static LATELY: RefCell<Vec<(Bytes, Key)>> = RefCell::new(vec![(Bytes::new(), Key::of(b"")); RECENT]);
+    static LATELY: RefCell<Vec<(Vec<u8>, Key)>> = RefCell::new(vec![(Vec::new(), Key::of(b"")); RECENT]);
 }
 
 impl Key {
@@ -86,17 +85,19 @@ impl Key {
     }
 
     /// As [`Key::of`], for what is asked again and again: a thread remembers some that it has lately digested.
-    pub fn recalled(text: &Bytes) -> Self {
+    pub fn recalled(text: &[u8]) -> Self {
         if text.len() > LONGEST {
             return Self::of(text);
         }
         let place = (Quick::default().hash_one(text) % RECENT as u64) as usize;
         LATELY.with_borrow_mut(|lately| match lately.get_mut(place) {
             Some((known, key)) if known == text => *key,
-            Some(other) => {
-                let key = Self::of(text);
-                *other = (text.clone(), key);
-                key
+            Some((known, key)) => {
+                // Copied: the request's own bytes are a part of a buffer that goes round.
+                known.clear();
+                known.extend_from_slice(text);
+                *key = Self::of(text);
+                *key
             }
             None => Self::of(text),
         })
@@ -222,11 +223,11 @@ mod tests {
     #[test]
     fn a_recalled_key_is_that_of_its_text() {
         // More than there are places for, so that they drive each other out.
-        let texts: Vec<Bytes> = (0..2 * RECENT).map(|n| Bytes::from(format!("http://a/{n}"))).collect();
-        let long = Bytes::from(vec![b'a'; LONGEST + 1]);
-        for text in texts.iter().chain(&texts).chain([&long, &long, &Bytes::new()]) {
-            assert_eq!(Key::recalled(text), Key::of(text));
-            assert_eq!(Key::recalled(text), Key::of(text), "at once again");
+        let texts: Vec<String> = (0..2 * RECENT).map(|n| format!("http://a/{n}")).collect();
+        let long = "a".repeat(LONGEST + 1);
+        for text in texts.iter().chain(&texts).chain([&long, &long, &String::new()]) {
+            assert_eq!(Key::recalled(text.as_bytes()), Key::of(text.as_bytes()));
+            assert_eq!(Key::recalled(text.as_bytes()), Key::of(text.as_bytes()), "at once again");
         }
     }
 
