@@ -1,5 +1,6 @@
 //! `listen … ssl` and the `ssl_*` directives, by a rustls client and by those that people use.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::kit::{Authority, Pair, Server, Setup, TlsClient, eventually, need};
@@ -472,6 +473,26 @@ fn keys_of_every_kind() {
     }
 }
 
+/// What openssl prints when it asks what the file `request` says.
+fn s_client(openssl: &Path, server: &Server, args: &[&str]) -> String {
+    let mut command = Command::new(openssl);
+    command.args(["s_client", "-ign_eof", "-tls1_3", "-connect", &server.address(0)]).args(args);
+    let input = std::fs::File::open(server.path("request")).expect("it was written");
+    let out = command.stdin(input).output().expect("openssl runs");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Asks, and keeps the session for [`early`].
+fn first_of_two(openssl: &Path, server: &Server) -> String {
+    s_client(openssl, server, &["-sess_out", &server.path("session").display().to_string()])
+}
+
+/// Asks again before the handshake is over.
+fn early(openssl: &Path, server: &Server) -> String {
+    let [session, request] = ["session", "request"].map(|name| server.path(name).display().to_string());
+    s_client(openssl, server, &["-sess_in", &session, "-early_data", &request])
+}
+
 #[test]
 fn requests_that_come_early() {
     let Some(openssl) = need("openssl") else { return };
@@ -480,20 +501,11 @@ fn requests_that_come_early() {
         "server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; ssl_early_data on;
         return 200 <$ssl_early_data|$ssl_session_reused>; }",
     );
-    let session = server.path("session").display().to_string();
-    let file = server.path("request").display().to_string();
-    let ask = |args: &[&str]| {
-        let mut command = Command::new(&openssl);
-        command.args(["s_client", "-ign_eof", "-tls1_3", "-connect", &server.address(0)]).args(args);
-        let input = std::fs::File::open(&file).expect("it was written");
-        let out = command.stdin(input).output().expect("openssl runs");
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    };
-    let first = ask(&["-sess_out", &session]);
+    let first = first_of_two(&openssl, &server);
     assert!(first.contains("<|.>"), "{first}");
-    let second = ask(&["-sess_in", &session, "-early_data", &file]);
+    let second = early(&openssl, &server);
     assert!(second.contains("Early data was accepted") && second.contains("<1|r>"), "{second}");
-    let again = ask(&["-sess_in", &session, "-early_data", &file]);
+    let again = early(&openssl, &server);
     assert!(!again.contains("Early data was accepted") && again.contains("<|.>"), "used twice: {again}");
 }
 
@@ -509,19 +521,10 @@ fn a_large_answer_to_who_asks_early_arrives_whole() {
         .start(
             "server { listen %%ADDR_0%% ssl; ssl_certificate a.crt; ssl_certificate_key a.key; ssl_early_data on; }",
         );
-    let session = server.path("session").display().to_string();
-    let file = server.path("request").display().to_string();
-    let ask = |args: &[&str]| {
-        let mut command = Command::new(&openssl);
-        command.args(["s_client", "-ign_eof", "-tls1_3", "-connect", &server.address(0)]).args(args);
-        let input = std::fs::File::open(&file).expect("it was written");
-        command.stdin(input).output().expect("openssl runs").stdout
-    };
     for _ in 0..3 {
-        ask(&["-sess_out", &session]);
-        let said = ask(&["-sess_in", &session, "-early_data", &file]);
+        first_of_two(&openssl, &server);
         // The request stands twice in what is asked: once early, and once as the program's input.
-        let came = said.iter().filter(|&&byte| byte == b'#').count();
+        let came = early(&openssl, &server).matches('#').count();
         assert!(came >= SIZE, "{came} bytes came of {SIZE}");
     }
 }
