@@ -5,6 +5,7 @@ pub mod buffers;
 pub mod clock;
 pub mod glob;
 pub mod hash;
+pub mod lately;
 pub mod names;
 pub mod regex;
 pub mod release;

@@ -16,6 +16,7 @@ use moka::sync::Cache;
 use super::key::{Hashing, Key};
 use super::stored::Stored;
 use crate::base::clock;
+use crate::base::lately::Lately;
 
 type Hot = Cache<(u64, Key), Arc<Kept>, Hashing>;
 
@@ -65,45 +66,31 @@ pub fn set_size(size: u64) {
     FORGOTTEN.fetch_add(1, Ordering::Release);
 }
 
-/// What a thread has found within this second: it need not be looked up again. Once a second it is, so the tier knows what
-/// is in use. It is not held: what the tier lets go is gone.
-struct Recent {
-    second: u64,
-    /// `FORGOTTEN` then.
-    forgotten: u64,
-    key: (u64, Key),
-    kept: Weak<Kept>,
-}
+/// What a thread has found within this second, and how many files were forgotten before: it need not be looked up again.
+/// Once a second it is, so the tier knows what is in use. It is not held: what the tier lets go is gone.
+type Recent = Lately<(u64, Key), (u64, Weak<Kept>), 16_384>;
 
 /// How many files were forgotten so far.
 static FORGOTTEN: AtomicU64 = AtomicU64::new(0);
 
-/// How many a thread remembers; a key has one place.
-const RECENT: usize = 256;
-
 thread_local! {
-    static LATELY: RefCell<Vec<Option<Recent>>> = RefCell::new((0..RECENT).map(|_| None).collect());
+    static LATELY: RefCell<Recent> = const { RefCell::new(Lately::EMPTY) };
 }
 
 /// The file of a key of the store of that number, if it is here and is the one that the index tells of.
 pub fn get(store: u64, key: Key, number: u32) -> Option<Arc<Kept>> {
-    let key = (store, key);
-    let (second, forgotten) = (clock::seconds(), FORGOTTEN.load(Ordering::Acquire));
-    let place = usize::from(key.1.0[0]) % RECENT;
+    let (now, forgotten) = (clock::seconds(), FORGOTTEN.load(Ordering::Acquire));
+    let same = |known: &(u64, Key)| *known == (store, key);
     LATELY.with_borrow_mut(|lately| {
-        let recent = lately.get_mut(place)?;
-        if let Some(known) = recent
-            && (known.second, known.forgotten, known.key) == (second, forgotten, key)
-            && let Some(kept) = known.kept.upgrade()
+        if let Some((second, known)) = lately.find(key.bits(), same)
+            && (second, known.0) == (now, forgotten)
+            && let Some(kept) = known.1.upgrade()
             && kept.number == number
         {
             return Some(kept);
         }
-        let kept = HOT.load().as_ref()?.get(&key).filter(|kept| kept.number == number)?;
-        // Whoever was first in this second stays: with many files in turn, each would only drive out another.
-        if recent.as_ref().is_none_or(|known| known.key == key || known.second != second) {
-            *recent = Some(Recent { second, forgotten, key, kept: Arc::downgrade(&kept) });
-        }
+        let kept = HOT.load().as_ref()?.get(&(store, key)).filter(|kept| kept.number == number)?;
+        lately.put(now, key.bits(), same, || (store, key), (forgotten, Arc::downgrade(&kept)));
         Some(kept)
     })
 }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
 
+use crate::base::clock;
 use crate::base::hash::Quick;
+use crate::base::lately::Lately;
 use crate::wire::byte;
 
 /// The name of a cache entry.
@@ -67,13 +69,12 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// How many texts a thread remembers with their keys; a text has one place.
-const RECENT: usize = 256;
-/// Longer ones are not remembered.
+/// Longer texts are not remembered.
 const LONGEST: usize = 512;
 
 thread_local! {
-    static LATELY: RefCell<Vec<(Vec<u8>, Key)>> = RefCell::new(vec![(Vec::new(), Key::of(b"")); RECENT]);
+    /// What a thread has digested lately, as copies: a request's own bytes are a part of a buffer that goes round.
+    static LATELY: RefCell<Lately<Vec<u8>, Key, 4096>> = const { RefCell::new(Lately::EMPTY) };
 }
 
 impl Key {
@@ -84,23 +85,26 @@ impl Key {
         Self(Md5::digest(text).into())
     }
 
-    /// As [`Key::of`], for what is asked again and again: a thread remembers some that it has lately digested.
+    /// As [`Key::of`], for what is asked again and again: a thread remembers what it has lately digested.
     pub fn recalled(text: &[u8]) -> Self {
         if text.len() > LONGEST {
             return Self::of(text);
         }
-        let place = (Quick::default().hash_one(text) % RECENT as u64) as usize;
-        LATELY.with_borrow_mut(|lately| match lately.get_mut(place) {
-            Some((known, key)) if known == text => *key,
-            Some((known, key)) => {
-                // Copied: the request's own bytes are a part of a buffer that goes round.
-                known.clear();
-                known.extend_from_slice(text);
-                *key = Self::of(text);
-                *key
+        let hash = Quick::default().hash_one(text);
+        let same = |known: &Vec<u8>| known == text;
+        LATELY.with_borrow_mut(|lately| match lately.find(hash, same) {
+            Some((_, key)) => *key,
+            None => {
+                let key = Self::of(text);
+                lately.put(clock::seconds(), hash, same, || text.into(), key);
+                key
             }
-            None => Self::of(text),
         })
+    }
+
+    /// Its first half: as good a hash as any where no table is to be filled by who chooses what is digested.
+    pub fn bits(self) -> u64 {
+        self.0.first_chunk().copied().map_or(0, u64::from_ne_bytes)
     }
 
     /// The key of the variant that a request asks for: its values of the fields that `vary` names go into the hash behind
@@ -222,8 +226,8 @@ mod tests {
 
     #[test]
     fn a_recalled_key_is_that_of_its_text() {
-        // More than there are places for, so that they drive each other out.
-        let texts: Vec<String> = (0..2 * RECENT).map(|n| format!("http://a/{n}")).collect();
+        // More than there are places for at first.
+        let texts: Vec<String> = (0..1000).map(|n| format!("http://a/{n}")).collect();
         let long = "a".repeat(LONGEST + 1);
         for text in texts.iter().chain(&texts).chain([&long, &long, &String::new()]) {
             assert_eq!(Key::recalled(text.as_bytes()), Key::of(text.as_bytes()));

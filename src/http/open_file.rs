@@ -28,6 +28,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::plan::Plan;
 use super::request::Request;
 use crate::base::hash::Quick;
+use crate::base::lately::Lately;
 use crate::base::{clock, units};
 use crate::conf::error::Fault;
 use crate::conf::module::{Arity, Directive, EVERYWHERE, Level, Module, Section};
@@ -645,20 +646,12 @@ struct Entry {
     uses: u64,
 }
 
-/// An entry that a thread has used within this second: it need not be looked up again. Once a second it is, so the
-/// cache knows which entries are in use. It is not held: when the cache lets it go, its file closes.
-struct Recent {
-    cache: u64,
-    second: u64,
-    path: Box<[u8]>,
-    entry: Weak<Mutex<Entry>>,
-}
-
-/// How many a thread remembers; a path has one place.
-const RECENT: usize = 256;
+/// The entries that a thread has used within this second, by cache and path: they need not be looked up again. Once a
+/// second they are, so the cache knows which are in use. They are not held: what the cache lets go is closed.
+type Recent = Lately<(u64, Box<[u8]>), Weak<Mutex<Entry>>, 16_384>;
 
 thread_local! {
-    static LATELY: RefCell<Vec<Option<Recent>>> = RefCell::new((0..RECENT).map(|_| None).collect());
+    static LATELY: RefCell<Recent> = const { RefCell::new(Lately::EMPTY) };
 }
 
 impl Cache {
@@ -699,29 +692,17 @@ impl Cache {
     }
 
     fn find(&self, path: &[u8], now: u64) -> Option<Arc<Mutex<Entry>>> {
-        let place = (Quick::default().hash_one(path) % RECENT as u64) as usize;
+        let hash = Quick::default().hash_one(path);
+        let same = |(cache, known): &(u64, Box<[u8]>)| *cache == self.number && **known == *path;
         LATELY.with_borrow_mut(|lately| {
-            let recent = lately.get_mut(place)?;
-            if let Some(known) = recent
-                && known.cache == self.number
-                && known.second == now
-                && *known.path == *path
-                && let Some(entry) = known.entry.upgrade()
+            if let Some((second, known)) = lately.find(hash, same)
+                && second == now
+                && let Some(entry) = known.upgrade()
             {
                 return Some(entry);
             }
             let entry = self.entries.get(path)?;
-            match recent {
-                Some(known) if *known.path == *path => {
-                    (known.cache, known.second, known.entry) = (self.number, now, Arc::downgrade(&entry));
-                }
-                // Whoever was first in this second stays: with many files in turn, each would only drive out another.
-                Some(known) if known.second == now => {}
-                Some(_) | None => {
-                    let entry = Arc::downgrade(&entry);
-                    *recent = Some(Recent { cache: self.number, second: now, path: path.into(), entry });
-                }
-            }
+            lately.put(now, hash, same, || (self.number, path.into()), Arc::downgrade(&entry));
             Some(entry)
         })
     }
