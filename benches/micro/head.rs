@@ -5,7 +5,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use weir::http::fields::Fields;
-use weir::http::request::RequestHead;
+use weir::http::request::{LineText, RequestHead};
 use weir::wire::http1::field::{FieldParser, Line, NameRules};
 use weir::wire::http1::message;
 use weir::wire::http1::request::LineParser;
@@ -43,10 +43,13 @@ pub fn parse(raw: &Bytes) -> (RequestHead, uri::Uri) {
     let fields = Fields::of(raw.clone(), &fields);
     let host = fields.first("Host").and_then(|field| message::host(field.value).map(|host| host.name.into_owned()));
     let head = RequestHead {
-        line: line.line.slice(raw),
-        method: line.method.slice(raw),
-        target: line.target.slice(raw),
-        protocol: line.protocol.slice(raw),
+        line: LineText {
+            text: raw.clone(),
+            whole: line.line,
+            method: line.method,
+            target: line.target,
+            protocol: line.protocol,
+        },
         version: line.version,
         host: host.map(Bytes::from),
         fields,

@@ -62,7 +62,7 @@ impl Site {
     pub fn request(&self) -> Rc<Request> {
         let (head, uri) = head::parse(&self.raw);
         let begun = Begun { path: uri.path.into_bytes(), args: uri.args, ..Begun::default() };
-        let request = Request::new(self.connection.clone(), head, begun);
+        let request = Request::new(self.connection.clone(), Rc::new(head), begun);
         request.keepalive.set(true);
         request.sent(Box::new(answer()));
         request

@@ -116,7 +116,7 @@ impl request::Request {
             conn: self.connection.slot.number(),
             client: Some(&client),
             server: Some(&self.server().name),
-            request: Some(&main.head.line).filter(|line| !line.is_empty()).map(|line| line.as_ref()),
+            request: Some(main.head.line()).filter(|line| !line.is_empty()),
             subrequest: Some(path.as_ref()).filter(|_| self.is_subrequest()),
             upstream: Some(upstream.as_slice()).filter(|url| !url.is_empty()),
             host: main.field("Host"),

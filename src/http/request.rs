@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::connection::Connection;
@@ -27,17 +27,12 @@ use crate::log::Level;
 use crate::net::accept::Peer;
 use crate::upstream::{Attempt, UpstreamUrl};
 use crate::wire::http1::request::Version;
+use crate::wire::span::Span;
 
 /// What the client sent, as it sent it. Subrequests share their parent's.
 #[derive(Debug)]
 pub struct RequestHead {
-    /// The request line without its line end.
-    pub line: Bytes,
-    pub method: Bytes,
-    /// The target as sent: nginx's `unparsed_uri`.
-    pub target: Bytes,
-    /// `HTTP/1.1`; empty for HTTP/0.9, which does not name itself.
-    pub protocol: Bytes,
+    pub line: LineText,
     pub version: Version,
     /// Without the lines that `ignore_invalid_headers` dropped.
     pub fields: Fields,
@@ -54,14 +49,40 @@ pub struct RequestHead {
     pub size: u64,
 }
 
+/// The request line as the client sent it: places in bytes that have it, so that all its parts are held by one reference.
+#[derive(Clone, Debug, Default)]
+pub struct LineText {
+    pub text: Bytes,
+    /// The line without its end.
+    pub whole: Span,
+    pub method: Span,
+    pub target: Span,
+    pub protocol: Span,
+}
+
+impl LineText {
+    /// A line made of its parts.
+    pub fn of(method: &[u8], target: &[u8], protocol: &[u8]) -> Self {
+        let mut text = BytesMut::with_capacity(method.len() + target.len() + protocol.len() + 2);
+        let mut add = |part: &[u8]| {
+            let start = text.len();
+            text.extend_from_slice(part);
+            Span::new(start, text.len())
+        };
+        let method = add(method);
+        add(b" ");
+        let target = add(target);
+        add(b" ");
+        let protocol = add(protocol);
+        Self { whole: Span::new(0, text.len()), text: text.freeze(), method, target, protocol }
+    }
+}
+
 impl RequestHead {
     /// Of a request of which nothing has come.
     pub fn empty() -> Self {
         Self {
-            line: Bytes::new(),
-            method: Bytes::new(),
-            target: Bytes::new(),
-            protocol: Bytes::new(),
+            line: LineText::default(),
             version: Version::HTTP_10,
             fields: Fields::default(),
             host: None,
@@ -76,6 +97,30 @@ impl RequestHead {
     /// The first field of that name.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.first(name).map(|field| field.value)
+    }
+
+    /// The request line without its end.
+    pub fn line(&self) -> &[u8] {
+        self.line.whole.of(&self.line.text)
+    }
+
+    pub fn method(&self) -> Bytes {
+        self.line.method.slice(&self.line.text)
+    }
+
+    /// The target as sent: nginx's `unparsed_uri`.
+    pub fn target(&self) -> &[u8] {
+        self.line.target.of(&self.line.text)
+    }
+
+    /// The same, to keep.
+    pub fn target_bytes(&self) -> Bytes {
+        self.line.target.slice(&self.line.text)
+    }
+
+    /// `HTTP/1.1`; empty for HTTP/0.9, which does not name itself.
+    pub fn protocol(&self) -> &[u8] {
+        self.line.protocol.of(&self.line.text)
     }
 }
 
@@ -153,8 +198,8 @@ pub struct Request {
     /// The normalised path.
     path: RefCell<Bytes>,
     args: RefCell<Bytes>,
-    /// What `error_page` and subrequests make of the client's method.
-    method: RefCell<Bytes>,
+    /// What `error_page` and subrequests make of the client's method; `None` leaves it.
+    method: RefCell<Option<Bytes>>,
     server: Cell<ServerId>,
     location: Cell<LocationId>,
     /// Behind an internal redirect: `internal` locations are open.
@@ -186,6 +231,8 @@ pub struct Request {
 
     /// The connection may serve another request after this one.
     pub keepalive: Cell<bool>,
+    /// The client has said all that it will say on this connection.
+    pub last_word: Cell<bool>,
     /// This request is for one slice of a body (`slice`), which begins at this byte.
     pub slice: Cell<Option<u64>>,
     pub limit_rate: Cell<Option<u64>>,
@@ -256,7 +303,7 @@ pub const JUMPS: u8 = 11;
 const DEPTH: u8 = 100;
 
 impl Request {
-    pub fn new(connection: Rc<Connection>, head: RequestHead, begun: Begun) -> Rc<Self> {
+    pub fn new(connection: Rc<Connection>, head: Rc<RequestHead>, begun: Begun) -> Rc<Self> {
         let Begun { path, args, server, body, stream } = begun;
         let location = connection.http.server(server).root;
         Rc::new(Self {
@@ -265,7 +312,7 @@ impl Request {
             stream,
             path: RefCell::new(path),
             args: RefCell::new(args),
-            method: RefCell::new(head.method.clone()),
+            method: RefCell::default(),
             server: Cell::new(server),
             location: Cell::new(location),
             internal: Cell::new(false),
@@ -283,6 +330,7 @@ impl Request {
             captures: RefCell::default(),
             extensions: RefCell::default(),
             keepalive: Cell::new(false),
+            last_word: Cell::new(false),
             slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
@@ -303,7 +351,7 @@ impl Request {
             named: OnceCell::new(),
             background: Cell::new(false),
             parent: None,
-            head: Rc::new(head),
+            head,
             connection,
         })
     }
@@ -320,7 +368,7 @@ impl Request {
             number: parent.number,
             path: RefCell::new(path),
             args: RefCell::new(args),
-            method: RefCell::new(Bytes::from_static(b"GET")),
+            method: RefCell::new(Some(Bytes::from_static(b"GET"))),
             server: Cell::new(parent.server.get()),
             location: Cell::new(parent.server().root),
             internal: Cell::new(true),
@@ -338,6 +386,7 @@ impl Request {
             captures: RefCell::default(),
             extensions: RefCell::default(),
             keepalive: Cell::new(false),
+            last_word: Cell::new(false),
             slice: Cell::new(None),
             limit_rate: Cell::new(None),
             limit_rate_after: Cell::new(None),
@@ -364,7 +413,7 @@ impl Request {
     /// seen in this one's variables of upstreams.
     pub fn again(self: &Rc<Self>) -> Self {
         let again = Self::child(self, self.path(), self.args());
-        again.method.replace(self.method());
+        again.set_method(self.method());
         again.location.set(self.location.get());
         again.internal.set(self.internal.get());
         again.location_valid.set(self.location_valid.get());
@@ -380,14 +429,10 @@ impl Request {
 
     /// A GET of another target in the same location, with this request's fields: for what variables say of it, not to be
     /// answered.
-    pub fn about(self: &Rc<Self>, target: Bytes, path: Bytes, args: Bytes) -> Self {
+    pub fn about(self: &Rc<Self>, target: &[u8], path: Bytes, args: Bytes) -> Self {
         let head = &self.head;
-        let get = Bytes::from_static(b"GET");
         let about = RequestHead {
-            line: [b"GET ", target.as_ref(), b" ", head.protocol.as_ref()].concat().into(),
-            method: get.clone(),
-            target,
-            protocol: head.protocol.clone(),
+            line: LineText::of(b"GET", target, head.protocol()),
             version: head.version,
             fields: head.fields.clone(),
             host: head.host.clone(),
@@ -401,7 +446,6 @@ impl Request {
         request.head = Rc::new(about);
         request.parent = None; // `$request_method` is its own
         request.kept = Kept::default();
-        request.method.replace(get);
         request.location.set(self.location.get());
         request.location_valid.set(self.location_valid.get());
         request.target_valid.set(self.target_valid.get());
@@ -477,15 +521,15 @@ impl Request {
     }
 
     pub fn method(&self) -> Bytes {
-        self.method.borrow().clone()
+        self.method.borrow().clone().unwrap_or_else(|| self.head.method())
     }
 
     pub fn set_method(&self, method: Bytes) {
-        self.method.replace(method);
+        self.method.replace(Some(method));
     }
 
     pub fn is_method(&self, method: &str) -> bool {
-        self.method.borrow().as_ref() == method.as_bytes()
+        self.with_method(|own| own == method.as_bytes())
     }
 
     /// The answer has no body, whatever its head says.
@@ -494,8 +538,12 @@ impl Request {
     }
 
     pub fn is_get_or_head(&self) -> bool {
-        let method = self.method.borrow();
-        matches!(method.as_ref(), b"GET" | b"HEAD")
+        self.with_method(|method| matches!(method, b"GET" | b"HEAD"))
+    }
+
+    fn with_method<T>(&self, ask: impl FnOnce(&[u8]) -> T) -> T {
+        let LineText { text, method, .. } = &self.head.line;
+        ask(self.method.borrow().as_deref().unwrap_or_else(|| method.of(text)))
     }
 
     /// The first request field of that name.

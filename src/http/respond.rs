@@ -153,7 +153,7 @@ fn builtin(request: &Request, status: u16) -> Response {
             page.push_str("<!-- a padding to disable MSIE and Chrome friendly error page -->\r\n");
         }
     }
-    let mut head = Head::new(status);
+    let mut head = Head::boxed(status);
     head.content_type = Some(Bytes::from_static(b"text/html"));
     head.content_length = Some(page.len() as u64);
     Response::new(head, Body::memory(page))
@@ -220,7 +220,7 @@ fn pads(request: &Request) -> bool {
 
 /// `msie_refresh`: a page that redirects itself.
 fn refresh(request: &Request) -> Response {
-    let mut head = Head::new(200);
+    let mut head = Head::boxed(200);
     request.pay(&mut head);
     request.error_status.set(200);
     let target = head.location.take().unwrap_or_default();

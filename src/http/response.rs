@@ -74,6 +74,13 @@ impl Head {
         Self { status, ..Self::default() }
     }
 
+    /// The same where it will stand: half a kilobyte is not moved there.
+    pub fn boxed(status: u16) -> Box<Self> {
+        let mut head = Box::<Self>::default();
+        head.status = status;
+        head
+    }
+
     pub fn add(&mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.fields.push(Field::new(name, value));
     }
@@ -157,13 +164,13 @@ pub struct Response {
 }
 
 impl Response {
-    pub fn new(head: Head, body: Body) -> Self {
-        Self { head: Box::new(head), body }
+    pub fn new(head: impl Into<Box<Head>>, body: Body) -> Self {
+        Self { head: head.into(), body }
     }
 
     /// A short text from memory.
     pub fn text(status: u16, content_type: Bytes, text: Bytes) -> Self {
-        let mut head = Head::new(status);
+        let mut head = Head::boxed(status);
         head.content_type = Some(content_type);
         head.content_length = Some(text.len() as u64);
         Self::new(head, Body::memory(text))

@@ -272,7 +272,7 @@ fn with_certificates(
     config: &Arc<ServerConfig>,
     dynamic: &dyn Choose,
 ) -> Option<Arc<ServerConfig>> {
-    let head = RequestHead::empty();
+    let head = Rc::new(RequestHead::empty());
     let server = connection.server.get();
     let request = Request::new(connection.clone(), head, Begun { server, ..Begun::default() });
     match dynamic.certificates(&request) {

@@ -117,7 +117,12 @@ impl Io {
         if let Some(tls) = self.tls.get() {
             return tls.borrow_mut().poll_writev(&self.stream, cx, slices);
         }
-        poll_out(&self.stream, cx, || self.stream.try_write_vectored(slices))
+        poll_out(&self.stream, cx, || send(&self.stream, slices))
+    }
+
+    /// As [`Io::poll_writev`], of one slice.
+    pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_writev(cx, &[IoSlice::new(bytes)])
     }
 
     /// As [`Io::poll_writev`], of what will be followed by part of a file at once: the kernel may wait to fill a packet,
@@ -129,12 +134,16 @@ impl Io {
         poll_out(&self.stream, cx, || send_more(&self.stream, slices))
     }
 
-    /// Writes what the socket takes of one slice, by the cheaper call.
-    pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// As [`Io::poll_writev`], of all that is still to be written on this connection: the kernel may keep the end of it
+    /// until the close, and both leave in one packet. With TLS, the end of the session does too. What is not taken is
+    /// offered again.
+    pub fn poll_write_last(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_writev(&self.stream, cx, &[IoSlice::new(bytes)]);
+            let mut tls = tls.borrow_mut();
+            tls.last_write();
+            return tls.poll_writev(&self.stream, cx, slices);
         }
-        poll_out(&self.stream, cx, || self.stream.try_write(bytes))
+        poll_out(&self.stream, cx, || send_more(&self.stream, slices))
     }
 
     /// Sends what the socket takes of `file`, from `offset`. 0 is the end of the file.
@@ -224,14 +233,6 @@ impl Io {
         }
     }
 
-    /// The next write is the last, and what it does not take is offered again: with TLS, the end of the session leaves
-    /// with it.
-    pub fn last_write(&self) {
-        if let Some(tls) = self.tls.get() {
-            tls.borrow_mut().last_write();
-        }
-    }
-
     /// Says that nothing more will be written.
     pub fn shutdown_write(&self) {
         if let Some(tls) = self.tls.get() {
@@ -271,11 +272,21 @@ pub(super) fn poll_out(
     }
 }
 
+/// See [`Io::poll_writev`]. The cheaper call for one slice, and not the C library's: there it can be cancelled, which costs
+/// two locked instructions each time.
+pub(super) fn send(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    match slices {
+        [one] => stream.try_io(Interest::WRITABLE, || Ok(rustix::net::send(stream, one, SendFlags::NOSIGNAL)?)),
+        some => stream.try_write_vectored(some),
+    }
+}
+
 /// See [`Io::poll_send_more`].
 pub(super) fn send_more(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-    stream.try_io(Interest::WRITABLE, || {
-        Ok(rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), flags)?)
+    stream.try_io(Interest::WRITABLE, || match slices {
+        [one] => Ok(rustix::net::send(stream, one, flags)?), // the cheaper call
+        some => Ok(rustix::net::sendmsg(stream, some, &mut SendAncillaryBuffer::default(), flags)?),
     })
 }
 

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use crate::http::connection::Connection;
 use crate::http::fields::Fields;
 use crate::http::plan::ServerId;
-use crate::http::request::{Begun, Request, RequestHead};
+use crate::http::request::{Begun, LineText, Request, RequestHead};
 use crate::http::server::ServerSettings;
 use crate::http::upload::{Framing, Upload};
 use crate::log::{Level, Raw};
@@ -308,11 +308,12 @@ impl<'a> Parts<'a> {
         let raw = connection.input.borrow_mut().split_to(end).freeze();
         self.end = end;
         let uri = self.normal.take().map(|normal| normal.freeze(&raw));
-        let mut head = self.head(&raw, Some(line));
+        let fields = Fields::of(raw.clone(), &self.fields);
+        let first = |name| fields.first(name).map(|field| field.value);
         let essentials = Essentials {
-            host: head.field("Host"),
-            content_length: head.field("Content-Length"),
-            transfer_encoding: head.field("Transfer-Encoding"),
+            host: first("Host"),
+            content_length: first("Content-Length"),
+            transfer_encoding: first("Transfer-Encoding"),
         };
         let body = essentials.body(line.known, line.version, false);
         let framing = match body {
@@ -328,8 +329,8 @@ impl<'a> Parts<'a> {
             Ok(message::Body::Length(length)) => Some(length),
             _ => None,
         };
-        head.content_length = length;
-        head.chunked = matches!(body, Ok(message::Body::Chunked));
+        let chunked = matches!(body, Ok(message::Body::Chunked));
+        let head = Rc::new(RequestHead { content_length: length, chunked, ..self.head(raw, fields, Some(line)) });
         let keepalive = keeps_alive(&head);
         let begun = Begun { path, args, server: self.server, body: Upload::new(framing), stream: None };
         let request = Request::new(connection.clone(), head, begun);
@@ -353,6 +354,7 @@ impl<'a> Parts<'a> {
             request.keepalive.set(false);
             return Head::Refused(request, error.status());
         }
+        request.last_word.set(!keepalive && matches!(body, Ok(message::Body::None)));
         Head::Request(request)
     }
 
@@ -363,15 +365,18 @@ impl<'a> Parts<'a> {
     }
 
     /// What was understood so far, over the bytes `raw`.
-    fn head(&self, raw: &Bytes, line: Option<RequestLine>) -> RequestHead {
-        let (host, host_port) = self.host.as_ref().map_or((None, 0), |host| (Some(host.bytes(raw)), host.port));
+    fn head(&self, raw: Bytes, fields: Fields, line: Option<RequestLine>) -> RequestHead {
+        let (host, host_port) = self.host.as_ref().map_or((None, 0), |host| (Some(host.bytes(&raw)), host.port));
+        let text = match line {
+            Some(RequestLine { line: whole, method, target, protocol, .. }) => {
+                LineText { text: raw, whole, method, target, protocol }
+            }
+            None => LineText::default(),
+        };
         RequestHead {
-            line: line.map(|line| line.line.slice(raw)).unwrap_or_default(),
-            method: line.map(|line| line.method.slice(raw)).unwrap_or_default(),
-            target: line.map(|line| line.target.slice(raw)).unwrap_or_default(),
-            protocol: line.map(|line| line.protocol.slice(raw)).unwrap_or_default(),
+            line: text,
             version: line.map_or(Version::HTTP_09, |line| line.version),
-            fields: Fields::of(raw.clone(), &self.fields),
+            fields,
             host,
             host_port,
             content_length: None,
@@ -385,7 +390,7 @@ impl<'a> Parts<'a> {
     #[cold]
     fn begin(&self) -> Rc<Request> {
         let raw = Bytes::copy_from_slice(&self.connection.input.borrow());
-        let head = self.head(&raw, self.line);
+        let head = self.head(raw.clone(), Fields::of(raw.clone(), &self.fields), self.line);
         let head = match self.line {
             Some(_) => head,
             // nginx shows what it has of a line that it could not read, and answers as to HTTP/1.0.
@@ -394,12 +399,17 @@ impl<'a> Parts<'a> {
                 let start = raw.iter().position(|byte| !is_end(byte)).unwrap_or(raw.len());
                 let held = raw.len().min(start.saturating_add(self.settings.large_buffers().size));
                 let end = raw.iter().take(held).skip(start).position(is_end).map_or(held, |len| start + len);
-                RequestHead { line: raw.slice(start..end), version: Version::HTTP_10, ..head }
+                let line = LineText { text: raw.slice(start..end), whole: Span::new(0, end - start), ..head.line };
+                RequestHead { line, version: Version::HTTP_10, ..head }
             }
         };
         let uri = self.normal.clone().and_then(|normal| normal.freeze(&raw).ok());
         let (path, args) = uri.map_or_else(Default::default, |uri| (uri.path.into_bytes(), uri.args));
-        Request::new(self.connection.clone(), head, Begun { path, args, server: self.server, ..Begun::default() })
+        Request::new(
+            self.connection.clone(),
+            Rc::new(head),
+            Begun { path, args, server: self.server, ..Begun::default() },
+        )
     }
 
     #[cold]

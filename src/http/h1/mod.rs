@@ -297,8 +297,9 @@ async fn write(request: &Rc<Request>, response: Response) -> Result<(), send::Un
     }
     let next = match request.keepalive.get() {
         true if request.body.is_done() && !request.connection.input.borrow().is_empty() => send::Next::Response,
-        true => send::Next::Unknown,
-        false => send::Next::End,
+        // A client that still speaks would cost it the answer: what is unread at the close makes a reset of it.
+        false if request.last_word.get() && request.plan().core.post_action.is_none() => send::Next::End,
+        true | false => send::Next::Unknown,
     };
     if let Body::Tunnel(mut tunnel) = body {
         request.keepalive.set(false);

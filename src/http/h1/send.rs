@@ -38,7 +38,7 @@ pub enum Next {
     /// Another response, at once: a small one may wait for it in [`Output`].
     Response,
     Unknown,
-    /// The end of the connection.
+    /// The end of the connection, at once.
     End,
 }
 
@@ -197,16 +197,16 @@ impl Sender<'_> {
                 self.queue(Piece::Mem(head.split().freeze()));
                 return Ok(Begun::Head);
             };
-            if next == Next::End {
-                self.connection.io.last_write();
-            }
             // A call with one slice is the cheaper one, by more than the copy of a small body.
             let joined = rest.len() <= JOIN;
-            let wrote = if joined {
+            if joined {
                 head.extend_from_slice(&rest);
-                self.connection.io.poll_write(cx, head)
-            } else {
-                self.connection.io.poll_writev(cx, &[IoSlice::new(head), IoSlice::new(&rest)])
+            }
+            let both = [IoSlice::new(head), IoSlice::new(&rest)];
+            let slices = if joined { &both[..1] } else { &both };
+            let wrote = match next {
+                Next::End => self.connection.io.poll_write_last(cx, slices),
+                Next::Response | Next::Unknown => self.connection.io.poll_writev(cx, slices),
             };
             let wrote = match wrote {
                 Poll::Ready(Ok(wrote)) => wrote,

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::stream::Stream;
 use crate::http::connection::Connection;
 use crate::http::plan::ServerId;
-use crate::http::request::{Begun, Request, RequestHead};
+use crate::http::request::{Begun, LineText, Request, RequestHead};
 use crate::http::response::Field;
 use crate::http::upload::Upload;
 use crate::log::{Level, Raw};
@@ -65,7 +65,7 @@ struct Parts<'a> {
     host: Option<Bytes>,
     port: u16,
     /// The pseudo-fields are over.
-    line: Bytes,
+    line: Option<LineText>,
     fields: Vec<Field>,
     cookies: Vec<Span>,
 }
@@ -111,7 +111,7 @@ impl<'a> Parts<'a> {
             protocol: None,
             host: None,
             port: 0,
-            line: Bytes::new(),
+            line: None,
             fields: Vec::with_capacity(16),
             cookies: Vec::new(),
         }
@@ -124,16 +124,13 @@ impl<'a> Parts<'a> {
         let upgrade = self.upgrade().filter(|_| !refused);
         let uri = self.normal.take().map(|normal| normal.freeze(self.text));
         let tunnel = upgrade.is_some();
-        let method = match tunnel {
-            true => Bytes::from_static(b"GET"),
-            false => self.method.slice(self.text),
+        let line = match self.line.take() {
+            Some(line) => line,
+            None => LineText { whole: Span::default(), ..self.line_text() },
         };
         self.fields.extend(upgrade.into_iter().flatten());
         let head = RequestHead {
-            line: self.line,
-            method,
-            target: self.path.slice(self.text),
-            protocol: Bytes::from_static(b"HTTP/2.0"),
+            line,
             version: Version::HTTP_20,
             fields: self.fields.into_iter().collect(),
             host: self.host,
@@ -151,7 +148,10 @@ impl<'a> Parts<'a> {
         connection.begun.set(connection.now());
         let body = if tunnel || in_closed { Upload::default() } else { Upload::of(stream.clone()) };
         let begun = Begun { path, args, server: self.server, body, stream: Some(stream.clone()) };
-        let request = Request::new(connection.clone(), head, begun);
+        let request = Request::new(connection.clone(), Rc::new(head), begun);
+        if tunnel {
+            request.set_method(Bytes::from_static(b"GET"));
+        }
         let names = &connection.address().names;
         if let Some(host) = request.head.host.as_ref().filter(|_| names.has_patterns()) {
             names.choose(host).fill(&request);
@@ -235,7 +235,7 @@ impl<'a> Parts<'a> {
     }
 
     fn pseudo(&mut self, name: &[u8], value_at: Span) -> Result<(), Fault> {
-        if !self.line.is_empty() {
+        if self.line.is_some() {
             return Err(malformed("client sent out of order pseudo-headers"));
         }
         let value = value_at.of(self.text);
@@ -298,7 +298,7 @@ impl<'a> Parts<'a> {
 
     /// The request line that HTTP/1 would have had: `$request`.
     fn construct_line(&mut self) -> Result<(), Fault> {
-        if !self.line.is_empty() {
+        if self.line.is_some() {
             return Ok(());
         }
         for (part, name) in [(self.method, "method"), (self.scheme, "scheme"), (self.path, "path")] {
@@ -306,12 +306,12 @@ impl<'a> Parts<'a> {
                 return Err(malformed(format!("client sent no :{name} header")));
             }
         }
-        let mut line = BytesMut::with_capacity(self.method.len() + self.path.len() + 10);
-        for part in [self.method.of(self.text), b" ", self.path.of(self.text), b" HTTP/2.0"] {
-            line.extend_from_slice(part);
-        }
-        self.line = line.freeze();
+        self.line = Some(self.line_text());
         Ok(())
+    }
+
+    fn line_text(&self) -> LineText {
+        LineText::of(self.method.of(self.text), self.path.of(self.text), b"HTTP/2.0")
     }
 
     /// The head is whole: what it says taken together.

@@ -95,10 +95,7 @@ impl Output {
             slices[count] = IoSlice::new(&self.tail);
             count += 1;
         }
-        let wrote = match count {
-            1 => io.poll_write(cx, &slices[0]),
-            _ => io.poll_writev(cx, &slices[..count]),
-        };
+        let wrote = io.poll_writev(cx, &slices[..count]);
         if let Poll::Ready(Ok(wrote)) = wrote {
             self.consume(wrote);
         }

@@ -62,7 +62,7 @@ pub(super) async fn answer(session: Rc<Session>, request: Rc<Request>, stream: R
 
 /// A client that asks for a tunnel would take any success for one (RFC 8441, 4).
 fn is_deaf(request: &Request, response: &Response) -> bool {
-    let asked = request.head.line.starts_with(b"CONNECT ");
+    let asked = request.head.line().starts_with(b"CONNECT ");
     asked && matches!(response.head.status, 101 | 200..300) && !matches!(response.body, Body::Tunnel(_))
 }
 

@@ -36,17 +36,17 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
 }
 
 fn line(vars: &mut Definitions<Request>) -> Result<(), Fault> {
-    vars.define("request", Row::once(|r: &Request| Some(r.head.line.clone())))?;
+    vars.define("request", Row::once(|r: &Request| Some(r.head.line.whole.slice(&r.head.line.text))))?;
     vars.define("request_method", Row::each(|r: &Request| some(&r.main().method())))?;
     // nginx: a target that makes no sense is none.
-    vars.define("request_uri", Row::once(|r: &Request| some(&r.head.target).filter(|_| !r.path().is_empty())))?;
-    vars.define("server_protocol", Row::once(|r: &Request| some(&r.head.protocol)))
+    vars.define("request_uri", Row::once(|r: &Request| some(&r.head.target_bytes()).filter(|_| !r.path().is_empty())))?;
+    vars.define("server_protocol", Row::once(|r: &Request| some(&r.head.line.protocol.slice(&r.head.line.text))))
 }
 
 fn uri(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     for name in ["uri", "document_uri"] {
         // nginx: a path that could not be made sense of is empty, one that was never read is not there.
-        vars.define(name, Row::each(|r: &Request| Some(r.path()).filter(|_| !r.head.target.is_empty())))?;
+        vars.define(name, Row::each(|r: &Request| Some(r.path()).filter(|_| !r.head.target().is_empty())))?;
     }
     vars.define("query_string", Row::each(|r: &Request| some(&r.args())))?;
     vars.define(

@@ -252,7 +252,7 @@ fn read(directory: &Path) -> io::Result<(Vec<Entry>, Vec<Failed>)> {
 }
 
 fn respond(request: &Request, listing: Listing) -> Response {
-    let mut head = Head::new(200);
+    let mut head = Head::boxed(200);
     let content_type = match listing.style.format {
         Format::Html => "text/html",
         Format::Xml => "text/xml",

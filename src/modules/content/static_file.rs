@@ -97,7 +97,7 @@ fn add_slash(request: &Request, path: &[u8]) -> Refusal {
 /// A file that was found, as the answer to `path`.
 pub fn respond(request: &Request, path: &[u8], found: Found) -> Response {
     let Found { file, stat } = found;
-    let mut head = Head::new(200);
+    let mut head = Head::boxed(200);
     head.content_length = Some(stat.size);
     head.last_modified = Some(stat.mtime);
     head.content_type = Some(content_type(request, path));

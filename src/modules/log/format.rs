@@ -139,7 +139,7 @@ impl Format {
                     None => self.escape.append_missing(line),
                 }
             }
-            Fact::Request => self.escape.append(&request.head.line, line),
+            Fact::Request => self.escape.append(request.head.line(), line),
             Fact::Field(name) => self.field(name, request, line),
         }
     }

@@ -342,7 +342,7 @@ mod tests {
     use crate::conf::words::Context;
     use crate::http::build;
     use crate::http::connection::Connection;
-    use crate::http::request::{Begun, RequestHead};
+    use crate::http::request::{Begun, LineText, RequestHead};
     use crate::http::response::{Field, Head};
     use crate::log::{ErrorLog, Sinks};
     use crate::net::accept::{Crowd, Peer, Slot};
@@ -384,28 +384,27 @@ mod tests {
 
         let text = Bytes::from_static;
         let field = |name: &'static str, value: &'static str| Field::new(name, value);
-        let head = || RequestHead {
-            line: text(b"GET /some/ordinary/path.html?with=arguments HTTP/1.1"),
-            method: text(b"GET"),
-            target: text(b"/some/ordinary/path.html?with=arguments"),
-            protocol: text(b"HTTP/1.1"),
-            version: Version::HTTP_11,
-            fields: [
-                field("Host", "www.example.org"),
-                field("Connection", "keep-alive"),
-                field("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
-                field("Accept", "text/html,application/xhtml+xml"),
-                field("Accept-Encoding", "gzip, deflate, br"),
-                field("Referer", "https://www.example.org/some/other/page.html"),
-            ]
-            .into_iter()
-            .collect(),
-            host: Some(text(b"www.example.org")),
-            host_port: 0,
-            escaped: false,
-            content_length: None,
-            chunked: false,
-            size: 400,
+        let head = || {
+            Rc::new(RequestHead {
+                line: LineText::of(b"GET", b"/some/ordinary/path.html?with=arguments", b"HTTP/1.1"),
+                version: Version::HTTP_11,
+                fields: [
+                    field("Host", "www.example.org"),
+                    field("Connection", "keep-alive"),
+                    field("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+                    field("Accept", "text/html,application/xhtml+xml"),
+                    field("Accept-Encoding", "gzip, deflate, br"),
+                    field("Referer", "https://www.example.org/some/other/page.html"),
+                ]
+                .into_iter()
+                .collect(),
+                host: Some(text(b"www.example.org")),
+                host_port: 0,
+                escaped: false,
+                content_length: None,
+                chunked: false,
+                size: 400,
+            })
         };
         let count = 200_000;
         for name in ["off", "combined", "own"] {

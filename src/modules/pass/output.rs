@@ -39,11 +39,7 @@ pub fn poll_write(
                 slices[count] = IoSlice::new(bytes);
                 count += 1;
             }
-            let sent = match &slices[..count] {
-                [one] => io.poll_write(cx, one), // the cheaper call
-                several => io.poll_writev(cx, several),
-            };
-            ready!(sent).map_err(|error| ("writev", error))
+            ready!(io.poll_writev(cx, &slices[..count])).map_err(|error| ("writev", error))
         }
     };
     match wrote {

@@ -256,8 +256,13 @@ impl Reply {
     }
 
     /// The head for the client. `rewrite` is asked for the values that a protocol may change.
-    pub fn head(&self, settings: &Settings, role: Role, rewrite: impl Fn(Rewritten, &Bytes) -> Option<Bytes>) -> Head {
-        let mut head = Head::new(self.status);
+    pub fn head(
+        &self,
+        settings: &Settings,
+        role: Role,
+        rewrite: impl Fn(Rewritten, &Bytes) -> Option<Bytes>,
+    ) -> Box<Head> {
+        let mut head = Head::boxed(self.status);
         head.status_line.clone_from(&self.status_line);
         let came = &self.replied.fields;
         let mut fields = came.like();

@@ -450,7 +450,7 @@ impl Return {
             request.owe_location(text);
             return Err(Refusal::Status(self.status));
         }
-        let mut head = Head::new(self.status);
+        let mut head = Head::boxed(self.status);
         head.content_length = Some(text.len() as u64);
         head.content_type = Some(content_type(request, &request.path()));
         Ok(Response::new(head, Body::memory(text)))

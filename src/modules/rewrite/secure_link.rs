@@ -49,7 +49,7 @@ impl Module for SecureLink {
     fn link(level: &Level<'_>, plan: &mut Plan) -> Result<(), Fault> {
         let conf = level.location::<Self>();
         if let Some(secret) = conf.secure_link_secret.said() {
-            plan.secure_link = Some(Box::new(move |request| by_path(&request.head.target, &secret)));
+            plan.secure_link = Some(Box::new(move |request| by_path(&request.head.target_bytes(), &secret)));
             return Ok(());
         }
         if let (Some(link), Some(signed)) = (conf.secure_link.said(), conf.secure_link_md5.said()) {

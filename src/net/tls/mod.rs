@@ -37,7 +37,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use self::ktls::{Kernel, Keys};
-use super::io::{poll_out, send_more, sendfile};
+use super::io::{poll_out, send, send_more, sendfile};
 
 /// One connection's TLS. See the module's head.
 #[derive(Debug)]
@@ -498,7 +498,7 @@ impl Session {
         }
         while self.conn.wants_write() {
             ready!(stream.poll_write_ready(cx))?;
-            match self.conn.write_tls(&mut Sock(stream)) {
+            match self.conn.write_tls(&mut Sock { stream, last: self.last }) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
@@ -512,17 +512,21 @@ impl Session {
 }
 
 /// The socket as rustls writes to it.
-struct Sock<'a>(&'a TcpStream);
+struct Sock<'a> {
+    stream: &'a TcpStream,
+    /// The close follows at once: the end may leave with it, in one packet.
+    last: bool,
+}
 
 impl Write for Sock<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        self.write_vectored(&[IoSlice::new(bytes)])
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match slices {
-            [one] => self.0.try_write(one), // by the cheaper call
-            some => self.0.try_write_vectored(some),
+        match self.last {
+            true => send_more(self.stream, slices),
+            false => send(self.stream, slices),
         }
     }
 

@@ -60,11 +60,11 @@ struct Read {
 /// A head as clients get it that have no say in it.
 struct Made {
     settings: Weak<Settings>,
-    head: Head,
+    head: Box<Head>,
 }
 
 impl Read {
-    fn head<O: Origin>(&self, origin: &Arc<O>, request: &Request) -> Head {
+    fn head<O: Origin>(&self, origin: &Arc<O>, request: &Request) -> Box<Head> {
         let settings = origin.settings();
         let made = self.made.load();
         if let Some(made) = made.as_ref().filter(|made| made.settings.as_ptr() == Arc::as_ptr(settings)) {
@@ -79,7 +79,7 @@ impl Read {
     }
 }
 
-fn head<O: Origin>(origin: &Arc<O>, request: &Request, reply: &Reply) -> Head {
+fn head<O: Origin>(origin: &Arc<O>, request: &Request, reply: &Reply) -> Box<Head> {
     reply.head(origin.settings(), Role::Cached, |what, value| origin.rewrite(request, what, value))
 }
 
@@ -226,7 +226,7 @@ fn respond<O: Origin>(
     origin: &Arc<O>,
     request: &Rc<Request>,
     reply: &Reply,
-    mut head: Head,
+    mut head: Box<Head>,
     meta: &Meta,
     status: Status,
     body: impl FnOnce() -> std::io::Result<Body>,

@@ -56,19 +56,19 @@ pub fn changed(request: &Rc<Request>, head: &Head) -> Vec<Rc<Request>> {
     if !rfc9111::invalidates(&request.method(), head.status) {
         return Vec::new();
     }
-    let own = request.head.target.clone();
+    let own = request.head.target_bytes();
     let scheme = request.value_of("scheme").unwrap_or_default();
     let host = request.field_bytes("Host").unwrap_or_else(|| request.host());
     let path = uri::split_args(&own).0.to_vec();
     let location = head.location.as_deref().or_else(|| head.field("Location"));
     let named = [location, head.field("Content-Location")].into_iter().flatten();
     let named = named.filter_map(|reference| rfc9111::same_origin(reference, &scheme, &host, &path)).map(Bytes::from);
-    std::iter::once(own.clone()).chain(named).filter_map(|target| about(request, target)).collect()
+    std::iter::once(own.clone()).chain(named).filter_map(|target| about(request, &target)).collect()
 }
 
 /// The GET that a HEAD is about.
 pub fn as_get(request: &Rc<Request>) -> Option<Rc<Request>> {
-    about(request, request.head.target.clone())
+    about(request, request.head.target())
 }
 
 /// Whether what answered HEAD would, as an answer to GET, be what is stored: nothing that it says of itself is otherwise
@@ -81,8 +81,8 @@ pub fn is_same(stored: &Fields, newer: &Fields, len: u64) -> bool {
 }
 
 /// The GET of another target, as the client would send it: to ask what it is kept under, not to answer it.
-fn about(request: &Rc<Request>, target: Bytes) -> Option<Rc<Request>> {
-    let parts = uri::untrusted(&target).ok()?;
+fn about(request: &Rc<Request>, target: &[u8]) -> Option<Rc<Request>> {
+    let parts = uri::untrusted(target).ok()?;
     let args = parts.args.map(Bytes::copy_from_slice).unwrap_or_default();
     let path = Bytes::copy_from_slice(&parts.path);
     let about = request.about(target, path, args);

@@ -193,7 +193,7 @@ pub fn target(request: &Request, meant: &Uri, out: &mut BytesMut) {
         Uri::Replace { uri, location } => (uri.as_ref(), *location),
     };
     if uri.is_empty() && request.target_valid.get() {
-        return out.put_slice(&request.head.target);
+        return out.put_slice(request.head.target());
     }
     let path = request.path();
     let mut rest = path.as_ref();

@@ -493,7 +493,7 @@ impl Origin for Proxy {
 
     fn key(&self, request: &Rc<Request>) -> Result<Bytes, Refusal> {
         let meant = self.target.find(request)?;
-        let mut key = BytesMut::with_capacity(meant.key.len() + request.head.target.len() + 32); // most are no longer
+        let mut key = BytesMut::with_capacity(meant.key.len() + request.head.target().len() + 32); // most are no longer
         key.extend_from_slice(&meant.key);
         head::target(request, &meant.uri, &mut key);
         Ok(key.freeze())
