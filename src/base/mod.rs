@@ -7,6 +7,7 @@ pub mod glob;
 pub mod hash;
 pub mod lately;
 pub mod names;
+pub mod place;
 pub mod regex;
 pub mod release;
 pub mod row;

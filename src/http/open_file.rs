@@ -287,6 +287,7 @@ pub struct OpenFile {
     block: Option<usize>,
     /// The file system cannot say whether a read would have to wait.
     vague: AtomicBool,
+    device: u64,
     shelf: Shelf,
     etag: OnceLock<Bytes>,
 }
@@ -301,6 +302,10 @@ struct Shelf {
     used: AtomicBool,
     bytes: OnceLock<Bytes>,
 }
+
+/// The device whose file system was the last that could not say whether a read would have to wait: its other files need not
+/// be asked. There is hardly ever a second one (tmpfs cannot).
+static VAGUE: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// The largest file that is kept in memory; it is also the largest that is read rather than sent by sendfile.
 pub const SMALL: u64 = 32 * 1024;
@@ -332,7 +337,14 @@ impl Shelf {
 
 impl From<File> for OpenFile {
     fn from(file: File) -> Self {
-        Self { file, block: None, vague: AtomicBool::new(false), shelf: Shelf::default(), etag: OnceLock::new() }
+        Self {
+            file,
+            block: None,
+            vague: AtomicBool::new(false),
+            device: u64::MAX,
+            shelf: Shelf::default(),
+            etag: OnceLock::new(),
+        }
     }
 }
 
@@ -413,6 +425,7 @@ impl OpenFile {
             Err(Errno::AGAIN) => Ok(Nowait::Cold),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 self.vague.store(true, Ordering::Relaxed);
+                VAGUE.store(self.device, Ordering::Relaxed);
                 Ok(Nowait::Vague)
             }
             Err(errno) => Err(errno.into()),
@@ -508,6 +521,8 @@ impl Opener {
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         }
         let mut open = OpenFile::from(File::from(file));
+        open.device = stat.id.0;
+        open.vague = AtomicBool::new(VAGUE.load(Ordering::Relaxed) == open.device);
         if walk.kept.is_some() {
             return Ok(Found { file: Some(Arc::new(open)), stat });
         }

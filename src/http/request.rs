@@ -18,6 +18,7 @@ use super::plan::{Http, Location, LocationId, Plan, Server, ServerId};
 use super::response::{Field, Head, Replied};
 use super::stream::Stream;
 use super::upload::Upload;
+use crate::base::place;
 use crate::base::regex::Failed;
 use crate::both::Visitor;
 use crate::cache;
@@ -306,7 +307,7 @@ impl Request {
     pub fn new(connection: Rc<Connection>, head: Rc<RequestHead>, begun: Begun) -> Rc<Self> {
         let Begun { path, args, server, body, stream } = begun;
         let location = connection.http.server(server).root;
-        Rc::new(Self {
+        place::counted(|| Self {
             started: connection.begun.get(),
             number: connection.requests.get(),
             stream,

@@ -330,7 +330,8 @@ impl<'a> Parts<'a> {
             _ => None,
         };
         let chunked = matches!(body, Ok(message::Body::Chunked));
-        let head = Rc::new(RequestHead { content_length: length, chunked, ..self.head(raw, fields, Some(line)) });
+        let framed = (length, chunked);
+        let head = Rc::new(self.head(raw, fields, Some(line), framed));
         let keepalive = keeps_alive(&head);
         let begun = Begun { path, args, server: self.server, body: Upload::new(framing), stream: None };
         let request = Request::new(connection.clone(), head, begun);
@@ -365,7 +366,13 @@ impl<'a> Parts<'a> {
     }
 
     /// What was understood so far, over the bytes `raw`.
-    fn head(&self, raw: Bytes, fields: Fields, line: Option<RequestLine>) -> RequestHead {
+    fn head(
+        &self,
+        raw: Bytes,
+        fields: Fields,
+        line: Option<RequestLine>,
+        (content_length, chunked): (Option<u64>, bool),
+    ) -> RequestHead {
         let (host, host_port) = self.host.as_ref().map_or((None, 0), |host| (Some(host.bytes(&raw)), host.port));
         let text = match line {
             Some(RequestLine { line: whole, method, target, protocol, .. }) => {
@@ -379,8 +386,8 @@ impl<'a> Parts<'a> {
             fields,
             host,
             host_port,
-            content_length: None,
-            chunked: false,
+            content_length,
+            chunked,
             escaped: line.is_some_and(|line| line.shape.quoted || line.shape.plus),
             size: line.map_or(0, |line| self.end.saturating_sub(line.line.start as usize) as u64),
         }
@@ -390,7 +397,7 @@ impl<'a> Parts<'a> {
     #[cold]
     fn begin(&self) -> Rc<Request> {
         let raw = Bytes::copy_from_slice(&self.connection.input.borrow());
-        let head = self.head(raw.clone(), Fields::of(raw.clone(), &self.fields), self.line);
+        let head = self.head(raw.clone(), Fields::of(raw.clone(), &self.fields), self.line, (None, false));
         let head = match self.line {
             Some(_) => head,
             // nginx shows what it has of a line that it could not read, and answers as to HTTP/1.0.

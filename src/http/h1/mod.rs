@@ -26,7 +26,7 @@ use super::response::Response;
 use super::settings::{Lingering, Settings};
 use super::tls;
 use super::upload::Upload;
-use crate::base::buffers;
+use crate::base::{buffers, place};
 use crate::log::{Level, Raw};
 use crate::net::timer::Timer;
 use crate::net::tls::Session;
@@ -69,7 +69,7 @@ pub async fn serve(connection: Rc<Connection>) {
         }
         connection.pipelined.set(together && connection.requests.get() > 0);
         // On the heap, so that a connection that waits does not hold the room that a request needs.
-        if !Box::pin(serve_one(&connection, &mut timer)).await {
+        if !place::pinned(|| serve_one(&connection, &mut timer)).await {
             return;
         }
     }

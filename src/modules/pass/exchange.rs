@@ -134,28 +134,32 @@ pub fn ready<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Ready<C> {
     let request = job.request.clone();
     let seen = request.attempts.borrow().len();
     let buffer_size = job.settings.buffer_size;
-    let mut exchange = Box::new(Exchange {
-        minds_client: job.settings.minds_client() && job.keeping.is_none(),
-        head_size: buffer_size.saturating_sub(job.keeping.map_or(0, |keeping| keeping.room)),
-        raw: job.keeping.map(|_| BytesMut::new()),
-        settings: job.settings,
-        wanted,
-        choice: job.choice,
-        codec: job.codec,
-        pieces: job.pieces,
-        streamed: job.streamed,
-        early: job.early,
-        uri: job.uri,
-        begun: clock::now(),
-        at: At { request: job.request, held: None, link: None, since: clock::now(), n: 0 },
-        output: VecDeque::new(),
-        request_sent: false,
-        body_sent: false,
-        body_read: false,
-        input: BytesMut::new(),
-        hints: 0,
-        after_redirect: seen > 0,
-    });
+    // in its place: base/place.rs
+    let mut exchange = Box::write(
+        Box::new_uninit(),
+        Exchange {
+            minds_client: job.settings.minds_client() && job.keeping.is_none(),
+            head_size: buffer_size.saturating_sub(job.keeping.map_or(0, |keeping| keeping.room)),
+            raw: job.keeping.map(|_| BytesMut::new()),
+            settings: job.settings,
+            wanted,
+            choice: job.choice,
+            codec: job.codec,
+            pieces: job.pieces,
+            streamed: job.streamed,
+            early: job.early,
+            uri: job.uri,
+            begun: clock::now(),
+            at: At { request: job.request, held: None, link: None, since: clock::now(), n: 0 },
+            output: VecDeque::new(),
+            request_sent: false,
+            body_sent: false,
+            body_read: false,
+            input: BytesMut::new(),
+            hints: 0,
+            after_redirect: seen > 0,
+        },
+    );
     let limit = exchange.settings.next_upstream_tries;
     if limit > 0 {
         exchange.choice.tries = exchange.choice.tries.min(limit);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::settings::{Ignore, Settings};
+use crate::base::place;
 use crate::cache::rfc9111;
 use crate::http::fields::{FieldRef, Fields};
 use crate::http::request::Request;
@@ -188,7 +189,7 @@ impl Reply {
         if framing.chunked {
             framing.length = None;
         }
-        let replied = Arc::new(Replied { fields, ..Replied::default() });
+        let replied = place::shared(|| Replied { fields, ..Replied::default() });
         Ok(Self { status, status_line, replied, last_modified, known, framing, accel, headless: false })
     }
 

@@ -27,6 +27,7 @@ use super::strict;
 use super::waiting::Waiting;
 use super::{Plan, any};
 use crate::base::clock;
+use crate::base::place;
 use crate::base::text::errno;
 use crate::cache::fill::{Fill, Progress, Waiter};
 use crate::cache::filling::Filling;
@@ -56,7 +57,8 @@ use crate::wire::date;
 /// the one that finds a copy, so that a hit does not pay for it.
 pub fn answer<'a, O: Origin>(origin: &'a Arc<O>, request: &'a Rc<Request>) -> Answer<'a> {
     let Some(plan) = origin.cache() else {
-        return Answer::Wait(Box::pin(async move { Some(pass(origin, request).await) }));
+        let passed = place::pinned(|| async move { Some(pass(origin, request).await) });
+        return Answer::Wait(passed);
     };
     let mut seen = None;
     if plan.is_asked(request) && !plan.purges(request) && entry::is_known(&**origin, request) {
