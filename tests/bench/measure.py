@@ -414,6 +414,8 @@ def mixed(bench: Bench, scenario: Scenario) -> list[Pair]:
             beside: list[Playing] = []
             try:
                 beside = [over_tls.start(side.tls_port, seconds, bench.load_place()) for side in sides]
+                for plays in beside:
+                    plays.begin()  # its time is the same minute, not one behind it
                 outcomes, spent = together(bench, scenario.load, sides, seconds)
                 for side, plays in zip(sides, beside):
                     judged(side.name, plays.end())
