@@ -330,8 +330,7 @@ impl<'a> Parts<'a> {
             _ => None,
         };
         let chunked = matches!(body, Ok(message::Body::Chunked));
-        let framed = (length, chunked);
-        let head = Rc::new(self.head(raw, fields, Some(line), framed));
+        let head = Rc::new(self.head(raw, fields, Some(line), (length, chunked)));
         let keepalive = keeps_alive(&head);
         let begun = Begun { path, args, server: self.server, body: Upload::new(framing), stream: None };
         let request = Request::new(connection.clone(), head, begun);
