@@ -38,6 +38,7 @@ mod proxy_ssl;
 mod readers;
 mod realip;
 mod resolver;
+mod resting;
 mod scgi;
 mod seed;
 mod slice;

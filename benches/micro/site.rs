@@ -16,7 +16,8 @@ use weir::http::connection::Connection;
 use weir::http::request::{Begun, Request};
 use weir::http::response::Head;
 use weir::log::{ErrorLog, Sinks};
-use weir::net::accept::{Crowd, Peer, Slot};
+use weir::net::accept::Peer;
+use weir::net::crowd::{Crowd, Slot};
 use weir::net::io::Io;
 
 use crate::head;

@@ -4,11 +4,22 @@
 //! stood longest.
 
 /// Where a member stands. Of no use in another row, and when the member has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     cell: u32,
     /// Tells members apart that have used the same cell.
     turn: u32,
+}
+
+impl Place {
+    /// As one number, for whoever can keep no more.
+    pub fn number(self) -> u64 {
+        u64::from(self.turn) << 32 | u64::from(self.cell)
+    }
+
+    pub fn of(number: u64) -> Self {
+        Self { cell: number as u32, turn: (number >> 32) as u32 }
+    }
 }
 
 /// See the module's head. A ring through cells; the first cell is the gap between last and first.
@@ -80,11 +91,26 @@ impl<T> Row<T> {
         self.cells[self.cells[0].behind as usize].member.as_ref()
     }
 
+    /// Where the first stands.
+    pub fn first(&self) -> Option<Place> {
+        let cell = self.cells[0].behind;
+        (cell != 0).then(|| Place { cell, turn: self.cells[cell as usize].turn })
+    }
+
     /// Takes the first.
     pub fn pop_front(&mut self) -> Option<T> {
-        let cell = self.cells[0].behind;
-        let turn = self.cells[cell as usize].turn;
-        self.remove(Place { cell, turn })
+        self.first().and_then(|first| self.remove(first))
+    }
+
+    /// Shows one after the other, from the first on, until `more` is false.
+    pub fn visit(&mut self, mut more: impl FnMut(Place, &mut T) -> bool) {
+        let mut cell = self.cells[0].behind;
+        while let Some(Cell { member: Some(member), turn, behind, .. }) = self.cells.get_mut(cell as usize) {
+            if !more(Place { cell, turn: *turn }, member) {
+                return;
+            }
+            cell = *behind;
+        }
     }
 
     /// Has all leave for whom `stays` is false, from the first to the last.
@@ -129,6 +155,23 @@ mod tests {
         row.retain(|&member| member != 3);
         assert_eq!((row.pop_front(), row.pop_front(), row.pop_front()), (Some(1), Some(9), None));
         assert_eq!(row.remove(again), None);
+    }
+
+    #[test]
+    fn members_are_seen_in_their_order() {
+        let mut row = Row::default();
+        let places: Vec<Place> = (0..4).map(|n| row.push(n)).collect();
+        row.remove(places[1]);
+        assert_eq!(row.first(), Some(places[0]));
+        let mut seen = Vec::new();
+        row.visit(|place, member| {
+            assert_eq!(Place::of(place.number()), place);
+            *member += 10;
+            seen.push(place);
+            *member < 12
+        });
+        assert_eq!(seen, [places[0], places[2]]);
+        assert_eq!(all(&mut row), [10, 12, 3]);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! A client's connection, as all its requests see it.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,12 +12,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::activity::Activity;
 use super::build::ListenAddress;
-use super::h1::send::Output;
+use super::h1::{self, send::Output};
 use super::plan::{Http, Server, ServerId};
 use super::tls::Told;
 use crate::base::addr::Address;
 use crate::base::{clock, text};
-use crate::net::accept::{Peer, Slot};
+use crate::net::accept::Peer;
+use crate::net::crowd::Slot;
 use crate::net::io::Io;
 
 /// See the module's head.
@@ -40,7 +44,7 @@ pub struct Connection {
     /// The request at hand came together with the one before.
     pub pipelined: Cell<bool>,
     /// What the PROXY protocol said, where it is spoken.
-    pub proxied: OnceCell<Proxied>,
+    pub proxied: OnceCell<Box<Proxied>>,
     /// How long the connection may wait for its next request: `keepalive_timeout` of the last one's location.
     pub idle_timeout: Cell<Duration>,
     /// The server that is asked while no host is known: the address's default, or the one that TLS named.
@@ -85,6 +89,61 @@ impl Connection {
         this.address.set(address);
         this.server.set(this.address().names.default);
         this
+    }
+
+    /// Lets everything go that an idle connection can do without, and waits in rest for its next request, until `until`.
+    /// With an error it has to wait as it is.
+    pub fn rest(self: Rc<Self>, until: Instant) -> Result<(), Rc<Self>> {
+        if !self.can_rest() {
+            return Err(self);
+        }
+        let Ok(socket) = self.io.socket() else { return Err(self) };
+        let Self {
+            http,
+            listen,
+            slot,
+            peer,
+            started,
+            activity,
+            requests,
+            proxied,
+            idle_timeout,
+            server,
+            told,
+            address,
+            ..
+        } = Rc::try_unwrap(self)?;
+        let go_on = move |stream, slot| {
+            let this = Self {
+                http,
+                listen,
+                io: Io::new(stream),
+                slot,
+                peer,
+                started,
+                activity,
+                begun: Cell::new(clock::now()),
+                input: RefCell::default(),
+                output: RefCell::default(),
+                requests,
+                pipelined: Cell::new(false),
+                proxied,
+                idle_timeout,
+                server,
+                told,
+                client: OnceCell::new(),
+                local: OnceCell::new(),
+                address,
+            };
+            Box::pin(h1::serve(Rc::new(this))) as Pin<Box<dyn Future<Output = ()>>>
+        };
+        slot.rest(socket, until, Box::new(go_on));
+        Ok(())
+    }
+
+    /// Whether nobody else holds it, and all that it is worth can be kept in a few words: a session of TLS cannot.
+    pub fn can_rest(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) == 1 && !self.io.is_secure() && self.requests.get() > 0
     }
 
     /// The connection's own address; asked of the kernel once, and only when somebody wants it.

@@ -54,7 +54,7 @@ fn accept(connection: &Connection, header: Header, mut input: BytesMut) -> bool 
     if !input.is_empty() {
         connection.input.replace(input);
     }
-    let _ = connection.proxied.set(Proxied { header }); // there is one header in a connection
+    let _ = connection.proxied.set(Box::new(Proxied { header })); // there is one header in a connection
     true
 }
 

@@ -7,7 +7,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, BytesMut};
@@ -55,6 +55,11 @@ impl Io {
     /// The protocol that both sides agreed on by ALPN: `h2`, `http/1.1`.
     pub fn alpn(&self) -> Option<Vec<u8>> {
         self.session(|session| session.conn().alpn_protocol().map(<[u8]>::to_vec))?
+    }
+
+    /// A descriptor of its own of the same socket, for whoever waits for it elsewhere.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.stream.as_fd().try_clone_to_owned()
     }
 
     pub fn stream(&self) -> &TcpStream {

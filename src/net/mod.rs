@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod connect;
+pub mod crowd;
 pub mod io;
 pub mod listen;
 pub mod pipe;
@@ -9,3 +10,4 @@ pub mod resolver;
 pub mod tcp_info;
 pub mod timer;
 pub mod tls;
+pub mod watch;

@@ -38,6 +38,11 @@ impl Timer {
         }
     }
 
+    /// When the timeout is that somebody waits for.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// Something happened: the next wait counts from its own beginning.
     pub fn disarm(&mut self) {
         self.deadline = None;

@@ -17,7 +17,8 @@ use super::core::Affinity;
 use super::generation::Generation;
 use super::turn;
 use crate::log::{Context, Level, batch, error};
-use crate::net::accept::{self, Crowd};
+use crate::net::accept;
+use crate::net::crowd::Crowd;
 
 /// What a thread is told.
 enum Order {

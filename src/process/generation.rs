@@ -36,7 +36,8 @@ use crate::http;
 use crate::log::error::Entry;
 use crate::log::{ErrorLog, Sink, Sinks};
 use crate::modules;
-use crate::net::accept::{Life, Serve};
+use crate::net::accept::Serve;
+use crate::net::crowd::Life;
 use crate::net::listen::{self, Listener, Purpose};
 
 /// What one block of the main level (`http`, `stream`, `mail`) came to.

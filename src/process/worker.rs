@@ -31,7 +31,8 @@ use crate::base::text;
 use crate::conf::error::Fault;
 use crate::conf::source::Source;
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
-use crate::net::accept::{Life, Serve};
+use crate::net::accept::Serve;
+use crate::net::crowd::Life;
 
 /// The exit code of what another worker would run into as well; nginx's master starts none then.
 const FATAL: i32 = 2;

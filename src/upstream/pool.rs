@@ -12,7 +12,7 @@ use super::group::Group;
 use crate::base::addr::Address;
 use crate::base::clock;
 use crate::base::hash::QuickMap;
-use crate::net::accept::Slot;
+use crate::net::crowd::Slot;
 use crate::net::io::Io;
 use crate::net::timer::Timer;
 

@@ -7,7 +7,7 @@ pub mod send;
 pub use encode::itoa;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::BytesMut;
 
@@ -28,6 +28,7 @@ use super::tls;
 use super::upload::Upload;
 use crate::base::{buffers, place};
 use crate::log::{Level, Raw};
+use crate::net::crowd::{Call, LAST_CHANCE};
 use crate::net::timer::Timer;
 use crate::net::tls::Session;
 use crate::wire::http1::request::{HTTP2_PREFACE, Preface};
@@ -44,21 +45,36 @@ enum After {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(connection: Rc<Connection>) {
+pub async fn serve(mut connection: Rc<Connection>) {
     let mut timer = Timer::default();
-    if connection.address().proxy_protocol && !Box::pin(proxy_protocol::read(&connection, &mut timer)).await {
-        return;
-    }
-    if connection.address().ssl && !Box::pin(tls::accept(&connection, &mut timer)).await {
-        return;
-    }
-    if h2::is_agreed(&connection) {
-        return h2::serve(connection).await;
+    if connection.requests.get() > 0 {
+        // It has rested, and there is something to read; the loop will know in a moment.
+        let _ = std::future::poll_fn(|cx| connection.io.poll_readable(cx)).await;
+    } else {
+        if connection.address().proxy_protocol && !Box::pin(proxy_protocol::read(&connection, &mut timer)).await {
+            return;
+        }
+        if connection.address().ssl && !Box::pin(tls::accept(&connection, &mut timer)).await {
+            return;
+        }
+        if h2::is_agreed(&connection) {
+            return h2::serve(connection).await;
+        }
     }
     loop {
         let together = !connection.input.borrow().is_empty();
-        if !together && !wait(&connection, &mut timer).await {
-            return;
+        if !together {
+            match wait(&connection, &mut timer).await {
+                Waited::Begun => {}
+                Waited::Gone => return,
+                Waited::Long(until) => match connection.rest(until) {
+                    Ok(()) => return,
+                    Err(still) => {
+                        connection = still;
+                        continue;
+                    }
+                },
+            }
         }
         if connection.requests.get() == 0 && h2::is_spoken(&connection) {
             match preface(&connection, &mut timer).await {
@@ -136,15 +152,22 @@ async fn serve_one(connection: &Rc<Connection>, timer: &mut Timer) -> bool {
     after == After::Next
 }
 
-/// For so long after a reload an idle connection may bring one more request, which is told that it was the last.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
-
 /// nginx's name for that.
 const WAITING: &str = "waiting for request";
 
+/// What the wait for a request brought.
+enum Waited {
+    /// Its first bytes.
+    Begun,
+    /// The connection ends.
+    Gone,
+    /// Nothing, and it is time to rest. The wait is not over before this.
+    Long(Instant),
+}
+
 /// Waits for the first byte of a request: at first for `client_header_timeout`, between requests for
-/// `keepalive_timeout`. `false`: the connection ends.
-async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
+/// `keepalive_timeout`.
+async fn wait(connection: &Rc<Connection>, timer: &mut Timer) -> Waited {
     connection.activity.set(State::Waiting);
     let size = connection.default_server().settings.client_header_buffer_size;
     if connection.requests.get() > 0 {
@@ -157,8 +180,13 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
     let idle = connection.requests.get() > 0;
     let slot = &connection.slot;
     let mut last_chance = Timer::default();
-    let mut unwanted = std::pin::pin!(if idle { slot.unwanted() } else { slot.displaced() });
-    let begun = std::future::poll_fn(|cx| {
+    let call = match idle {
+        true if connection.can_rest() => slot.idle(),
+        true => slot.unwanted(),
+        false => slot.displaced(),
+    };
+    let mut call = std::pin::pin!(call);
+    let waited = std::future::poll_fn(|cx| {
         // The buffer is there only while there is something to read: an idle connection has none.
         if connection.io.poll_readable(cx).is_ready() {
             let mut buffer = buffers::borrow(size);
@@ -167,30 +195,39 @@ async fn wait(connection: &Connection, timer: &mut Timer) -> bool {
                 if let Ok(0) = read {
                     log_closed(connection, idle);
                 }
-                return Poll::Ready(matches!(read, Ok(1..)));
+                return Poll::Ready(if matches!(read, Ok(1..)) { Waited::Begun } else { Waited::Gone });
             }
             buffers::give_back(buffer, size);
         }
-        if unwanted.as_mut().poll(cx).is_ready() {
-            // A request that came at this very moment is answered; that it is here will be told to the loop next.
-            if idle && slot.draining() && connection.io.has_arrived() {
-                return Poll::Pending;
+        match call.as_mut().poll(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Call::Rest) => {
+                let until = timer.deadline().unwrap_or_else(|| connection.now() + timeout);
+                return Poll::Ready(Waited::Long(until));
             }
-            // One that is on its way is, too: its client does not know yet that the connection is to end.
-            if idle && slot.lingers() {
-                ready!(last_chance.poll(cx, LAST_CHANCE.min(timeout)));
+            Poll::Ready(Call::Leave) => {
+                // A request that came at this very moment is answered; that it is here will be told to the loop next.
+                if idle && slot.draining() && connection.io.has_arrived() {
+                    return Poll::Pending;
+                }
+                // One that is on its way is, too: its client does not know yet that the connection is to end.
+                if idle && slot.lingers() {
+                    ready!(last_chance.poll(cx, LAST_CHANCE.min(timeout)));
+                }
+                return Poll::Ready(Waited::Gone);
             }
-            return Poll::Ready(false);
         }
         ready!(timer.poll(cx, timeout));
         if !idle {
             connection.log(Level::Info, WAITING, format_args!("client timed out (110: Connection timed out)"));
         }
-        Poll::Ready(false)
+        Poll::Ready(Waited::Gone)
     })
     .await;
-    timer.disarm();
-    begun
+    if !matches!(waited, Waited::Long(_)) {
+        timer.disarm();
+    }
+    waited
 }
 
 /// The client closed instead of asking.

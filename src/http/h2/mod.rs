@@ -39,7 +39,7 @@ use super::settings::Lingering;
 use super::tls;
 use crate::base::text::errno;
 use crate::log::Level;
-use crate::net::accept::Unwanted;
+use crate::net::crowd::Unwanted;
 use crate::net::timer::Timer;
 use crate::wire::http1::method::Version;
 use crate::wire::http2::Code;

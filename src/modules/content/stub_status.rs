@@ -15,7 +15,7 @@ use crate::http::activity;
 use crate::http::plan::{Answer, Content, Main, Plan};
 use crate::http::request::Request;
 use crate::http::response::{Refusal, Response};
-use crate::net::accept::{ACCEPTED, ACTIVE, HANDLED};
+use crate::net::crowd::{ACCEPTED, ACTIVE, HANDLED};
 
 /// `ngx_http_stub_status_module`.
 pub struct StubStatus;

@@ -345,7 +345,8 @@ mod tests {
     use crate::http::request::{Begun, LineText, RequestHead};
     use crate::http::response::{Field, Head};
     use crate::log::{ErrorLog, Sinks};
-    use crate::net::accept::{Crowd, Peer, Slot};
+    use crate::net::accept::Peer;
+    use crate::net::crowd::{Crowd, Slot};
     use crate::net::io::Io;
     use crate::wire::http1::request::Version;
 

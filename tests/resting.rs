@@ -1,0 +1,140 @@
+//! Idle connections beyond the first hundreds rest: they cost little, and nobody can tell them from others.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::kit::{Client, Server, Setup, eventually};
+
+/// So many a thread leaves as they are.
+const AWAKE: usize = 512;
+/// So many more there are here.
+const RESTING: usize = 60;
+
+const ASK: &str = "GET /who HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn start(worker_connections: usize, server: &str) -> Server {
+    let text = format!(
+        "worker_rlimit_nofile 4096; pid %%PREFIX%%/pid; error_log %%PREFIX%%/logs/error.log info; \
+         events {{ worker_connections {worker_connections}; }} http {{ access_log off; \
+         server {{ listen %%ADDR_0%% backlog=4096; {server} location /who {{ \
+         return 200 \"$connection $connection_requests $remote_addr:$remote_port $server_addr:$server_port\"; }} \
+         location /status {{ stub_status; }} }} }}"
+    );
+    Setup::new().start_text(&text)
+}
+
+/// So many clients that have had an answer each, and their answers; those that rest are the first.
+fn clients(server: &Server) -> Vec<(Client, String)> {
+    let clients = (0..AWAKE + RESTING)
+        .map(|_| {
+            let mut client = server.client();
+            let answer = client.send(ASK).response().expect_status(200).text_body();
+            (client, answer)
+        })
+        .collect();
+    eventually("those beyond the first rest", || resting(server) >= RESTING);
+    clients
+}
+
+/// How many sockets are in an epoll set that is itself in another one.
+fn resting(server: &Server) -> usize {
+    let process = format!("/proc/{}", server.workers()[0]);
+    let mut sets = HashMap::new();
+    for entry in fs::read_dir(format!("{process}/fd")).expect("the worker runs").flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        if !fs::read_link(path).is_ok_and(|link| link.to_string_lossy().contains("eventpoll")) {
+            continue;
+        }
+        let name = name.to_string_lossy().into_owned();
+        let text = fs::read_to_string(format!("{process}/fdinfo/{name}")).unwrap_or_default();
+        let members = text.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next());
+        sets.insert(name, members.map(str::to_owned).collect::<Vec<_>>());
+    }
+    let inner = sets.keys().find(|name| sets.values().flatten().any(|member| member == *name));
+    inner.map_or(0, |inner| sets[inner].len())
+}
+
+fn active(server: &Server) -> String {
+    server.fetch("/status").text_body().lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_connection_that_rested_goes_on_as_it_was() {
+    let server = start(2048, "");
+    let mut clients = clients(&server);
+    let (first, before) = &mut clients[0];
+    for n in 2..4 {
+        let rested = resting(&server);
+        let answer = first.send(ASK).response().expect_status(200).text_body();
+        assert_eq!(answer, before.replacen(" 1 ", &format!(" {n} "), 1));
+        assert!(n > 2 || rested > resting(&server), "the connection did not rest");
+        eventually("it rests again", || resting(&server) >= rested);
+    }
+    // Requests that come together, in two pieces.
+    first.send(format!("{ASK}{ASK}GET /wh"));
+    first.response().expect_status(200);
+    first.response().expect_status(200);
+    first.send("o HTTP/1.1\r\nHost: a\r\n\r\n").response().expect_status(200).expect_in_body(" 6 ");
+    assert!(active(&server).ends_with(&format!(" {} ", AWAKE + RESTING + 1)), "{}", active(&server));
+    // A client that goes is noticed.
+    drop(clients);
+    server.wait_for_log("closed keepalive connection");
+    eventually("all are gone", || active(&server) == "Active connections: 1 ");
+}
+
+#[test]
+fn keepalive_timeout_goes_on_in_rest() {
+    let server = start(2048, "keepalive_timeout 2s;");
+    let begun = Instant::now();
+    let mut clients = clients(&server);
+    let (first, _) = &mut clients[0];
+    first.expect_closed();
+    let after = begun.elapsed();
+    assert!((1900..4000).contains(&after.as_millis()), "closed after {after:?}");
+    eventually("nobody rests", || resting(&server) == 0);
+}
+
+#[test]
+fn a_reload_ends_those_that_rest_and_not_a_request_on_its_way() {
+    let server = start(2048, "");
+    let mut clients = clients(&server);
+    let rested = resting(&server);
+    server.reload();
+    // It counts from the reload of the worker, and so does the chance of one more request.
+    server.wait_for_log("reconfiguring");
+    let begun = Instant::now();
+    let last = clients[0].0.send(ASK).try_response(Duration::from_secs(5));
+    if begun.elapsed() < Duration::from_millis(500) {
+        last.expect("who asks in time is answered").expect_status(200);
+    }
+    clients[1].0.expect_closed();
+    assert!(rested > 0);
+    eventually("nobody rests", || resting(&server) == 0);
+    server.fetch("/who").expect_status(200);
+}
+
+#[test]
+fn who_rests_for_longest_makes_room() {
+    let limit = AWAKE + RESTING + 10;
+    let server = start(limit, "");
+    let mut clients = clients(&server);
+    server.fetch("/who").expect_status(200);
+    server.wait_for_log("worker_connections are not enough, reusing connections");
+    clients[0].0.expect_closed();
+    let (last, _) = clients.last_mut().expect("there are many");
+    last.send(ASK).response().expect_status(200);
+}
+
+#[test]
+fn a_worker_that_quits_does_not_wait_for_those_that_rest() {
+    let mut server = start(2048, "");
+    let mut clients = clients(&server);
+    let begun = Instant::now();
+    server.signal(Signal::SIGQUIT);
+    assert!(server.wait().success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    clients[0].0.expect_closed();
+}
