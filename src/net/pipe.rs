@@ -17,6 +17,10 @@ use super::io::Io;
 /// What a pipe may hold. A system that grants less gives less.
 pub const SIZE: usize = 256 * 1024;
 
+/// What the system is asked for. A pipe counts pages, and where one segment ends in a page and the next begins, it counts twice:
+/// of 256 KB some hundred bytes would stay behind, and cost as many calls as all others.
+const ASKED: usize = 2 * SIZE;
+
 /// How many empty pipes a thread keeps.
 const SPARE: usize = 16;
 
@@ -34,7 +38,7 @@ impl Ends {
     fn new() -> io::Result<Self> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // A user may have so much pipe memory and no more: then it stays at 64 KB.
-        let _ = rustix::pipe::fcntl_setpipe_size(&write, SIZE);
+        let _ = rustix::pipe::fcntl_setpipe_size(&write, ASKED);
         Ok(Self { read, write })
     }
 }
