@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::base::{clock, text};
 use crate::net::accept::Peer;
 use crate::net::crowd::Slot;
 use crate::net::io::Io;
+use crate::net::rest::{Pause, SHORT};
 
 /// See the module's head.
 pub struct Connection {
@@ -43,6 +45,8 @@ pub struct Connection {
     pub requests: Cell<u64>,
     /// The request at hand came together with the one before.
     pub pipelined: Cell<bool>,
+    /// Its client left it alone for a while before the request at hand.
+    pub paced: Cell<bool>,
     /// What the PROXY protocol said, where it is spoken.
     pub proxied: OnceCell<Box<Proxied>>,
     /// How long the connection may wait for its next request: `keepalive_timeout` of the last one's location.
@@ -77,6 +81,7 @@ impl Connection {
             output: RefCell::default(),
             requests: Cell::new(0),
             pipelined: Cell::new(false),
+            paced: Cell::new(false),
             proxied: OnceCell::new(),
             idle_timeout: Cell::new(Duration::ZERO),
             server: Cell::default(),
@@ -91,16 +96,16 @@ impl Connection {
         this
     }
 
-    /// Lets everything go that an idle connection can do without, and waits in rest for its next request, until `until`.
-    /// With an error it has to wait as it is.
-    pub fn rest(self: Rc<Self>, until: Instant) -> Result<(), Rc<Self>> {
+    /// Lets everything go that an idle connection can do without, and waits in rest for its next request.
+    /// Whoever cannot rest comes back as the error.
+    pub fn rest(self: Rc<Self>, pause: Pause) -> Result<(), Rc<Self>> {
         if !self.can_rest() {
             return Err(self);
         }
-        let Ok(socket) = self.io.socket() else { return Err(self) };
         let Self {
             http,
             listen,
+            io,
             slot,
             peer,
             started,
@@ -113,11 +118,11 @@ impl Connection {
             address,
             ..
         } = Rc::try_unwrap(self)?;
-        let go_on = move |stream, slot| {
+        let go_on = move |socket: OwnedFd, slot, pause| {
             let this = Self {
                 http,
                 listen,
-                io: Io::new(stream),
+                io: Io::new(socket),
                 slot,
                 peer,
                 started,
@@ -127,6 +132,7 @@ impl Connection {
                 output: RefCell::default(),
                 requests,
                 pipelined: Cell::new(false),
+                paced: Cell::new(pause >= SHORT),
                 proxied,
                 idle_timeout,
                 server,
@@ -137,7 +143,7 @@ impl Connection {
             };
             Box::pin(h1::serve(Rc::new(this))) as Pin<Box<dyn Future<Output = ()>>>
         };
-        slot.rest(socket, until, Box::new(go_on));
+        slot.rest(io.leave(), pause, Box::new(go_on));
         Ok(())
     }
 
@@ -148,7 +154,7 @@ impl Connection {
 
     /// The connection's own address; asked of the kernel once, and only when somebody wants it.
     pub fn local(&self) -> Option<SocketAddr> {
-        *self.local.get_or_init(|| self.io.stream().local_addr().ok())
+        *self.local.get_or_init(|| self.io.socket().local_addr())
     }
 
     /// Where the client has connected to: `$server_addr` and `$server_port`.

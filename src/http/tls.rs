@@ -217,7 +217,7 @@ fn choose(connection: &Rc<Connection>, accepted: rustls::server::Accepted, rest:
     let Some(config) = config.as_ref().filter(|_| !offer.reject) else {
         const CALLBACK: &str = "(SSL: error:0A0000EA:SSL routines::callback failed)";
         connection.log(Level::Info, HANDSHAKING, format_args!("SSL_do_handshake() failed {CALLBACK}"));
-        let _ = connection.io.stream().try_write(&UNRECOGNIZED_NAME);
+        connection.io.send_now(&UNRECOGNIZED_NAME);
         return Start::Over;
     };
     let told = connection.told.get_or_init(|| Box::new(told)); // there is one handshake
@@ -242,7 +242,7 @@ fn choose(connection: &Rc<Connection>, accepted: rustls::server::Accepted, rest:
         Ok(()) => Start::Session(session),
         Err(why) => {
             failed(connection, &why);
-            session.flush_now(connection.io.stream());
+            session.flush_now(connection.io.socket());
             Start::Over
         }
     }
@@ -285,7 +285,7 @@ fn with_certificates(
             connection.log(Level::Error, HANDSHAKING, format_args!("{why}"));
             const CALLBACK: &str = "(SSL: error:0A000179:SSL routines::cert cb error)";
             connection.log(Level::Info, HANDSHAKING, format_args!("SSL_do_handshake() failed {CALLBACK}"));
-            let _ = connection.io.stream().try_write(&INTERNAL_ERROR);
+            connection.io.send_now(&INTERNAL_ERROR);
             None
         }
     }
@@ -395,7 +395,7 @@ fn refuse(connection: &Connection, why: &rustls::Error, mut alert: rustls::serve
     log(connection, why);
     let mut bytes = Vec::new();
     if alert.write_all(&mut bytes).is_ok() {
-        let _ = connection.io.stream().try_write(&bytes);
+        connection.io.send_now(&bytes);
     }
     Start::Over
 }

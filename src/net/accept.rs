@@ -12,18 +12,23 @@
 //! with 2 threads and 10 with 8 (with `reuseport` 2 and 3); under load the difference is in the noise up to the number
 //! of processors.
 
+use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use rustix::net::{SocketAddrUnix, SocketFlags};
+use tokio::io::Interest;
 
 use super::crowd::{ACCEPTED, Crowd, Life, Slot};
+use super::watch;
 use crate::base::addr::Address;
 use crate::log::{self, ErrorLog, Level};
 
@@ -41,9 +46,8 @@ pub trait Serve: Send + Sync {
 
 /// A connection that has just been accepted.
 pub struct Accepted {
-    /// Also for unix sockets: reading, writing and shutting down work alike, and one type serves all. What is TCP's
-    /// own, such as `set_nodelay`, fails on them; ask [`Accepted::peer`] first.
-    pub stream: TcpStream,
+    /// It does not block.
+    pub socket: OwnedFd,
     pub peer: Peer,
     pub slot: Slot,
 }
@@ -66,15 +70,15 @@ pub struct Door {
 const REST: Duration = Duration::from_millis(500);
 
 /// Accepts until it is dropped. The socket is a copy for this thread; it goes on listening without it.
-pub async fn accept(socket: OwnedFd, address: Address, door: Door) {
+pub async fn accept(socket: OwnedFd, door: Door) {
     let log = &door.log;
-    let listening = match Listening::new(socket, &address) {
+    let listening = match watch::readable(socket) {
         Ok(listening) => listening,
         Err(error) => return failed(log, Level::Alert, &error, "epoll_ctl(1)"),
     };
     loop {
-        match listening.accept().await {
-            Ok((stream, peer)) => admit(stream, peer, &door),
+        match listening.async_io(Interest::READABLE, accept_one).await {
+            Ok((socket, peer)) => admit(socket, peer, &door),
             Err(error) => {
                 let (level, rest) = match error.raw_os_error() {
                     Some(libc::ECONNABORTED) => (Level::Error, false),
@@ -95,39 +99,27 @@ pub async fn accept(socket: OwnedFd, address: Address, door: Door) {
     }
 }
 
-/// A listening socket in this thread's loop.
-enum Listening {
-    Inet(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listening {
-    fn new(socket: OwnedFd, address: &Address) -> io::Result<Self> {
-        Ok(match address {
-            Address::Inet(_) => Self::Inet(TcpListener::from_std(socket.into())?),
-            Address::Unix(_) => Self::Unix(UnixListener::from_std(socket.into())?),
-        })
-    }
-
-    async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
-        match self {
-            Self::Inet(listener) => listener.accept().await.map(|(stream, peer)| (stream, Peer::Inet(peer))),
-            Self::Unix(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                let path = peer.as_pathname().unwrap_or(Path::new("")).to_owned();
-                let socket = OwnedFd::from(stream.into_std()?);
-                Ok((TcpStream::from_std(socket.into())?, Peer::Unix(path)))
-            }
-        }
-    }
+/// Accepts one connection, which does not wait in the loop yet.
+fn accept_one(listening: &OwnedFd) -> io::Result<(OwnedFd, Peer)> {
+    let (socket, peer) = rustix::net::acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let path = |address| {
+        let address = SocketAddrUnix::try_from(address).ok();
+        let path = address.as_ref().and_then(SocketAddrUnix::path_bytes).unwrap_or_default();
+        Peer::Unix(OsStr::from_bytes(path).into())
+    };
+    let peer = peer.map_or_else(
+        || Peer::Unix(PathBuf::new()),
+        |address| SocketAddr::try_from(address.clone()).map_or_else(|_| path(address), Peer::Inet),
+    );
+    Ok((socket, peer))
 }
 
 /// Starts the task of one connection, if there is room for it.
-fn admit(stream: TcpStream, peer: Peer, door: &Door) {
+fn admit(socket: OwnedFd, peer: Peer, door: &Door) {
     ACCEPTED.fetch_add(1, Ordering::Relaxed);
     let Some(slot) = Slot::of_client(&door.life, &door.log) else { return }; // and the connection closes
     let place = slot.place();
-    let accepted = Accepted { stream, peer, slot };
+    let accepted = Accepted { socket, peer, slot };
     let (serve, listener) = (door.serve.clone(), door.listener);
     // Not even making the future happens here: a panic must not end the task that accepts.
     Crowd::here().spawn(place, async move { serve.connection(accepted, listener).await });
@@ -141,27 +133,31 @@ fn failed(log: &ErrorLog, level: Level, error: &io::Error, call: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::io::Io;
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpStream as Client};
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::future::poll_fn;
+
+    use bytes::BytesMut;
     use tokio::runtime::{Builder, LocalOptions};
 
     /// Answers each byte with itself; `!` panics, and between bytes the connection is idle.
     struct Echo;
 
     impl Serve for Echo {
-        fn connection(self: Arc<Self>, mut accepted: Accepted, _: usize) -> Pin<Box<dyn Future<Output = ()>>> {
+        fn connection(self: Arc<Self>, accepted: Accepted, _: usize) -> Pin<Box<dyn Future<Output = ()>>> {
             Box::pin(async move {
-                let mut byte = [0];
+                let io = Io::new(accepted.socket);
                 loop {
+                    let mut byte = BytesMut::with_capacity(1);
                     let read = tokio::select! {
-                        read = accepted.stream.read(&mut byte) => read,
+                        read = poll_fn(|cx| io.poll_read(cx, &mut byte)) => read,
                         _ = accepted.slot.unwanted() => return,
                     };
                     match read {
-                        Ok(1) if byte == *b"!" => panic!("asked for"),
-                        Ok(1) => accepted.stream.write_all(&byte).await.expect("the client reads"),
+                        Ok(1) if byte == "!" => panic!("asked for"),
+                        Ok(1) => drop(poll_fn(|cx| io.poll_write(cx, &byte)).await.expect("the client reads")),
                         _ => return,
                     }
                 }
@@ -191,7 +187,7 @@ mod tests {
                 client(address);
                 done.send(()).expect("the loop waits");
             });
-            tokio::task::spawn_local(accept(listener.into(), Address::Inet(address), door));
+            tokio::task::spawn_local(accept(listener.into(), door));
             ended.await.expect("the client does not panic");
             thread.join().expect("the client does not panic");
             life.drain();

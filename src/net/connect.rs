@@ -97,8 +97,8 @@ impl Connecting {
         if self.done {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.io.stream().poll_write_ready(cx))?;
-        if let Some(error) = SockRef::from(self.io.stream()).take_error()? {
+        ready!(self.io.socket().poll_write_ready(cx))?;
+        if let Some(error) = self.io.socket().with(|socket| SockRef::from(&socket).take_error())?? {
             return Poll::Ready(Err(error));
         }
         self.done = true;

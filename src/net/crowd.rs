@@ -1,18 +1,11 @@
 //! A thread's account of its connections: how many there may be, which of them are idle, which have to go.
 //!
 //! In: a [`Slot`] for each socket, the clients' and those that were opened to upstreams. Out: whether there is room for one more,
-//! and a word to those that wait when they should stop. The rule: a thread holds at most `worker_connections` sockets,
-//! and whoever is idle for longest makes room.
-//!
-//! A client that has had its answer mostly stays away for seconds, and its connection then needs no task, no timer and no
-//! place in the loop. So a connection that has been idle for a while is asked to rest, if it can: it leaves a closure that
-//! makes it go on, and its socket is watched ([`super::watch`]) with all others that rest. That is 400 bytes instead of 2 KB. The
-//! price is some 10 µs at its next request, half of them the kernel's; so who rests is a matter of how many wait.
+//! and a word to those that wait when they should stop, or rest ([`super::rest`]). The rule: a thread holds at most
+//! `worker_connections` sockets, and whoever is idle for longest makes room.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,35 +13,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::watch::{BATCH, Watch};
+use super::rest::Rest;
 use crate::base::clock;
 use crate::base::hash::QuickMap;
 use crate::base::row::{Place, Row};
 use crate::log::{self, ErrorLog, Level};
 
-/// So long a connection is idle before it rests.
-const LONG: Duration = Duration::from_secs(5);
-
-/// So long, where more than [`AWAKE`] are.
-const SHORT: Duration = Duration::from_millis(100);
-
-/// So many idle connections a thread keeps as they are, in a megabyte.
-const AWAKE: usize = 512;
-
-/// How much later it may be noticed that one should rest.
-const LOOK: Duration = Duration::from_millis(25);
-
 /// For so long after a reload an idle connection may bring one more request, which is told that it was the last.
 pub const LAST_CHANCE: Duration = Duration::from_secs(1);
-
-/// Has a connection that rested go on, in a task of its own.
-pub type GoOn = Box<dyn FnOnce(TcpStream, Slot) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// How many connections the whole process has accepted, served, and still has: `stub_status`.
 pub static ACCEPTED: AtomicU64 = AtomicU64::new(0);
@@ -87,12 +62,14 @@ impl Life {
 
 /// The right to one socket of this thread. Dropping it gives the right back.
 pub struct Slot {
-    crowd: Rc<Crowd>,
+    pub(super) crowd: Rc<Crowd>,
     number: u64,
     /// `None` for a connection that this process opened itself.
     life: Option<Arc<Life>>,
     /// Its connection was sent away, see [`Crowd::leaving`].
     leaving: Cell<bool>,
+    /// It has rested before.
+    pub(super) rested: Cell<bool>,
 }
 
 impl Slot {
@@ -103,7 +80,7 @@ impl Slot {
             return None;
         }
         crowd.used.set(crowd.used.get() + 1);
-        Some(Self { crowd, number: next_number(), life: None, leaving: Cell::new(false) })
+        Some(Self { crowd, number: next_number(), life: None, leaving: Cell::new(false), rested: Cell::new(false) })
     }
 
     /// For a client's connection. `None` as in [`Slot::take`].
@@ -146,21 +123,10 @@ impl Slot {
         Unwanted { slot: self, drains: true, rests: true, place: None, told: false }
     }
 
-    /// The connection rests: it is watched until `until` and then closed, or goes on when it has something to say.
-    pub fn rest(self, socket: OwnedFd, until: Instant, go_on: GoOn) {
-        let crowd = self.crowd.clone();
-        if let Some(live) = crowd.live.borrow_mut().get_mut(&self.number) {
+    /// The task of the connection ends, and the connection does not.
+    pub(super) fn outlives_its_task(&self) {
+        if let Some(live) = self.crowd.live.borrow_mut().get_mut(&self.number) {
             live.abort = None; // it would hold the task's memory
-        }
-        let mut watch = crowd.resting.borrow_mut();
-        let put = match &mut *watch {
-            Some(watch) => watch.put(socket, Resting { slot: self, go_on, since: clock::now() }, until),
-            None => Ok(()), // the thread ends, and so does the connection
-        };
-        drop(watch);
-        crowd.stir.notify_one();
-        if let Err(error) = put {
-            failed(&error, "epoll_ctl(1)");
         }
     }
 
@@ -254,12 +220,12 @@ impl Future for Unwanted<'_> {
         match self.place {
             None => {
                 let life = self.drains.then(|| life.clone());
-                let waiting = idle.len();
+                let before = idle.len();
                 let place = idle.push(Idle { life, waker: cx.waker().clone(), since: clock::now(), rest: false });
                 drop(idle);
                 self.place = Some(place);
-                if self.rests && waiting == crowd.calls.get() {
-                    crowd.look();
+                if self.rests {
+                    crowd.rest.one_more(before);
                 }
                 Poll::Pending
             }
@@ -304,14 +270,8 @@ pub struct Crowd {
     live: RefCell<QuickMap<u64, Live>>,
     /// Those that wait for a next request and cannot rest, longest first.
     idle: RefCell<Row<Idle>>,
-    /// Those that wait, and will rest when they have waited for a while; longest first.
-    fresh: RefCell<Row<Idle>>,
-    /// Those that rest; `None` before the first.
-    resting: RefCell<Option<Watch<Resting>>>,
-    /// Whoever looks after `fresh` has to be called when one more than so many are in it.
-    calls: Cell<usize>,
-    /// Calls whoever looks after `fresh` and `resting`.
-    stir: Notify,
+    /// Those that can rest, and those that do.
+    pub(super) rest: Rest,
     empty: Notify,
     /// Some generation drains, or is closed.
     drains: Notify,
@@ -329,19 +289,14 @@ struct Live {
     told: bool,
 }
 
-struct Idle {
+/// A connection that waits in its task.
+pub(super) struct Idle {
     /// The generation whose end counts.
     life: Option<Arc<Life>>,
-    waker: Waker,
-    since: Instant,
-    /// It was told to rest.
-    rest: bool,
-}
-
-struct Resting {
-    slot: Slot,
-    go_on: GoOn,
-    since: Instant,
+    pub(super) waker: Waker,
+    pub(super) since: Instant,
+    /// It is told to rest.
+    pub(super) rest: bool,
 }
 
 thread_local! {
@@ -379,8 +334,7 @@ impl Crowd {
     /// first that have been idle for longest.
     fn make_room(&self, log: &ErrorLog) {
         let (used, limit) = (self.in_use(), self.limit.get());
-        let resting = self.resting.borrow().as_ref().map_or(0, Watch::len);
-        let idle = self.idle.borrow().len() + self.fresh.borrow().len() + resting;
+        let idle = self.idle.borrow().len() + self.rest.count();
         if limit.saturating_sub(used) > limit / 16 || idle == 0 {
             return;
         }
@@ -398,12 +352,10 @@ impl Crowd {
     /// Whoever is idle for longest goes.
     fn send_one_away(&self) {
         let waits = |row: &RefCell<Row<Idle>>| row.borrow().front().map(|idle| idle.since);
-        let rests = self.resting.borrow().as_ref().and_then(|watch| watch.front().map(|resting| resting.since));
-        let (idle, fresh) = (waits(&self.idle), waits(&self.fresh));
-        let longest = [idle, fresh, rests].into_iter().flatten().min();
-        if rests.is_some() && rests == longest {
-            let gone = self.resting.borrow_mut().as_mut().and_then(Watch::pop_front);
-            drop(gone); // not while they are borrowed
+        let (idle, fresh, resting) = (waits(&self.idle), waits(&self.rest.fresh), self.rest.longest());
+        let longest = [idle, fresh, resting].into_iter().flatten().min();
+        if resting.is_some() && resting == longest {
+            self.rest.close_longest();
         } else if let Some(unwanted) = self.those(fresh.is_some() && fresh == longest).borrow_mut().pop_front() {
             self.leaving.set(self.leaving.get() + 1);
             unwanted.waker.wake();
@@ -412,13 +364,13 @@ impl Crowd {
 
     /// Those that wait in tasks of their own.
     fn those(&self, rests: bool) -> &RefCell<Row<Idle>> {
-        if rests { &self.fresh } else { &self.idle }
+        if rests { &self.rest.fresh } else { &self.idle }
     }
 
     /// Sends the idle connections of those generations away that drain. Those that rest have their last chance in rest.
     pub fn drain(&self) {
         self.drains.notify_waiters();
-        for row in [&self.idle, &self.fresh] {
+        for row in [&self.idle, &self.rest.fresh] {
             row.borrow_mut().retain(|idle| {
                 let stays = !idle.life.as_ref().is_some_and(|life| life.drains());
                 if !stays {
@@ -428,21 +380,14 @@ impl Crowd {
                 stays
             });
         }
-        if let Some(watch) = &mut *self.resting.borrow_mut() {
-            let now = clock::now();
-            watch.hasten(now + LAST_CHANCE, |resting| resting.slot.lingers());
-            watch.hasten(now, |resting| resting.slot.draining() && !resting.slot.lingers());
-        }
-        self.stir.notify_one();
+        self.rest.drain();
     }
 
     /// Ends the connections of a generation where they stand: `worker_shutdown_timeout`.
     pub fn close(&self, generation: u64) {
         self.closed.borrow_mut().push(generation);
         self.drains.notify_waiters();
-        let resting =
-            self.resting.borrow_mut().as_mut().map(|watch| watch.take_those(|it| it.slot.place().1 == generation));
-        drop(resting); // not while they are borrowed
+        self.rest.close(generation);
         for live in self.live.borrow().values() {
             if live.generation == generation
                 && !live.told
@@ -453,92 +398,11 @@ impl Crowd {
         }
     }
 
-    /// Begins to look after those that wait.
-    #[cold]
-    fn look(&self) {
-        self.calls.set(usize::MAX);
-        if self.resting.borrow().is_some() {
-            return self.stir.notify_one();
-        }
-        #[expect(
-            deprecated,
-            reason = "what took its place is unsafe, for types that tell another descriptor each time"
-        )]
-        let watched =
-            Watch::new().and_then(|watch| Ok((AsyncFd::with_interest(watch.set(), Interest::READABLE)?, watch)));
-        match watched {
-            Ok((set, watch)) => {
-                self.resting.replace(Some(watch));
-                tokio::task::spawn_local(attend(Attendant(Self::here()), set));
-            }
-            // Nobody rests, then.
-            Err(error) => failed(&error, "epoll_create()"),
-        }
-    }
-
-    /// When those that wait or rest have to be looked at next.
-    fn next_look(&self) -> Option<Instant> {
-        let end = self.resting.borrow().as_ref().and_then(Watch::next_end);
-        let fresh = self.fresh.borrow();
-        let (patience, calls) = match fresh.len() {
-            0 => (LONG, 0),
-            1..=AWAKE => (LONG, AWAKE),
-            _ => (SHORT, usize::MAX),
-        };
-        self.calls.set(calls);
-        let rest = fresh.front().map(|idle| (idle.since + patience).max(clock::now() + LOOK));
-        [end, rest].into_iter().flatten().min()
-    }
-
-    /// Ends the rest of those that have something to say. `true`: there may be more.
-    fn hear(&self) -> bool {
-        let mut heard = Vec::new();
-        let more = match &mut *self.resting.borrow_mut() {
-            Some(watch) => watch.hear(|socket, resting| heard.push((socket, resting))),
-            None => return false,
-        };
-        for (socket, resting) in heard {
-            self.go_on(socket, resting);
-        }
-        more.unwrap_or_else(|error| {
-            failed(&error, "epoll_wait()");
-            false
-        })
-    }
-
-    fn go_on(&self, socket: OwnedFd, resting: Resting) {
-        let Resting { slot, go_on, .. } = resting;
-        match TcpStream::from_std(socket.into()) {
-            Ok(stream) => self.spawn(slot.place(), async move { go_on(stream, slot).await }),
-            Err(error) => failed(&error, "epoll_ctl(1)"),
-        }
-    }
-
     /// Runs a client's connection in a task of its own.
     pub fn spawn(&self, (number, generation): (u64, u64), connection: impl Future<Output = ()> + 'static) {
         let task = tokio::task::spawn_local(connection);
         let live = Live { generation, abort: Some(task.abort_handle()), told: false };
         self.live.borrow_mut().insert(number, live);
-    }
-
-    /// Closes those that rest and whose time is over, a batch of them, and tells those to rest that have waited for a
-    /// while. `true`: there may be more.
-    fn sweep(&self) -> bool {
-        let now = clock::now();
-        let end = || self.resting.borrow_mut().as_mut().and_then(|watch| watch.ended(now));
-        let ended = std::iter::from_fn(end).take(BATCH).map(drop).count();
-        let mut fresh = self.fresh.borrow_mut();
-        let mut many = fresh.len().saturating_sub(AWAKE);
-        fresh.visit(|_, idle| {
-            let tired = idle.since + if many > 0 { SHORT } else { LONG } <= now;
-            many = many.saturating_sub(1);
-            if tired {
-                idle.rest = true;
-                idle.waker.wake_by_ref();
-            }
-            tired
-        });
-        ended == BATCH
     }
 
     /// How many clients are connected.
@@ -561,55 +425,4 @@ impl Crowd {
 /// The next connection's number.
 fn next_number() -> u64 {
     NUMBER.fetch_add(1, Ordering::Relaxed) + 1
-}
-
-/// Looks after the connections that rest, and after those that are about to: one task of each thread.
-async fn attend(attendant: Attendant, set: AsyncFd<Rc<OwnedFd>>) {
-    let crowd = &attendant.0;
-    loop {
-        let next = crowd.next_look();
-        let time = async {
-            match next {
-                Some(next) => tokio::time::sleep_until(next.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let more = tokio::select! {
-            readable = set.readable() => match readable {
-                Ok(mut ready) => {
-                    let more = crowd.hear();
-                    if !more {
-                        ready.clear_ready();
-                    }
-                    more
-                }
-                Err(error) => return failed(&error, "epoll_wait()"),
-            },
-            // A request that has come is heard before its connection's time ends.
-            () = time => crowd.hear() || crowd.sweep(),
-            () = crowd.stir.notified() => false,
-        };
-        if more {
-            // Let those go on who were heard.
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-/// When it is gone nobody is heard any more, so nobody rests.
-struct Attendant(Rc<Crowd>);
-
-impl Drop for Attendant {
-    fn drop(&mut self) {
-        let resting = self.0.resting.take();
-        drop(resting); // not while they are borrowed
-    }
-}
-
-#[cold]
-fn failed(error: &io::Error, call: &str) {
-    if let Some(log) = log::error::main() {
-        let code = error.raw_os_error().unwrap_or(0);
-        log.write_os(Level::Alert, &log::Context::default(), code, format_args!("{call} failed"));
-    }
 }

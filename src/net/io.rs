@@ -1,33 +1,33 @@
 //! One connected socket, driven by its one task.
 //!
-//! In: a tokio stream. Out: polls that know how the kernel behaves: a short read means that the socket is empty, so
+//! In: a socket. Out: polls that know how the kernel behaves: a short read means that the socket is empty, so
 //! the next read waits instead of asking again (tokio keeps the end of the stream ready for ever, so none is missed).
 //! Once a TLS session is put in, the same polls speak TLS; whoever calls them need not know.
 
 use std::cell::{OnceCell, RefCell};
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use rustix::pipe::SpliceFlags;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
+use super::socket::Socket;
 use super::tls::Session;
 
 /// A connected socket. TCP and unix sockets alike: reading and writing are the same calls.
 #[derive(Debug)]
 pub struct Io {
-    stream: TcpStream,
+    socket: Socket,
     tls: OnceCell<Box<RefCell<Session>>>,
 }
 
 impl Io {
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, tls: OnceCell::new() }
+    pub fn new(socket: impl Into<Socket>) -> Self {
+        Self { socket: socket.into(), tls: OnceCell::new() }
     }
 
     /// From now on TLS is spoken. A connection changes to it once.
@@ -47,7 +47,7 @@ impl Io {
     /// Drives the handshake of the session that was put in.
     pub fn poll_handshake(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.tls.get() {
-            Some(tls) => tls.borrow_mut().poll_handshake(&self.stream, cx),
+            Some(tls) => tls.borrow_mut().poll_handshake(&self.socket, cx),
             None => Poll::Ready(Ok(())),
         }
     }
@@ -57,21 +57,22 @@ impl Io {
         self.session(|session| session.conn().alpn_protocol().map(<[u8]>::to_vec))?
     }
 
-    /// A descriptor of its own of the same socket, for whoever waits for it elsewhere.
-    pub fn socket(&self) -> io::Result<OwnedFd> {
-        self.stream.as_fd().try_clone_to_owned()
+    /// The socket beneath.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
     }
 
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// The descriptor, out of the loop. Nothing can be read or written here after this.
+    pub fn leave(mut self) -> io::Result<OwnedFd> {
+        self.socket.leave()
     }
 
     /// Ready when there is something to read or the peer is gone.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_readable(&self.stream, cx);
+            return tls.borrow_mut().poll_readable(&self.socket, cx);
         }
-        self.stream.poll_read_ready(cx)
+        self.socket.poll_read_ready(cx)
     }
 
     /// Appends what is there to `buffer`, at most its spare capacity, which must not be empty. 0 is the end.
@@ -82,11 +83,11 @@ impl Io {
 
     fn poll_read_room(&self, cx: &mut Context<'_>, buffer: &mut BytesMut, room: usize) -> Poll<io::Result<usize>> {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_read(&self.stream, cx, buffer, room);
+            return tls.borrow_mut().poll_read(&self.socket, cx, buffer, room);
         }
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read_buf(&mut buffer.limit(room)) {
+            ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.try_read(buffer, room) {
                 Ok(read) => {
                     if read > 0 && read < room {
                         self.drained();
@@ -110,19 +111,17 @@ impl Io {
         self.poll_read_room(cx, buffer, room)
     }
 
-    /// Forgets that the socket was readable: a read came back short, or all that the peer has to say was moved. Otherwise
-    /// the next read would ask the system in vain.
+    /// See [`Socket::drained`].
     pub fn drained(&self) {
-        let nothing: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
-        let _ = self.stream.try_io(Interest::READABLE, || nothing);
+        self.socket.drained();
     }
 
     /// Writes what the socket takes of these.
     pub fn poll_writev(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_writev(&self.stream, cx, slices);
+            return tls.borrow_mut().poll_writev(&self.socket, cx, slices);
         }
-        poll_out(&self.stream, cx, || send(&self.stream, slices))
+        poll_out(&self.socket, cx, |to| send(to, slices))
     }
 
     /// As [`Io::poll_writev`], of one slice.
@@ -134,9 +133,9 @@ impl Io {
     /// and with TLS their records leave together.
     pub fn poll_send_more(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_write_ahead(&self.stream, cx, slices);
+            return tls.borrow_mut().poll_write_ahead(&self.socket, cx, slices);
         }
-        poll_out(&self.stream, cx, || send_more(&self.stream, slices))
+        poll_out(&self.socket, cx, |to| send_more(to, slices))
     }
 
     /// As [`Io::poll_writev`], of all that is still to be written on this connection: the kernel may keep the end of it
@@ -146,25 +145,25 @@ impl Io {
         if let Some(tls) = self.tls.get() {
             let mut tls = tls.borrow_mut();
             tls.last_write();
-            return tls.poll_writev(&self.stream, cx, slices);
+            return tls.poll_writev(&self.socket, cx, slices);
         }
-        poll_out(&self.stream, cx, || send_more(&self.stream, slices))
+        poll_out(&self.socket, cx, |to| send_more(to, slices))
     }
 
     /// Sends what the socket takes of `file`, from `offset`. 0 is the end of the file.
     pub fn poll_sendfile(&self, cx: &mut Context<'_>, file: &File, offset: u64, len: usize) -> Poll<io::Result<usize>> {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_sendfile(&self.stream, cx, file, offset, len);
+            return tls.borrow_mut().poll_sendfile(&self.socket, cx, file, offset, len);
         }
-        poll_out(&self.stream, cx, || sendfile(&self.stream, file, offset, len))
+        poll_out(&self.socket, cx, |to| sendfile(to, file, offset, len))
     }
 
     /// Moves what is there, at most `limit`, into a pipe that is empty. 0 is the end.
     pub fn poll_splice_from(&self, cx: &mut Context<'_>, pipe: &OwnedFd, limit: usize) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let moved = self.stream.try_io(Interest::READABLE, || {
-                Ok(rustix::pipe::splice(&self.stream, None, pipe, None, limit, SpliceFlags::NONBLOCK)?)
+            ready!(self.socket.poll_read_ready(cx))?;
+            let moved = self.socket.try_io(Interest::READABLE, |socket| {
+                Ok(rustix::pipe::splice(socket, None, pipe, None, limit, SpliceFlags::NONBLOCK)?)
             });
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -176,9 +175,9 @@ impl Io {
     /// Moves what the socket takes of the `len` bytes in a pipe.
     pub fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, len: usize) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            let moved = self.stream.try_io(Interest::WRITABLE, || {
-                Ok(rustix::pipe::splice(pipe, None, &self.stream, None, len, SpliceFlags::NONBLOCK)?)
+            ready!(self.socket.poll_write_ready(cx))?;
+            let moved = self.socket.try_io(Interest::WRITABLE, |socket| {
+                Ok(rustix::pipe::splice(pipe, None, socket, None, len, SpliceFlags::NONBLOCK)?)
             });
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -190,21 +189,22 @@ impl Io {
     /// Whether there are bytes in the socket, be it that the loop has not heard of them yet.
     pub fn has_arrived(&self) -> bool {
         let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-        matches!(rustix::net::recv(&self.stream, &mut [0], flags), Ok((_, 1..)))
+        let peeked = self.socket.with(|socket| rustix::net::recv(socket, &mut [0], flags));
+        matches!(peeked, Ok(Ok((_, 1..))))
     }
 
     /// Ready when the peer has closed its side or the connection is broken; data that waits to be read is no answer.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_gone(&self.stream, cx);
+            return tls.borrow_mut().poll_gone(&self.socket, cx);
         }
         loop {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+            if ready!(self.socket.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(());
             }
-            let peeked = self.stream.try_io(Interest::READABLE, || {
+            let peeked = self.socket.try_io(Interest::READABLE, |socket| {
                 let mut byte = [0];
-                let (_, count) = rustix::net::recv(&self.stream, &mut byte, rustix::net::RecvFlags::PEEK)?;
+                let (_, count) = rustix::net::recv(socket, &mut byte, rustix::net::RecvFlags::PEEK)?;
                 Ok(count)
             });
             match peeked {
@@ -220,16 +220,16 @@ impl Io {
     /// Whether nothing has come, not even the end. When that changes, `cx` is told.
     pub fn poll_quiet(&self, cx: &mut Context<'_>) -> bool {
         if let Some(tls) = self.tls.get() {
-            return tls.borrow_mut().poll_quiet(&self.stream, cx);
+            return tls.borrow_mut().poll_quiet(&self.socket, cx);
         }
         loop {
-            match self.stream.poll_read_ready(cx) {
+            match self.socket.poll_read_ready(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Err(_)) => return false,
                 Poll::Ready(Ok(())) => {}
             }
-            let peeked = self.stream.try_io(Interest::READABLE, || {
-                Ok(rustix::net::recv(&self.stream, &mut [0], rustix::net::RecvFlags::PEEK)?)
+            let peeked = self.socket.try_io(Interest::READABLE, |socket| {
+                Ok(rustix::net::recv(socket, &mut [0], rustix::net::RecvFlags::PEEK)?)
             });
             match peeked {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -238,12 +238,17 @@ impl Io {
         }
     }
 
+    /// Writes what the socket takes of this at this moment, without TLS: a word before it begins.
+    pub fn send_now(&self, bytes: &[u8]) {
+        let _ = self.socket.try_io(Interest::WRITABLE, |to| send(to, &[IoSlice::new(bytes)]));
+    }
+
     /// Says that nothing more will be written.
     pub fn shutdown_write(&self) {
         if let Some(tls) = self.tls.get() {
-            tls.borrow_mut().close(&self.stream);
+            tls.borrow_mut().close(&self.socket);
         }
-        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
+        let _ = self.socket.with(|socket| rustix::net::shutdown(socket, rustix::net::Shutdown::Write));
     }
 
     /// The session ends without a word: the peer does not listen.
@@ -258,52 +263,53 @@ impl Io {
         if let Some(tls) = self.tls.get() {
             tls.borrow_mut().abandon();
         }
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+        let zero = Some(std::time::Duration::ZERO);
+        let _ = self.socket.with(|socket| socket2::SockRef::from(&socket).set_linger(zero));
     }
 }
 
 /// Writes once the socket takes something.
 pub(super) fn poll_out(
-    stream: &TcpStream,
+    socket: &Socket,
     cx: &mut Context<'_>,
-    write: impl Fn() -> io::Result<usize>,
+    write: impl Fn(BorrowedFd<'_>) -> io::Result<usize>,
 ) -> Poll<io::Result<usize>> {
     loop {
-        ready!(stream.poll_write_ready(cx))?;
-        match write() {
+        ready!(socket.poll_write_ready(cx))?;
+        match socket.try_io(Interest::WRITABLE, &write) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return Poll::Ready(done),
         }
     }
 }
 
-/// See [`Io::poll_writev`]. The cheaper call for one slice, and not the C library's: there it can be cancelled, which costs
-/// two locked instructions each time.
-pub(super) fn send(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+/// See [`Io::poll_writev`]. One slice has a cheaper call, and not the C library's: there it can be cancelled, which costs two
+/// locked instructions each time.
+pub(super) fn send(to: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     match slices {
-        [one] => stream.try_io(Interest::WRITABLE, || Ok(rustix::net::send(stream, one, SendFlags::NOSIGNAL)?)),
-        some => stream.try_write_vectored(some),
+        [one] => Ok(rustix::net::send(to, one, SendFlags::NOSIGNAL)?),
+        some => Ok(rustix::io::writev(to, some)?),
     }
 }
 
 /// See [`Io::poll_send_more`].
-pub(super) fn send_more(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+pub(super) fn send_more(to: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-    stream.try_io(Interest::WRITABLE, || match slices {
-        [one] => Ok(rustix::net::send(stream, one, flags)?), // the cheaper call
-        some => Ok(rustix::net::sendmsg(stream, some, &mut SendAncillaryBuffer::default(), flags)?),
-    })
+    match slices {
+        [one] => Ok(rustix::net::send(to, one, flags)?),
+        some => Ok(rustix::net::sendmsg(to, some, &mut SendAncillaryBuffer::default(), flags)?),
+    }
 }
 
 /// See [`Io::poll_sendfile`].
-pub(super) fn sendfile(stream: &TcpStream, file: &File, mut offset: u64, len: usize) -> io::Result<usize> {
-    stream.try_io(Interest::WRITABLE, || Ok(rustix::fs::sendfile(stream, file, Some(&mut offset), len)?))
+pub(super) fn sendfile(to: BorrowedFd<'_>, file: &File, mut offset: u64, len: usize) -> io::Result<usize> {
+    Ok(rustix::fs::sendfile(to, file, Some(&mut offset), len)?)
 }
 
 impl Drop for Io {
     fn drop(&mut self) {
         if let Some(tls) = self.tls.get_mut() {
-            tls.get_mut().close(&self.stream);
+            tls.get_mut().close(&self.socket);
         }
     }
 }

@@ -7,6 +7,8 @@ pub mod io;
 pub mod listen;
 pub mod pipe;
 pub mod resolver;
+pub mod rest;
+pub mod socket;
 pub mod tcp_info;
 pub mod timer;
 pub mod tls;

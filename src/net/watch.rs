@@ -2,42 +2,63 @@
 //!
 //! In: sockets of which nothing is expected soon. Out: those that have something to say, and those whose time is over.
 //! The sockets are in an epoll set of their own, which is itself one descriptor of the thread's loop: what such a socket costs is
-//! its line here. The set is asked by level, so that nothing is missed that came before the socket did.
+//! its line here. A socket is heard of once; it stays in the set, and when it comes back it is only asked for again. Nothing is missed
+//! that came before it did.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::base::row::{Place, Row};
 
 /// How many sockets are heard of in one call.
 pub const BATCH: usize = 64;
 
+/// A descriptor in the thread's loop, which tells when it is readable. For those that are no stream: tokio's own listeners put each
+/// socket in the loop that they accept.
+#[expect(deprecated, reason = "what took its place is unsafe, for types that tell another descriptor each time")]
+pub fn readable<T: AsFd + AsRawFd>(descriptor: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
+}
+
 /// See the module's head.
 pub struct Watch<T> {
     set: Rc<OwnedFd>,
     row: Row<Watched<T>>,
     /// In the order in which their time ends.
-    ends: BTreeSet<(Instant, Place)>,
+    ends: BTreeSet<(Moment, Place)>,
     events: Vec<Event>,
+    /// Moments count from here.
+    made: Instant,
 }
+
+/// Milliseconds: half of what an `Instant` takes.
+type Moment = u64;
 
 struct Watched<T> {
     socket: OwnedFd,
     what: T,
-    until: Instant,
+    until: Moment,
 }
 
 impl<T> Watch<T> {
     pub fn new() -> io::Result<Self> {
         let set = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Self { set: Rc::new(set), row: Row::default(), ends: BTreeSet::new(), events: Vec::with_capacity(BATCH) })
+        Ok(Self {
+            set: Rc::new(set),
+            row: Row::default(),
+            ends: BTreeSet::new(),
+            events: Vec::with_capacity(BATCH),
+            made: Instant::now(),
+        })
     }
 
     /// Readable when one of the sockets has something to say.
@@ -45,12 +66,18 @@ impl<T> Watch<T> {
         self.set.clone()
     }
 
-    /// Watches a socket. An error drops it, and what belongs to it.
-    pub fn put(&mut self, socket: OwnedFd, what: T, until: Instant) -> io::Result<()> {
+    /// Watches a socket. `again`: it was here before. An error drops it, and what belongs to it.
+    pub fn put(&mut self, socket: OwnedFd, what: T, until: Instant, again: bool) -> io::Result<()> {
+        let until = self.moment(until) + 1; // not before its time
         let place = self.row.push(Watched { socket, what, until });
         let Some(watched) = self.row.get_mut(place) else { return Ok(()) };
-        let number = EventData::new_u64(place.number());
-        if let Err(error) = epoll::add(&*self.set, &watched.socket, number, EventFlags::IN | EventFlags::RDHUP) {
+        let (set, socket, number) = (&*self.set, &watched.socket, EventData::new_u64(place.number()));
+        let once = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
+        let asked = match again {
+            false => epoll::add(set, socket, number, once),
+            true => epoll::modify(set, socket, number, once),
+        };
+        if let Err(error) = asked {
             self.row.remove(place);
             return Err(error.into());
         }
@@ -63,7 +90,7 @@ impl<T> Watch<T> {
         self.row.front().map(|watched| &watched.what)
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.row.len()
     }
 
@@ -89,17 +116,18 @@ impl<T> Watch<T> {
 
     /// When the first one's time ends.
     pub fn next_end(&self) -> Option<Instant> {
-        self.ends.first().map(|(until, _)| *until)
+        self.ends.first().map(|(until, _)| self.made + Duration::from_millis(*until))
     }
 
     /// Takes one out whose time is over.
     pub fn ended(&mut self, now: Instant) -> Option<(OwnedFd, T)> {
         let (until, place) = *self.ends.first()?;
-        if until > now { None } else { self.take(place) }
+        if until > self.moment(now) { None } else { self.take(place) }
     }
 
     /// Lets the time of some end no later than at `until`.
     pub fn hasten(&mut self, until: Instant, mut some: impl FnMut(&T) -> bool) {
+        let until = self.moment(until);
         let ends = &mut self.ends;
         self.row.visit(|place, watched| {
             if watched.until > until && some(&watched.what) {
@@ -123,10 +151,71 @@ impl<T> Watch<T> {
         places.into_iter().filter_map(|place| self.take(place)).map(|(_, what)| what).collect()
     }
 
+    fn moment(&self, time: Instant) -> Moment {
+        Moment::try_from(time.saturating_duration_since(self.made).as_millis()).unwrap_or(Moment::MAX - 1)
+    }
+
     fn take(&mut self, place: Place) -> Option<(OwnedFd, T)> {
         let Watched { socket, what, until } = self.row.remove(place)?;
         self.ends.remove(&(until, place));
-        let _ = epoll::delete(&*self.set, &socket); // it is in the set, or would not be here
         Some((socket, what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn heard(watch: &mut Watch<u32>) -> Vec<(OwnedFd, u32)> {
+        let mut heard = Vec::new();
+        assert!(!watch.hear(|socket, what| heard.push((socket, what))).expect("a set of sockets"));
+        heard
+    }
+
+    #[test]
+    fn who_has_something_to_say_is_heard_once_and_may_come_back() {
+        let mut watch = Watch::new().expect("descriptors are left");
+        let later = Instant::now() + Duration::from_secs(60);
+        let (mut one, socket) = UnixStream::pair().expect("descriptors are left");
+        let (other, silent) = UnixStream::pair().expect("descriptors are left");
+        one.write_all(b"before").expect("it is open");
+        watch.put(socket.into(), 1, later, false).expect("a socket");
+        watch.put(silent.into(), 2, later, false).expect("a socket");
+        let mut spoke = heard(&mut watch);
+        let (socket, what) = spoke.pop().expect("one has spoken");
+        assert_eq!((what, spoke.len(), watch.count()), (1, 0, 1));
+        let mut socket = UnixStream::from(socket);
+        socket.read_exact(&mut [0; 6]).expect("it has spoken");
+        one.write_all(b"while it is away").expect("it is open");
+        assert!(heard(&mut watch).is_empty());
+        watch.put(socket.into(), 3, later, true).expect("a socket");
+        assert_eq!(heard(&mut watch).pop().map(|(_, what)| what), Some(3));
+        drop(other); // an end is something to say, too
+        assert_eq!(heard(&mut watch).pop().map(|(_, what)| what), Some(2));
+        assert_eq!((watch.count(), watch.next_end()), (0, None));
+    }
+
+    #[test]
+    fn time_ends_in_its_order_and_can_be_hastened() {
+        let mut watch = Watch::new().expect("descriptors are left");
+        let now = Instant::now();
+        let (mut peers, after) = (Vec::new(), |seconds| now + Duration::from_secs(seconds));
+        for (what, seconds) in [(1, 30), (2, 10), (3, 20), (4, 40)] {
+            let (peer, socket) = UnixStream::pair().expect("descriptors are left");
+            watch.put(socket.into(), what, after(seconds), false).expect("a socket");
+            peers.push(peer);
+        }
+        assert_eq!(watch.front(), Some(&1));
+        assert!(watch.ended(after(9)).is_none());
+        assert_eq!(watch.ended(after(11)).map(|(_, what)| what), Some(2));
+        watch.hasten(after(15), |&what| what == 4);
+        assert!(watch.next_end().is_some_and(|end| end >= after(15) - Duration::from_millis(1) && end < after(16)));
+        assert_eq!(watch.ended(after(16)).map(|(_, what)| what), Some(4));
+        assert_eq!(watch.take_those(|&what| what == 3), [3]);
+        assert_eq!(watch.pop_front().map(|(_, what)| what), Some(1));
+        assert!(peers[0].read(&mut [0]).is_ok_and(|read| read == 0)); // its socket is closed
     }
 }

@@ -208,7 +208,7 @@ fn open_doors(index: usize, generation: &Arc<Generation>) -> JoinSet<()> {
             multi_accept: generation.settings.multi_accept,
             log: generation.log.clone(),
         };
-        doors.spawn_local(accept::accept(socket, door.listener.options.address.clone(), entrance));
+        doors.spawn_local(accept::accept(socket, entrance));
     }
     doors
 }

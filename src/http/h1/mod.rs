@@ -7,7 +7,6 @@ pub mod send;
 pub use encode::itoa;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::Instant;
 
 use bytes::BytesMut;
 
@@ -29,6 +28,7 @@ use super::upload::Upload;
 use crate::base::{buffers, place};
 use crate::log::{Level, Raw};
 use crate::net::crowd::{Call, LAST_CHANCE};
+use crate::net::rest::Pause;
 use crate::net::timer::Timer;
 use crate::net::tls::Session;
 use crate::wire::http1::request::{HTTP2_PREFACE, Preface};
@@ -47,10 +47,8 @@ enum After {
 /// Serves a connection to its end.
 pub async fn serve(mut connection: Rc<Connection>) {
     let mut timer = Timer::default();
-    if connection.requests.get() > 0 {
-        // It has rested, and there is something to read; the loop will know in a moment.
-        let _ = std::future::poll_fn(|cx| connection.io.poll_readable(cx)).await;
-    } else {
+    // A connection that has rested begins in the midst.
+    if connection.requests.get() == 0 {
         if connection.address().proxy_protocol && !Box::pin(proxy_protocol::read(&connection, &mut timer)).await {
             return;
         }
@@ -61,16 +59,17 @@ pub async fn serve(mut connection: Rc<Connection>) {
             return h2::serve(connection).await;
         }
     }
+    let mut paced = false;
     loop {
         let together = !connection.input.borrow().is_empty();
         if !together {
-            match wait(&connection, &mut timer).await {
+            match wait(&connection, &mut timer, paced).await {
                 Waited::Begun => {}
                 Waited::Gone => return,
-                Waited::Long(until) => match connection.rest(until) {
+                Waited::Long(pause) => match connection.rest(pause) {
                     Ok(()) => return,
                     Err(still) => {
-                        connection = still;
+                        (connection, paced) = (still, false);
                         continue;
                     }
                 },
@@ -88,6 +87,7 @@ pub async fn serve(mut connection: Rc<Connection>) {
         if !place::pinned(|| serve_one(&connection, &mut timer)).await {
             return;
         }
+        paced = connection.paced.take();
     }
 }
 
@@ -162,12 +162,12 @@ enum Waited {
     /// The connection ends.
     Gone,
     /// Nothing, and it is time to rest. The wait is not over before this.
-    Long(Instant),
+    Long(Pause),
 }
 
 /// Waits for the first byte of a request: at first for `client_header_timeout`, between requests for
-/// `keepalive_timeout`.
-async fn wait(connection: &Rc<Connection>, timer: &mut Timer) -> Waited {
+/// `keepalive_timeout`. `paced`: most likely it will be a while.
+async fn wait(connection: &Rc<Connection>, timer: &mut Timer, paced: bool) -> Waited {
     connection.activity.set(State::Waiting);
     let size = connection.default_server().settings.client_header_buffer_size;
     if connection.requests.get() > 0 {
@@ -179,6 +179,10 @@ async fn wait(connection: &Rc<Connection>, timer: &mut Timer) -> Waited {
     };
     let idle = connection.requests.get() > 0;
     let slot = &connection.slot;
+    let since = connection.now();
+    if paced && connection.can_rest() && slot.is_crowded() {
+        return Waited::Long(Pause { since, until: since + timeout });
+    }
     let mut last_chance = Timer::default();
     let call = match idle {
         true if connection.can_rest() => slot.idle(),
@@ -202,8 +206,8 @@ async fn wait(connection: &Rc<Connection>, timer: &mut Timer) -> Waited {
         match call.as_mut().poll(cx) {
             Poll::Pending => {}
             Poll::Ready(Call::Rest) => {
-                let until = timer.deadline().unwrap_or_else(|| connection.now() + timeout);
-                return Poll::Ready(Waited::Long(until));
+                let until = timer.deadline().unwrap_or(since + timeout);
+                return Poll::Ready(Waited::Long(Pause { since, until }));
             }
             Poll::Ready(Call::Leave) => {
                 // A request that came at this very moment is answered; that it is here will be told to the loop next.

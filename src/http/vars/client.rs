@@ -50,7 +50,7 @@ fn connection(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     ];
     for (name, fact) in facts {
         let row = Row::each(move |r: &Request| {
-            let info = tcp_info::of(r.connection.io.stream())?;
+            let info = r.connection.io.socket().with(|socket| tcp_info::of(&socket)).ok()??;
             decimal(u64::from(fact(info)))
         });
         vars.define(name, row)?;

@@ -67,7 +67,7 @@ impl Tunnel {
     pub fn new(at: At, link: Link, settings: Arc<Settings>, rest: BytesMut) -> Self {
         let early = at.request.take_early();
         if at.request.plan().core.tcp_nodelay {
-            let _ = link.io.stream().set_nodelay(true); // fails on a unix socket, which has no delay
+            link.io.socket().set_nodelay();
         }
         at.note(|attempt| attempt.response_length += rest.len() as u64);
         let up = Way { rest: early, ..Way::default() };

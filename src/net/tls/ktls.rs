@@ -19,6 +19,7 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use crate::net::socket::Socket;
 use libc::{TLS_1_2_VERSION, TLS_1_3_VERSION, TLS_SET_RECORD_TYPE, tls12_crypto_info_chacha20_poly1305};
 use libc::{TLS_CIPHER_AES_GCM_128, TLS_CIPHER_AES_GCM_256, TLS_CIPHER_CHACHA20_POLY1305};
 use libc::{tls_crypto_info, tls12_crypto_info_aes_gcm_128, tls12_crypto_info_aes_gcm_256};
@@ -33,15 +34,14 @@ use rustls::{
     CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error, SupportedCipherSuite,
     Tls12CipherSuite, Tls13CipherSuite,
 };
-use socket2::{Domain, MsgHdr, SockRef, Socket, Type};
-use tokio::net::TcpStream;
+use socket2::{Domain, MsgHdr, SockRef, Type};
 
 /// Whether the kernel makes records. It is found out once, by whoever asks first: the master, which may have the kernel's
 /// module loaded.
 pub fn is_there() -> bool {
     *FOUND.get_or_init(|| {
         // The name is looked up first; that there is no connection is the second complaint.
-        let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else { return false };
+        let Ok(socket) = socket2::Socket::new(Domain::IPV4, Type::STREAM, None) else { return false };
         matches!(setsockopt(&socket, TcpUlp::default(), ULP), Ok(()) | Err(Errno::ENOTCONN))
     })
 }
@@ -359,15 +359,19 @@ const INTERNAL_ERROR: [u8; 2] = [FATAL, 80];
 impl Kernel {
     /// Gives the keys away. All records that rustls made must have left. `None` where the kernel does not take them: then
     /// nothing has changed.
-    pub fn take_over(stream: &TcpStream, keys: &Keys) -> Option<Self> {
-        if SockRef::from(stream).send_buffer_size().is_ok_and(|size| size < LEAST_BUFFER) {
+    pub fn take_over(socket: &Socket, keys: &Keys) -> Option<Self> {
+        let size = socket.with(|socket| SockRef::from(&socket).send_buffer_size()).ok()?;
+        if size.is_ok_and(|size| size < LEAST_BUFFER) {
             return None;
         }
         let info = keys.info()?;
         let left = keys.cipher.records().checked_sub(keys.next.load(Ordering::Relaxed))?;
         // A socket with this protocol and without keys passes everything as it is.
-        setsockopt(stream, TcpUlp::default(), ULP).ok()?;
-        setsockopt(stream, TcpTlsTx, &info).ok()?;
+        let changed = socket.with(|socket| {
+            setsockopt(&socket, TcpUlp::default(), ULP)?;
+            setsockopt(&socket, TcpTlsTx, &info)
+        });
+        changed.ok()?.ok()?;
         Some(Self { left, alert: None, over: false })
     }
 
@@ -404,32 +408,33 @@ impl Kernel {
     }
 
     /// Sends the alert that is to be sent, if the socket takes it at this moment.
-    pub fn speak(&mut self, stream: &TcpStream) {
+    pub fn speak(&mut self, socket: &Socket) {
         if let Some(alert) = self.alert.take()
             && !self.over
         {
             self.over = alert[0] == FATAL;
-            send_alert(stream, alert);
+            send_alert(socket, alert);
         }
     }
 
     /// Ends the session.
-    pub fn close(&mut self, stream: &TcpStream) {
-        self.speak(stream);
+    pub fn close(&mut self, socket: &Socket) {
+        self.speak(socket);
         if !self.over {
             self.over = true;
-            send_alert(stream, CLOSE_NOTIFY);
+            send_alert(socket, CLOSE_NOTIFY);
         }
     }
 }
 
 /// tls.rst of the kernel, "Send TLS control messages": the record's type comes beside its bytes.
-fn send_alert(stream: &TcpStream, alert: [u8; 2]) {
+fn send_alert(socket: &Socket, alert: [u8; 2]) {
     let control = control(TLS_SET_RECORD_TYPE, u8::from(ContentType::Alert));
     let bytes = [IoSlice::new(&alert)];
     let message = MsgHdr::new().with_buffers(&bytes).with_control(&control);
     // What the socket does not take at this moment is lost, as it is without the kernel.
-    let _ = SockRef::from(stream).sendmsg(&message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    let _ = socket.with(|socket| SockRef::from(&socket).sendmsg(&message, flags));
 }
 
 const WORD: usize = size_of::<usize>();

@@ -26,7 +26,7 @@ pub mod verify; // whether a peer's certificate is good
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufRead, IoSlice, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -34,10 +34,10 @@ use bytes::BytesMut;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustls::{Connection, ProtocolVersion};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use self::ktls::{Kernel, Keys};
 use super::io::{poll_out, send, send_more, sendfile};
+use super::socket::Socket;
 
 /// One connection's TLS. See the module's head.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Session {
 
     /// Drives the handshake. Ready when both sides are done with it, when a request has come early, or with the error,
     /// whose alert is sent.
-    pub fn poll_handshake(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_handshake(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             // A request that came with the end of the handshake: the ticket leaves with its answer. Before TLS 1.3 there is
             // more to say, for which the client waits.
@@ -128,12 +128,12 @@ impl Session {
             {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_flush(stream, cx))?;
+            ready!(self.poll_flush(socket, cx))?;
             if !self.conn.is_handshaking() || !self.early.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if let Err(error) = ready!(self.poll_fill(stream, cx)) {
-                let _ = self.poll_flush(stream, cx);
+            if let Err(error) = ready!(self.poll_fill(socket, cx)) {
+                let _ = self.poll_flush(socket, cx);
                 return Poll::Ready(Err(error));
             }
             if self.ended {
@@ -148,17 +148,17 @@ impl Session {
     }
 
     /// Ready when there is plain text, or the end, or something on the socket that may become one of them.
-    pub fn poll_readable(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_readable(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ended || !self.waiting.is_empty() || self.has_text() {
             return Poll::Ready(Ok(()));
         }
-        stream.poll_read_ready(cx)
+        socket.poll_read_ready(cx)
     }
 
     /// Appends plain text to `buffer`, at most `room`. 0 is the end.
     pub fn poll_read(
         &mut self,
-        stream: &TcpStream,
+        socket: &Socket,
         cx: &mut Context<'_>,
         buffer: &mut BytesMut,
         room: usize,
@@ -185,24 +185,24 @@ impl Session {
             if self.ended {
                 return Poll::Ready(Ok(0));
             }
-            if let Err(error) = ready!(self.poll_fill(stream, cx)) {
-                let _ = self.poll_flush(stream, cx); // the alert
+            if let Err(error) = ready!(self.poll_fill(socket, cx)) {
+                let _ = self.poll_flush(socket, cx); // the alert
                 return Poll::Ready(Err(error));
             }
             // What the peer's records asked for: keys are changed, say. The socket may take it later.
-            let _ = self.poll_flush(stream, cx);
+            let _ = self.poll_flush(socket, cx);
         }
     }
 
     /// Writes what the slices hold, up to [`WRITE`]. After `Pending` the same bytes must be offered again.
     pub fn poll_writev(
         &mut self,
-        stream: &TcpStream,
+        socket: &Socket,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if let Maker::Kernel(_) = self.maker {
-            return self.poll_kernel(stream, cx, || stream.try_write_vectored(slices));
+            return self.poll_kernel(socket, cx, |to| send(to, slices));
         }
         if self.accepted == 0 {
             self.accepted = self.accept(slices)?;
@@ -210,14 +210,14 @@ impl Session {
                 self.conn.send_close_notify();
             }
         }
-        ready!(self.poll_flush(stream, cx))?;
+        ready!(self.poll_flush(socket, cx))?;
         Poll::Ready(Ok(std::mem::take(&mut self.accepted)))
     }
 
     /// Takes what the slices hold, up to [`WRITE`]: part of a file follows at once, and their records leave together.
     pub fn poll_write_ahead(
         &mut self,
-        stream: &TcpStream,
+        socket: &Socket,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
@@ -225,9 +225,9 @@ impl Session {
             Maker::Rustls | Maker::RustlsYet(Some(_)) => Poll::Ready(self.accept(slices)),
             Maker::RustlsYet(None) => Poll::Ready(self.asking_for_keys(|session| session.accept(slices))),
             Maker::Kernel(kernel) => {
-                kernel.speak(stream);
+                kernel.speak(socket);
                 kernel.check()?;
-                let sent = ready!(poll_out(stream, cx, || send_more(stream, slices)))?;
+                let sent = ready!(poll_out(socket, cx, |to| send_more(to, slices)))?;
                 kernel.wrote(sent);
                 Poll::Ready(Ok(sent))
             }
@@ -243,14 +243,14 @@ impl Session {
     }
 
     /// Lets the kernel make the records if it is worth while: what is sent by one write is not.
-    fn poll_change(&mut self, stream: &TcpStream, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<()>> {
+    fn poll_change(&mut self, socket: &Socket, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<()>> {
         let Maker::RustlsYet(Some(keys)) = &self.maker else { return Poll::Ready(Ok(())) };
         if self.accepted > 0 || len <= WRITE || self.conn.is_handshaking() {
             return Poll::Ready(Ok(()));
         }
         let keys = keys.clone();
-        ready!(self.poll_flush(stream, cx))?;
-        self.maker = Kernel::take_over(stream, &keys).map_or(Maker::Rustls, Maker::Kernel);
+        ready!(self.poll_flush(socket, cx))?;
+        self.maker = Kernel::take_over(socket, &keys).map_or(Maker::Rustls, Maker::Kernel);
         Poll::Ready(Ok(()))
     }
 
@@ -258,27 +258,27 @@ impl Session {
     /// connection is closed; so a write is not reported before there is room again.
     fn poll_kernel(
         &mut self,
-        stream: &TcpStream,
+        socket: &Socket,
         cx: &mut Context<'_>,
-        write: impl Fn() -> io::Result<usize>,
+        write: impl Fn(BorrowedFd<'_>) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         let Maker::Kernel(kernel) = &mut self.maker else { return Poll::Ready(Err(io::ErrorKind::Other.into())) };
         if self.accepted == 0 {
-            kernel.speak(stream);
+            kernel.speak(socket);
             kernel.check()?;
-            self.accepted = ready!(poll_out(stream, cx, write)).inspect_err(|_| self.broken = true)?;
+            self.accepted = ready!(poll_out(socket, cx, write)).inspect_err(|_| self.broken = true)?;
             kernel.wrote(self.accepted);
         }
         loop {
-            let room = stream.try_io(Interest::WRITABLE, || {
-                let mut asked = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+            let room = socket.try_io(Interest::WRITABLE, |socket| {
+                let mut asked = [PollFd::new(socket, PollFlags::POLLOUT)];
                 match nix::poll::poll(&mut asked, PollTimeout::ZERO)? {
                     0 => Err(io::ErrorKind::WouldBlock.into()),
                     _ => Ok(()), // or broken, which the next call will say
                 }
             });
             match room {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(stream.poll_write_ready(cx))?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(socket.poll_write_ready(cx))?,
                 Err(_) | Ok(()) => return Poll::Ready(Ok(std::mem::take(&mut self.accepted))),
             }
         }
@@ -305,26 +305,26 @@ impl Session {
     /// As [`Session::poll_writev`], of a part of a file. 0 is the end of the file.
     pub fn poll_sendfile(
         &mut self,
-        stream: &TcpStream,
+        socket: &Socket,
         cx: &mut Context<'_>,
         file: &File,
         offset: u64,
         len: usize,
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_change(stream, cx, len))?;
+        ready!(self.poll_change(socket, cx, len))?;
         match self.maker {
-            Maker::Kernel(_) => self.poll_kernel(stream, cx, || sendfile(stream, file, offset, len)),
+            Maker::Kernel(_) => self.poll_kernel(socket, cx, |to| sendfile(to, file, offset, len)),
             Maker::RustlsYet(None) if self.accepted == 0 && len > WRITE => {
-                self.asking_for_keys(|session| session.poll_copy(stream, cx, file, offset, len))
+                self.asking_for_keys(|session| session.poll_copy(socket, cx, file, offset, len))
             }
-            Maker::Rustls | Maker::RustlsYet(_) => self.poll_copy(stream, cx, file, offset, len),
+            Maker::Rustls | Maker::RustlsYet(_) => self.poll_copy(socket, cx, file, offset, len),
         }
     }
 
     /// The same with rustls's records.
     fn poll_copy(
         &mut self,
-        stream: &TcpStream,
+        socket: &Socket,
         cx: &mut Context<'_>,
         file: &File,
         offset: u64,
@@ -337,12 +337,12 @@ impl Session {
                 self.conn.writer().write(&buffer[..read])
             })?;
         }
-        ready!(self.poll_flush(stream, cx))?;
+        ready!(self.poll_flush(socket, cx))?;
         Poll::Ready(Ok(std::mem::take(&mut self.accepted)))
     }
 
     /// Ready when the peer has closed its side or the connection is broken; text that waits to be read is no answer.
-    pub fn poll_gone(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_gone(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.ended {
                 return Poll::Ready(());
@@ -350,7 +350,7 @@ impl Session {
             if self.has_text() || !self.waiting.is_empty() {
                 return Poll::Pending;
             }
-            if ready!(self.poll_fill(stream, cx)).is_err() {
+            if ready!(self.poll_fill(socket, cx)).is_err() {
                 return Poll::Ready(());
             }
         }
@@ -358,12 +358,12 @@ impl Session {
 
     /// Whether neither text nor the end has come. When that changes, `cx` is told. Records that are no text, such as
     /// tickets for the next session, are taken in.
-    pub fn poll_quiet(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> bool {
+    pub fn poll_quiet(&mut self, socket: &Socket, cx: &mut Context<'_>) -> bool {
         loop {
             if self.ended || self.has_text() || !self.waiting.is_empty() {
                 return false;
             }
-            match self.poll_fill(stream, cx) {
+            match self.poll_fill(socket, cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return false,
@@ -372,7 +372,7 @@ impl Session {
     }
 
     /// Says that nothing more will be written; what the socket does not take at this moment is lost.
-    pub fn close(&mut self, stream: &TcpStream) {
+    pub fn close(&mut self, socket: &Socket) {
         if self.broken {
             return;
         }
@@ -381,15 +381,15 @@ impl Session {
             return;
         }
         if let Maker::Kernel(kernel) = &mut self.maker {
-            return kernel.close(stream);
+            return kernel.close(socket);
         }
         self.conn.send_close_notify();
-        self.flush_now(stream);
+        self.flush_now(socket);
     }
 
     /// Sends what the socket takes at this moment.
-    pub fn flush_now(&mut self, stream: &TcpStream) {
-        let _ = self.poll_flush(stream, &mut Context::from_waker(std::task::Waker::noop()));
+    pub fn flush_now(&mut self, socket: &Socket) {
+        let _ = self.poll_flush(socket, &mut Context::from_waker(std::task::Waker::noop()));
         self.broken = true;
     }
 
@@ -403,7 +403,7 @@ impl Session {
     }
 
     /// Takes in one read's worth of records.
-    fn poll_fill(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_fill(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.waiting.is_empty() {
             let waiting = std::mem::take(&mut self.waiting);
             let used = self.digest(&waiting)?;
@@ -414,13 +414,11 @@ impl Session {
             self.waiting = waiting;
         }
         loop {
-            ready!(stream.poll_read_ready(cx))?;
-            let read = INPUT.with_borrow_mut(|input| match stream.try_read(input) {
+            ready!(socket.poll_read_ready(cx))?;
+            let read = INPUT.with_borrow_mut(|input| match socket.try_read_into(input) {
                 Ok(read) => {
                     if read > 0 && read < input.len() {
-                        // The socket is empty: the next read waits instead of asking again.
-                        let nothing: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
-                        let _ = stream.try_io(Interest::READABLE, || nothing);
+                        socket.drained(); // the next read waits instead of asking again
                     }
                     self.take(&input[..read]).map(Some)
                 }
@@ -491,14 +489,14 @@ impl Session {
         Ok(())
     }
 
-    fn poll_flush(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Maker::Kernel(kernel) = &mut self.maker {
-            kernel.speak(stream);
+            kernel.speak(socket);
             return Poll::Ready(Ok(()));
         }
         while self.conn.wants_write() {
-            ready!(stream.poll_write_ready(cx))?;
-            match self.conn.write_tls(&mut Sock { stream, last: self.last }) {
+            ready!(socket.poll_write_ready(cx))?;
+            match self.conn.write_tls(&mut Sock { socket, last: self.last }) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
@@ -513,7 +511,7 @@ impl Session {
 
 /// The socket as rustls writes to it.
 struct Sock<'a> {
-    stream: &'a TcpStream,
+    socket: &'a Socket,
     /// The close follows at once: the end may leave with it, in one packet.
     last: bool,
 }
@@ -524,10 +522,10 @@ impl Write for Sock<'_> {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self.last {
-            true => send_more(self.stream, slices),
-            false => send(self.stream, slices),
-        }
+        self.socket.try_io(Interest::WRITABLE, |to| match self.last {
+            true => send_more(to, slices),
+            false => send(to, slices),
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
