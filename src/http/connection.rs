@@ -45,8 +45,6 @@ pub struct Connection {
     pub requests: Cell<u64>,
     /// The request at hand came together with the one before.
     pub pipelined: Cell<bool>,
-    /// Its client left it alone for a while before the request at hand.
-    pub paced: Cell<bool>,
     /// What the PROXY protocol said, where it is spoken.
     pub proxied: OnceCell<Box<Proxied>>,
     /// How long the connection may wait for its next request: `keepalive_timeout` of the last one's location.
@@ -81,7 +79,6 @@ impl Connection {
             output: RefCell::default(),
             requests: Cell::new(0),
             pipelined: Cell::new(false),
-            paced: Cell::new(false),
             proxied: OnceCell::new(),
             idle_timeout: Cell::new(Duration::ZERO),
             server: Cell::default(),
@@ -132,7 +129,6 @@ impl Connection {
                 output: RefCell::default(),
                 requests,
                 pipelined: Cell::new(false),
-                paced: Cell::new(pause >= SHORT),
                 proxied,
                 idle_timeout,
                 server,
@@ -141,7 +137,7 @@ impl Connection {
                 local: OnceCell::new(),
                 address,
             };
-            Box::pin(h1::serve(Rc::new(this))) as Pin<Box<dyn Future<Output = ()>>>
+            Box::pin(h1::serve(Rc::new(this), pause >= SHORT)) as Pin<Box<dyn Future<Output = ()>>>
         };
         slot.rest(io.leave(), pause, Box::new(go_on));
         Ok(())

@@ -66,7 +66,7 @@ impl Serve for plan::Http {
     fn connection(self: Arc<Self>, accepted: Accepted, listener: usize) -> Pin<Box<dyn Future<Output = ()>>> {
         let Accepted { socket, peer, slot } = accepted;
         let connection = Rc::new(connection::Connection::new(self, listener, Io::new(socket), slot, peer));
-        Box::pin(h1::serve(connection))
+        Box::pin(h1::serve(connection, false))
     }
 }
 

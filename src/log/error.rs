@@ -7,6 +7,7 @@
 //! thread, syslog.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -319,6 +320,15 @@ static MAIN: ArcSwapOption<ErrorLog> = ArcSwapOption::const_empty();
 /// The main scope's log, once there is one.
 pub fn main() -> Option<ErrorLog> {
     MAIN.load().as_deref().cloned()
+}
+
+/// Writes to the main scope's log that a system call failed which no request is to blame for. The log is asked for anew each
+/// time: a thread that kept one would keep its file open over reloads.
+#[cold]
+pub fn call_failed(level: Level, error: &io::Error, call: &str) {
+    if let Some(log) = main() {
+        log.write_os(level, &Context::default(), error.raw_os_error().unwrap_or(0), format_args!("{call} failed"));
+    }
 }
 
 /// Puts `log` in force as the main scope's, also for what libraries say.

@@ -127,16 +127,14 @@ impl Drop for Pipe {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
 
     use super::*;
+    use crate::net::socket::Socket;
 
     fn pair() -> (TcpStream, Io) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let outer = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
-        let (inner, _) = listener.accept().expect("it has connected");
-        inner.set_nonblocking(true).expect("a socket");
-        (outer, Io::new(tokio::net::TcpStream::from_std(inner).expect("a runtime is here")))
+        let (outer, inner) = Socket::pair();
+        (outer, Io::new(inner))
     }
 
     #[test]

@@ -22,7 +22,8 @@ use super::crowd::{Crowd, Idle, LAST_CHANCE, Slot};
 use super::watch::{self, BATCH, Watch};
 use crate::base::clock;
 use crate::base::row::Row;
-use crate::log::{self, Level};
+use crate::log::Level;
+use crate::log::error::call_failed;
 
 /// So long a connection is idle before it rests.
 const LONG: Duration = Duration::from_secs(5);
@@ -96,7 +97,7 @@ impl Slot {
             crowd.rest.stir.notify_one();
         }
         if let Err(error) = put {
-            failed(&error, "epoll_ctl(1)");
+            call_failed(Level::Alert, &error, "epoll_ctl(1)");
         }
     }
 }
@@ -154,7 +155,7 @@ impl Rest {
                 tokio::task::spawn_local(attend(Attendant(Crowd::here()), set));
             }
             // Nobody rests, then.
-            Err(error) => failed(&error, "epoll_create()"),
+            Err(error) => call_failed(Level::Alert, &error, "epoll_create()"),
         }
     }
 
@@ -177,17 +178,13 @@ impl Rest {
 
     /// Has those go on that have something to say, a batch of them. `true`: there may be more.
     fn hear(&self, crowd: &Crowd) -> bool {
-        let mut heard = Vec::new();
-        let more = match &mut *self.watch.borrow_mut() {
-            Some(watch) => watch.hear(|socket, resting| heard.push((socket, resting))),
-            None => return false,
-        };
-        for (socket, Resting { slot, go_on, since }) in heard {
+        let Some(watch) = &mut *self.watch.borrow_mut() else { return false };
+        let more = watch.hear(|socket, Resting { slot, go_on, since }| {
             let pause = clock::now().saturating_duration_since(since);
             crowd.spawn(slot.place(), async move { go_on(socket, slot, pause).await });
-        }
+        });
         more.unwrap_or_else(|error| {
-            failed(&error, "epoll_wait()");
+            call_failed(Level::Alert, &error, "epoll_wait()");
             false
         })
     }
@@ -247,7 +244,7 @@ async fn attend(attendant: Attendant, set: AsyncFd<Rc<OwnedFd>>) {
                     }
                     more
                 }
-                Err(error) => return failed(&error, "epoll_wait()"),
+                Err(error) => return call_failed(Level::Alert, &error, "epoll_wait()"),
             },
             () = &mut time, if next.is_some() => {
                 // A request that has come is heard before its connection's time ends.
@@ -272,13 +269,5 @@ impl Drop for Attendant {
     fn drop(&mut self) {
         let resting = self.0.rest.watch.take();
         drop(resting); // not while they are borrowed
-    }
-}
-
-#[cold]
-fn failed(error: &io::Error, call: &str) {
-    if let Some(log) = log::error::main() {
-        let code = error.raw_os_error().unwrap_or(0);
-        log.write_os(Level::Alert, &log::Context::default(), code, format_args!("{call} failed"));
     }
 }

@@ -49,7 +49,7 @@ impl From<TcpStream> for Socket {
 
 impl Socket {
     /// The socket in the loop, where it is from now on.
-    pub fn join(&self) -> io::Result<&TcpStream> {
+    fn join(&self) -> io::Result<&TcpStream> {
         if let Some(stream) = self.joined.get() {
             return Ok(stream);
         }
@@ -149,20 +149,23 @@ impl Socket {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream as Peer};
-
-    use super::*;
-
-    fn pair() -> (Peer, Socket) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let peer = Peer::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+impl Socket {
+    /// Both ends of a connection over loopback.
+    pub fn pair() -> (std::net::TcpStream, Self) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let peer = std::net::TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
         let (socket, _) = listener.accept().expect("it has connected");
         socket.set_nonblocking(true).expect("a socket");
         (peer, OwnedFd::from(socket).into())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+
+    use super::*;
 
     async fn read(socket: &Socket, room: usize) -> Vec<u8> {
         let mut buffer = BytesMut::with_capacity(room);
@@ -183,7 +186,7 @@ mod tests {
     #[test]
     fn it_joins_when_it_has_to_wait() {
         run(async || {
-            let (mut peer, mut socket) = pair();
+            let (mut peer, mut socket) = Socket::pair();
             peer.write_all(b"one").expect("it is open");
             assert_eq!(read(&socket, 100).await, b"one");
             assert!(socket.joined.get().is_none());
@@ -209,7 +212,7 @@ mod tests {
     #[test]
     fn who_was_read_dry_waits_without_asking_and_misses_nothing() {
         run(async || {
-            let (mut peer, socket) = pair();
+            let (mut peer, socket) = Socket::pair();
             peer.write_all(&[b'x'; FIRST + 10]).expect("it is open");
             assert_eq!(read(&socket, 2 * FIRST).await.len(), FIRST);
             socket.drained();
@@ -222,7 +225,7 @@ mod tests {
     #[test]
     fn who_has_left_is_not_connected() {
         run(async || {
-            let (_peer, mut socket) = pair();
+            let (_peer, mut socket) = Socket::pair();
             socket.leave().expect("it is there");
             let mut buffer = BytesMut::with_capacity(1);
             for error in [

@@ -108,7 +108,7 @@ fn thread(index: usize, affinity: &Affinity, orders: UnboundedReceiver<Order>, l
     if let Some(mask) = affinity.of(index)
         && let Err(code) = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &mask)
     {
-        failed(Level::Alert, code as i32, "sched_setaffinity()");
+        error::call_failed(Level::Alert, &code.into(), "sched_setaffinity()");
     }
     let runtime = Builder::new_current_thread()
         .enable_io()
@@ -129,18 +129,11 @@ fn thread(index: usize, affinity: &Affinity, orders: UnboundedReceiver<Order>, l
             batch::drain();
         }
         Err(error) => {
-            failed(Level::Emerg, error.raw_os_error().unwrap_or(0), "epoll_create()");
+            error::call_failed(Level::Emerg, &error, "epoll_create()");
             error_exit();
         }
     }
     drop(life);
-}
-
-fn failed(level: Level, code: i32, call: &str) {
-    // Asked for anew: a thread that kept a log would keep its file open over reloads.
-    if let Some(log) = error::main() {
-        log.write_os(level, &Context::default(), code, format_args!("{call} failed"));
-    }
 }
 
 /// Ends the process, so that the master starts another.

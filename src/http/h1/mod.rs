@@ -44,8 +44,9 @@ enum After {
     Linger,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(mut connection: Rc<Connection>) {
+/// Serves a connection to its end, or until it rests. `paced`: its client left it alone for a while before it came back, and
+/// will most likely do so again.
+pub async fn serve(mut connection: Rc<Connection>, mut paced: bool) {
     let mut timer = Timer::default();
     // A connection that has rested begins in the midst.
     if connection.requests.get() == 0 {
@@ -59,17 +60,17 @@ pub async fn serve(mut connection: Rc<Connection>) {
             return h2::serve(connection).await;
         }
     }
-    let mut paced = false;
+    let mut rest_at_once = false;
     loop {
         let together = !connection.input.borrow().is_empty();
         if !together {
-            match wait(&connection, &mut timer, paced).await {
+            match wait(&connection, &mut timer, rest_at_once).await {
                 Waited::Begun => {}
                 Waited::Gone => return,
                 Waited::Long(pause) => match connection.rest(pause) {
                     Ok(()) => return,
                     Err(still) => {
-                        (connection, paced) = (still, false);
+                        (connection, rest_at_once) = (still, false);
                         continue;
                     }
                 },
@@ -87,7 +88,7 @@ pub async fn serve(mut connection: Rc<Connection>) {
         if !place::pinned(|| serve_one(&connection, &mut timer)).await {
             return;
         }
-        paced = connection.paced.take();
+        rest_at_once = std::mem::take(&mut paced);
     }
 }
 
@@ -166,8 +167,8 @@ enum Waited {
 }
 
 /// Waits for the first byte of a request: at first for `client_header_timeout`, between requests for
-/// `keepalive_timeout`. `paced`: most likely it will be a while.
-async fn wait(connection: &Rc<Connection>, timer: &mut Timer, paced: bool) -> Waited {
+/// `keepalive_timeout`. `rest_at_once`: if it can rest, it need not wait for a while first.
+async fn wait(connection: &Rc<Connection>, timer: &mut Timer, rest_at_once: bool) -> Waited {
     connection.activity.set(State::Waiting);
     let size = connection.default_server().settings.client_header_buffer_size;
     if connection.requests.get() > 0 {
@@ -180,7 +181,7 @@ async fn wait(connection: &Rc<Connection>, timer: &mut Timer, paced: bool) -> Wa
     let idle = connection.requests.get() > 0;
     let slot = &connection.slot;
     let since = connection.now();
-    if paced && connection.can_rest() && slot.is_crowded() {
+    if rest_at_once && connection.can_rest() && slot.is_crowded() {
         return Waited::Long(Pause { since, until: since + timeout });
     }
     let mut last_chance = Timer::default();
