@@ -261,6 +261,7 @@ fn a_disk_that_refuses_costs_the_client_nothing() {
     let (upstream, _) = counting("Cache-Control: max-age=60\r\n");
     let server = start(&upstream.address.to_string(), "use_temp_path=off", "");
     expect(&server, "/a", "MISS", "answer 1");
+    server.wait_for_log("http file cache: "); // the loader has seen a directory
     let cache = server.path("cache");
     fs::remove_dir_all(&cache).expect("removed");
     fs::write(&cache, "not a directory").expect("a file");
