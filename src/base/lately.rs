@@ -1,9 +1,9 @@
 //! What a thread has found lately, so that it need not look it up again.
 //!
-//! In: keys, each with its hash and what was found under it. Out: the same, and the second it is of: whoever asks knows how
-//! old it may be. The table is bounded. It grows while what is used within one second does not fit; at its bound, whoever
-//! was first in a second stays, for with many in turn each would only drive out another. Clients may choose the keys: who
-//! makes them meet in one place gains that some of them are looked up.
+//! In: keys, each with its hash and what was found under it. Out: the same, and the time it is of, in whole seconds or
+//! larger steps: whoever asks knows how old it may be. The table is bounded. It grows while what is used within one step does
+//! not fit; at its bound, whoever was first in a step stays, for with many in turn each would only drive out another. Clients
+//! may choose the keys: who makes them meet in one place gains that some of them are looked up.
 
 /// How many places it has at first, and how many are looked at for one key.
 const LEAST: usize = 256;
@@ -14,59 +14,85 @@ const WAYS: usize = 4;
 pub struct Lately<K, V, const MOST: usize> {
     /// Sets of [`WAYS`]; none before the first use.
     places: Vec<Option<Place<K, V>>>,
-    /// So many found no place within `second`.
+    /// Those of the places, close together: which place of a set it is shows without a look at the others, each of which
+    /// could be one more wait for memory.
+    hashes: Vec<u64>,
+    /// So many found no place at the time `step`.
     crowded: usize,
-    second: u64,
+    step: u64,
 }
 
 #[derive(Debug)]
 struct Place<K, V> {
-    hash: u64,
-    second: u64,
+    step: u64,
     key: K,
     value: V,
 }
 
-impl<K, V> Place<K, V> {
-    fn is(&self, hash: u64, same: impl Fn(&K) -> bool) -> bool {
-        self.hash == hash && same(&self.key)
-    }
-}
-
 impl<K, V, const MOST: usize> Lately<K, V, MOST> {
-    pub const EMPTY: Self = Self { places: Vec::new(), crowded: 0, second: 0 };
+    pub const EMPTY: Self = Self { places: Vec::new(), hashes: Vec::new(), crowded: 0, step: 0 };
 
-    /// What was put in last under the key that is the `same`, and in which second.
+    /// What was put in last under the key that is the `same`, and at which time.
     pub fn find(&mut self, hash: u64, same: impl Fn(&K) -> bool) -> Option<(u64, &mut V)> {
-        let place = self.set(hash).iter_mut().flatten().find(|place| place.is(hash, &same))?;
-        Some((place.second, &mut place.value))
+        let at = self.position(hash, same)?;
+        let place = self.places.get_mut(at)?.as_mut()?;
+        Some((place.step, &mut place.value))
     }
 
-    /// Remembers what was found in the second `now`, if there is room.
+    /// Remembers what was found at the time `now`, if there is room.
     pub fn put(&mut self, now: u64, hash: u64, same: impl Fn(&K) -> bool, key: impl FnOnce() -> K, value: V) {
         if self.places.is_empty() {
-            self.places.resize_with(LEAST.min(MOST), || None);
+            self.resize(LEAST.min(MOST));
         }
-        let set = self.set(hash);
-        let known = set.iter().position(|place| place.as_ref().is_some_and(|place| place.is(hash, &same)));
-        let old = || set.iter().position(|place| place.as_ref().is_none_or(|place| place.second != now));
-        match known.or_else(old).and_then(|n| set.get_mut(n)) {
-            Some(Some(place)) if known.is_some() => (place.second, place.value) = (now, value),
-            Some(place) => *place = Some(Place { hash, second: now, key: key(), value }),
-            None => self.crowd(now),
+        if let Some(at) = self.position(hash, same)
+            && let Some(Some(place)) = self.places.get_mut(at)
+        {
+            (place.step, place.value) = (now, value);
+            return;
+        }
+        let is_free = |place: &Option<Place<K, V>>| place.as_ref().is_none_or(|place| place.step != now);
+        if !self.settle(hash, is_free, || Place { step: now, key: key(), value }) {
+            self.crowd(now);
         }
     }
 
-    fn set(&mut self, hash: u64) -> &mut [Option<Place<K, V>>] {
-        let sets = (self.places.len() / WAYS).max(1) as u64;
-        let start = (hash % sets) as usize * WAYS; // less than their number
-        self.places.get_mut(start..start + WAYS).unwrap_or_default()
+    /// Where the set of a hash begins.
+    fn set(&self, hash: u64) -> usize {
+        let last = (self.places.len() / WAYS).saturating_sub(1) as u64; // all ones
+        (hash & last) as usize * WAYS
+    }
+
+    fn position(&self, hash: u64, same: impl Fn(&K) -> bool) -> Option<usize> {
+        let start = self.set(hash);
+        let is = |at: &usize| {
+            self.hashes.get(*at) == Some(&hash) && matches!(self.places.get(*at), Some(Some(place)) if same(&place.key))
+        };
+        (start..start + WAYS).find(is)
+    }
+
+    /// Puts something into the first free place of its set. `false`: there is none.
+    fn settle(
+        &mut self,
+        hash: u64,
+        is_free: impl Fn(&Option<Place<K, V>>) -> bool,
+        make: impl FnOnce() -> Place<K, V>,
+    ) -> bool {
+        let start = self.set(hash);
+        let mut set = self.places.iter_mut().zip(&mut self.hashes).skip(start).take(WAYS);
+        let Some((place, known)) = set.find(|(place, _)| is_free(place)) else { return false };
+        (*place, *known) = (Some(make()), hash);
+        true
+    }
+
+    fn resize(&mut self, places: usize) {
+        self.places.resize_with(places, || None);
+        self.hashes.resize(places, 0);
     }
 
     /// One found no place. When they are many, there shall be twice as many places.
     fn crowd(&mut self, now: u64) {
-        if self.second != now {
-            (self.second, self.crowded) = (now, 0);
+        if self.step != now {
+            (self.step, self.crowded) = (now, 0);
         }
         self.crowded += 1;
         let places = self.places.len();
@@ -74,12 +100,12 @@ impl<K, V, const MOST: usize> Lately<K, V, MOST> {
             return;
         }
         self.crowded = 0;
-        let before = std::mem::take(&mut self.places);
-        self.places.resize_with(places * 2, || None);
-        for place in before.into_iter().flatten() {
+        let before = (std::mem::take(&mut self.places), std::mem::take(&mut self.hashes));
+        self.resize(places * 2);
+        for (place, hash) in before.0.into_iter().zip(before.1) {
             // A set is divided among two, so that there is room for each.
-            if let Some(free) = self.set(place.hash).iter_mut().find(|free| free.is_none()) {
-                *free = Some(place);
+            if let Some(place) = place {
+                self.settle(hash, Option::is_none, || place);
             }
         }
     }
@@ -96,7 +122,7 @@ mod tests {
     }
 
     fn find(table: &mut Lately<u64, u64, MOST>, key: u64) -> Option<(u64, u64)> {
-        table.find(key, |known| *known == key).map(|(second, value)| (second, *value))
+        table.find(key, |known| *known == key).map(|(step, value)| (step, *value))
     }
 
     #[test]
@@ -110,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_first_in_a_second_stays() {
+    fn whoever_was_first_in_a_step_stays() {
         let mut table = Lately::EMPTY;
         let meet = |n: u64| n * LEAST as u64;
         for n in 0..5 {

@@ -80,6 +80,13 @@ impl FilePiece {
         Ok(Some(bytes))
     }
 
+    /// All of it, where the cache keeps the file's bytes.
+    pub fn kept(&self) -> Option<&[u8]> {
+        let start = usize::try_from(self.offset).ok()?;
+        let end = start.checked_add(usize::try_from(self.len).ok()?)?;
+        self.file.kept()?.get(start..end)
+    }
+
     /// So much was read of what was wanted.
     pub fn skip(&mut self, got: usize, want: usize) -> std::io::Result<()> {
         if got == 0 && want > 0 {

@@ -7,8 +7,9 @@
 //!
 //! The cache is moka's, least recently used first to go: an entry is looked up without a lock that two threads could
 //! wait for, and `inactive` is its idle time. Under the entry is a small mutex, held for no system call but those of a
-//! retest. A look into moka costs some 900 instructions, with its own bookkeeping; each thread therefore remembers the
-//! entries that it used within the same second, at a fifth of that.
+//! retest. A look into moka costs some 900 instructions, with its own bookkeeping; each thread therefore remembers for up to
+//! four seconds what it found, at a fifth of that: of an open file all that an answer needs, for among many files each
+//! further piece of memory is one that the processor has to wait for.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -290,6 +291,8 @@ pub struct OpenFile {
     device: u64,
     shelf: Shelf,
     etag: OnceLock<Bytes>,
+    /// The cache knows better by now.
+    outdated: AtomicBool,
 }
 
 /// What is kept of a small file that stays open in the cache: its bytes, from its second use on. Then an answer needs no
@@ -344,6 +347,7 @@ impl From<File> for OpenFile {
             device: u64::MAX,
             shelf: Shelf::default(),
             etag: OnceLock::new(),
+            outdated: AtomicBool::new(false),
         }
     }
 }
@@ -375,7 +379,7 @@ impl OpenFile {
 
     /// At most `len` bytes from `offset`, from the disk if need be. Empty is the end of the file.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        if let Some(bytes) = self.kept(offset, len) {
+        if let Some(bytes) = self.kept_bytes(offset, len) {
             return Ok(bytes);
         }
         let Some(block) = self.block else {
@@ -391,7 +395,7 @@ impl OpenFile {
 
     /// As [`OpenFile::read`], if that needs no waiting: `None` when the disk must be asked.
     pub fn read_ready(&self, offset: u64, len: usize) -> io::Result<Option<Bytes>> {
-        if let Some(bytes) = self.kept(offset, len) {
+        if let Some(bytes) = self.kept_bytes(offset, len) {
             return Ok(Some(bytes));
         }
         if self.is_direct() {
@@ -432,7 +436,12 @@ impl OpenFile {
         }
     }
 
-    fn kept(&self, offset: u64, len: usize) -> Option<Bytes> {
+    /// The whole file, where the cache keeps it.
+    pub fn kept(&self) -> Option<&[u8]> {
+        self.shelf.bytes.get().map(AsRef::as_ref)
+    }
+
+    fn kept_bytes(&self, offset: u64, len: usize) -> Option<Bytes> {
         let bytes = self.shelf.bytes.get()?;
         let start = usize::try_from(offset).ok()?.min(bytes.len());
         Some(bytes.slice(start..start.saturating_add(len).min(bytes.len())))
@@ -473,7 +482,7 @@ impl Opener {
     /// Opens the file of a response cache. It is written to in place, so of a small one no bytes are kept, and it is replaced:
     /// what is known of the path counts only under the same `number`. nginx: `of.uniq`.
     pub fn open_kept(&self, path: &[u8], number: u32) -> Result<Found, Unopened> {
-        let walk = Walk { symlinks: Symlinks::Allowed, trusted: 0, kept: Some(number) };
+        let walk = Walk { kept: Some(number), ..Walk::PLAIN };
         match &self.cache {
             None => self.open_now(path, walk),
             Some(cache) => cache.open(self, path, walk),
@@ -501,7 +510,7 @@ impl Opener {
         let trusted = match path.strip_prefix(from.as_ref()) {
             _ if from.is_empty() => 0,
             None => 0,
-            Some([]) => return Walk { symlinks: Symlinks::Allowed, trusted: 0, kept: None },
+            Some([]) => return Walk::PLAIN,
             Some([b'/', ..]) => from.len(),
             Some(_) if from.ends_with(b"/") => from.len() - 1,
             Some(_) => 0,
@@ -580,6 +589,8 @@ struct Walk {
 }
 
 impl Walk {
+    const PLAIN: Self = Self { symlinks: Symlinks::Allowed, trusted: 0, kept: None };
+
     fn stat(self, path: &[u8]) -> Result<Stat, Unopened> {
         if self.symlinks == Symlinks::Allowed {
             return rustix::fs::stat(path).map(Stat::of).map_err(Unopened::by("stat()"));
@@ -648,6 +659,8 @@ pub struct Cache {
     entries: moka::sync::Cache<Box<[u8]>, Arc<Mutex<Entry>>>,
     /// Tells it from every other, also from those of generations that are gone.
     number: u64,
+    /// For so many seconds a thread may remember what it found: a part of `inactive`.
+    step: u64,
 }
 
 /// What is known of one path.
@@ -661,12 +674,28 @@ struct Entry {
     uses: u64,
 }
 
-/// The entries that a thread has used within this second, by cache and path: they need not be looked up again. Once a
-/// second they are, so the cache knows which are in use. They are not held: what the cache lets go is closed.
-type Recent = Lately<(u64, Box<[u8]>), Weak<Mutex<Entry>>, 16_384>;
+/// What a thread has found lately, by cache and path: it need not be looked up again. From time to time it is, so the cache
+/// knows what is in use. Nothing is held: what the cache lets go is closed.
+type Recently = Lately<(u64, Box<[u8]>), Recent, 16_384>;
+
+enum Recent {
+    /// A file that is open, to who meets links as usual.
+    Open {
+        file: Weak<OpenFile>,
+        stat: Stat,
+        checked: u64,
+    },
+    Entry(Weak<Mutex<Entry>>),
+}
 
 thread_local! {
-    static LATELY: RefCell<Recent> = const { RefCell::new(Lately::EMPTY) };
+    static LATELY: RefCell<Recently> = const { RefCell::new(Lately::EMPTY) };
+}
+
+/// What was remembered, as far as it still holds.
+enum Recalled {
+    Found(Found),
+    Entry(Arc<Mutex<Entry>>),
 }
 
 impl Cache {
@@ -677,12 +706,19 @@ impl Cache {
             .time_to_idle(inactive.max(Duration::from_secs(1)))
             .eviction_policy(moka::policy::EvictionPolicy::lru())
             .build();
-        Self { entries, number: NUMBER.fetch_add(1, Ordering::Relaxed) }
+        let step = (inactive.as_secs() / 4).clamp(1, 4);
+        Self { entries, number: NUMBER.fetch_add(1, Ordering::Relaxed), step }
     }
 
     fn open(&self, opener: &Opener, path: &[u8], walk: Walk) -> Result<Found, Unopened> {
         let now = clock::seconds();
-        let Some(entry) = self.find(path, now) else {
+        let hash = Quick::default().hash_one(path);
+        let (known, recalled) = match self.recall(opener, (hash, path), walk, now) {
+            Some(Recalled::Found(found)) => return Ok(found),
+            Some(Recalled::Entry(entry)) => (Some(entry), true),
+            None => (self.entries.get(path), false),
+        };
+        let Some(known) = known else {
             let outcome = opener.open_now(path, walk);
             if outcome.is_ok() || opener.errors {
                 let entry = Entry::of(&outcome, opener, walk, now, 1);
@@ -690,12 +726,25 @@ impl Cache {
             }
             return outcome;
         };
-        let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entry = known.lock().unwrap_or_else(PoisonError::into_inner);
         entry.uses += 1;
-        if let Some(outcome) = entry.fresh(opener, walk, now) {
+        if let Some((outcome, checked)) = entry.fresh(opener, walk, now) {
+            match &outcome {
+                Ok(Found { file: Some(file), stat }) if walk == Walk::PLAIN => {
+                    let open = Recent::Open { file: Arc::downgrade(file), stat: *stat, checked };
+                    self.remember((hash, path), now, open);
+                }
+                Ok(_) | Err(_) if recalled => {}
+                Ok(_) | Err(_) => self.remember((hash, path), now, Recent::Entry(Arc::downgrade(&known))),
+            }
             return outcome;
         }
         let outcome = entry.retest(opener, path, walk);
+        let stays =
+            |file: &Arc<OpenFile>| matches!(&outcome, Ok(Found { file: Some(found), .. }) if Arc::ptr_eq(found, file));
+        if let Some(file) = entry.file.as_ref().filter(|file| !stays(file)) {
+            file.outdated.store(true, Ordering::Relaxed);
+        }
         if outcome.is_err() && !opener.errors {
             entry.checked = None;
             entry.file = None;
@@ -706,21 +755,32 @@ impl Cache {
         outcome
     }
 
-    fn find(&self, path: &[u8], now: u64) -> Option<Arc<Mutex<Entry>>> {
-        let hash = Quick::default().hash_one(path);
-        let same = |(cache, known): &(u64, Box<[u8]>)| *cache == self.number && **known == *path;
-        LATELY.with_borrow_mut(|lately| {
-            if let Some((second, known)) = lately.find(hash, same)
-                && second == now
-                && let Some(entry) = known.upgrade()
-            {
-                return Some(entry);
+    fn recall(&self, opener: &Opener, key: (u64, &[u8]), walk: Walk, now: u64) -> Option<Recalled> {
+        LATELY.with_borrow_mut(|lately| match lately.find(key.0, self.is(key.1))? {
+            (step, _) if step != now / self.step => None,
+            (_, Recent::Open { file, stat, checked }) => {
+                let believed = walk == Walk::PLAIN && is_believed(*checked, opener, now);
+                let file = file.upgrade().filter(|file| believed && !file.outdated.load(Ordering::Relaxed))?;
+                Some(Recalled::Found(Found { file: Some(file), stat: *stat }))
             }
-            let entry = self.entries.get(path)?;
-            lately.put(now, hash, same, || (self.number, path.into()), Arc::downgrade(&entry));
-            Some(entry)
+            (_, Recent::Entry(entry)) => entry.upgrade().map(Recalled::Entry),
         })
     }
+
+    fn remember(&self, (hash, path): (u64, &[u8]), now: u64, recent: Recent) {
+        LATELY.with_borrow_mut(|lately| {
+            lately.put(now / self.step, hash, self.is(path), || (self.number, path.into()), recent)
+        });
+    }
+
+    fn is(&self, path: &[u8]) -> impl Fn(&(u64, Box<[u8]>)) -> bool {
+        move |(cache, known)| *cache == self.number && **known == *path
+    }
+}
+
+/// Whether what was seen in that second still counts.
+fn is_believed(checked: u64, opener: &Opener, now: u64) -> bool {
+    now.saturating_sub(checked) < opener.valid
 }
 
 impl Entry {
@@ -732,16 +792,15 @@ impl Entry {
         Self { outcome, file, walk, checked: Some(now), uses }
     }
 
-    /// What is known, if it may still be believed.
-    fn fresh(&self, opener: &Opener, walk: Walk, now: u64) -> Option<Result<Found, Unopened>> {
-        if now.saturating_sub(self.checked?) >= opener.valid || walk != self.walk {
-            return None;
-        }
-        match self.outcome {
-            Err(unopened) => Some(Err(unopened)),
-            Ok(stat) if stat.kind == Kind::Directory => Some(Ok(Found { file: None, stat })),
-            Ok(stat) => self.file.as_ref().map(|file| Ok(Found { file: Some(file.clone()), stat })),
-        }
+    /// What is known, if it may still be believed, and when it was seen.
+    fn fresh(&self, opener: &Opener, walk: Walk, now: u64) -> Option<(Result<Found, Unopened>, u64)> {
+        let checked = self.checked.filter(|&checked| is_believed(checked, opener, now) && walk == self.walk)?;
+        let outcome = match self.outcome {
+            Err(unopened) => Err(unopened),
+            Ok(stat) if stat.kind == Kind::Directory => Ok(Found { file: None, stat }),
+            Ok(stat) => Ok(Found { file: Some(self.file.clone()?), stat }),
+        };
+        Some((outcome, checked))
     }
 
     /// Asks the file system again. A file that is the same and was not written to stays open.
@@ -859,6 +918,28 @@ mod tests {
         std::fs::write(dir.path().join("other"), "replaced").expect("a file");
         std::fs::rename(dir.path().join("other"), &path).expect("renamed");
         assert!(!Arc::ptr_eq(&first, &open().file.expect("a file")));
+    }
+
+    #[test]
+    fn what_one_thread_has_seen_counts_for_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, "old").expect("a file");
+        let (opener, cache) = cached(60, 1, false);
+        let size = || cache.open(&opener, bytes(&path), FOLLOW).map(|found| found.stat.size);
+        assert_eq!([size(), size(), size()], [Ok(3); 3]);
+        let look = || {
+            let doubtful = Opener { valid: 0, ..Opener::default() };
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| cache.open(&doubtful, bytes(&path), FOLLOW).map(|found| found.stat.size));
+                other.join().expect("no panic")
+            })
+        };
+        std::fs::write(dir.path().join("other"), "replaced").expect("a file");
+        std::fs::rename(dir.path().join("other"), &path).expect("renamed");
+        assert_eq!((size(), look(), size()), (Ok(3), Ok(8), Ok(8)));
+        std::fs::remove_file(&path).expect("removed");
+        assert!(size() == Ok(8) && look().is_err() && size().is_err());
     }
 
     #[test]

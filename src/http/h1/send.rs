@@ -11,7 +11,7 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::encode::{self, Framing};
 use crate::http::body::{Body, FilePiece, Piece, Source, Spliced};
@@ -59,6 +59,7 @@ const INLINE: u64 = crate::http::open_file::SMALL;
 /// Bodies up to this size are copied behind their head. Measured: send of 250 and 1,024 bytes in one slice takes 0.25 µs
 /// less than writev of two.
 const JOIN: usize = 4 * 1024;
+const JOINED: u64 = JOIN as u64;
 /// The most pieces in one writev.
 const SLICES: usize = 64;
 
@@ -193,7 +194,12 @@ impl Sender<'_> {
         encode::with_head(self.request, framing, |head| {
             self.request.head_sent.set(head.len() as u64);
             let alone = next != Next::Response && self.earlier == 0 && self.pace.rate == 0;
-            let Some(rest) = alone.then(|| whole(body, framing)).flatten() else {
+            let rest = match alone {
+                true if join(head, body, framing) => Some(Bytes::new()),
+                true => whole(body, framing),
+                false => None,
+            };
+            let Some(rest) = rest else {
                 self.queue(Piece::Mem(head.split().freeze()));
                 return Ok(Begun::Head);
             };
@@ -533,11 +539,21 @@ impl Sender<'_> {
     }
 }
 
-/// A body of the kind that goes with its head: in memory, and as long as the head says.
+/// Puts a small body behind its head, if it is a file whose bytes are kept.
+fn join(head: &mut BytesMut, body: &Body, framing: Framing) -> bool {
+    let (Framing::Length(length @ ..=JOINED), Body::One(Piece::File(file))) = (framing, body) else { return false };
+    let Some(bytes) = file.kept().filter(|bytes| bytes.len() as u64 == length) else { return false };
+    head.extend_from_slice(bytes);
+    true
+}
+
+/// Takes a body of the kind that goes with its head: in memory, and as long as the head says.
 fn whole(body: &mut Body, framing: Framing) -> Option<Bytes> {
     match (framing, body) {
         (Framing::None, _) | (Framing::Length(0), Body::Empty) => Some(Bytes::new()),
-        (Framing::Length(length), Body::One(Piece::Mem(bytes))) if bytes.len() as u64 == length => Some(bytes.clone()),
+        (Framing::Length(length), Body::One(Piece::Mem(bytes))) if bytes.len() as u64 == length => {
+            Some(std::mem::take(bytes))
+        }
         (Framing::Length(length), Body::One(Piece::File(file))) if file.len == length && length <= INLINE => {
             let bytes = file.read_ready(INLINE as usize).ok()??;
             if file.len > 0 {
