@@ -140,7 +140,7 @@ impl Part {
     fn append(&self, values: &(impl Values + ?Sized), out: &mut BytesMut) {
         match self {
             Self::Literal(bytes) => out.extend_from_slice(bytes),
-            Self::Variable(id) => out.extend_from_slice(values.value(*id).as_deref().unwrap_or_default()),
+            Self::Variable(id) => values.with_value(*id, |value| out.extend_from_slice(value.unwrap_or_default())),
             Self::Capture(n) => out.extend_from_slice(values.capture(*n).as_deref().unwrap_or_default()),
         }
     }

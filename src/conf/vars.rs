@@ -30,6 +30,10 @@ pub type Value = Option<Bytes>;
 /// Where values come from while a template is evaluated: a request or a session.
 pub trait Values {
     fn value(&self, id: VarId) -> Value;
+    /// Shows the value to `then`, which asks for no other.
+    fn with_value<T>(&self, id: VarId, then: impl FnOnce(Option<&[u8]>) -> T) -> T {
+        then(self.value(id).as_deref())
+    }
     /// `$1` to `$9` of the last match; `$0` is the whole match.
     fn capture(&self, n: usize) -> Value;
 }

@@ -172,13 +172,11 @@ impl Connection {
     }
 
     /// The client's address as text: `$remote_addr`, and `client:` in the error log.
-    pub fn client(&self) -> Bytes {
-        self.client
-            .get_or_init(|| match &self.peer {
-                Peer::Inet(address) => Address::Inet(*address).host().into(),
-                Peer::Unix(path) => text::bytes(&Address::Unix(path.clone()).host()).into(),
-            })
-            .clone()
+    pub fn client(&self) -> &Bytes {
+        self.client.get_or_init(|| match &self.peer {
+            Peer::Inet(address) => Address::Inet(*address).host().into(),
+            Peer::Unix(path) => text::bytes(&Address::Unix(path.clone()).host()).into(),
+        })
     }
 
     pub fn now(&self) -> Instant {

@@ -3,6 +3,9 @@
 //! A head that came in is one piece of memory, and its fields are places in it: taking them in costs no reference each,
 //! and handing them on to the client costs one for all. What is added later stands beside them, in the same order.
 
+use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -17,7 +20,7 @@ pub struct Fields {
     /// The head that came.
     came: Bytes,
     list: List,
-    added: Vec<Field>,
+    added: Added,
     /// One bit for each kind of name that is or was among them: most names that are asked for are not there.
     kinds: u64,
 }
@@ -31,6 +34,8 @@ fn kind(name: &[u8]) -> u64 {
 
 /// Few heads have more fields.
 type List = SmallVec<[Place; 8]>;
+/// A file's head gets one, its entity tag.
+type Added = SmallVec<[Field; 1]>;
 
 /// Where a field is.
 #[derive(Clone, Copy, Debug)]
@@ -75,12 +80,50 @@ impl<'a> From<&'a Field> for FieldRef<'a> {
     }
 }
 
+/// The fields of a head while it is read: where the parser saw them. One list serves all heads of a thread.
+#[derive(Debug)]
+pub struct Lines(Vec<field::Field>);
+
+thread_local! {
+    static SPARE: Cell<Vec<field::Field>> = const { Cell::new(Vec::new()) };
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self(SPARE.try_with(Cell::take).unwrap_or_default())
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let mut list = std::mem::take(&mut self.0);
+        list.clear();
+        if list.capacity() > 0 {
+            let _ = SPARE.try_with(|spare| spare.set(list)); // the thread ends
+        }
+    }
+}
+
+impl Deref for Lines {
+    type Target = Vec<field::Field>;
+
+    fn deref(&self) -> &Vec<field::Field> {
+        &self.0
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut Vec<field::Field> {
+        &mut self.0
+    }
+}
+
 impl Fields {
     /// Those of a head, where its parser saw them.
     pub fn of(head: Bytes, lines: &[field::Field]) -> Self {
         let place = |line: &field::Field| Place::Came { name: line.name, value: line.value };
         let kinds = lines.iter().fold(0, |kinds, line| kinds | kind(line.name.of(&head)));
-        Self { came: head, list: lines.iter().map(place).collect(), added: Vec::new(), kinds }
+        Self { came: head, list: lines.iter().map(place).collect(), added: Added::new(), kinds }
     }
 
     pub fn len(&self) -> usize {
@@ -153,7 +196,7 @@ impl Fields {
 
     /// No fields, but of the same head as these.
     pub fn like(&self) -> Self {
-        Self { came: self.came.clone(), list: List::with_capacity(self.list.len()), added: Vec::new(), kinds: 0 }
+        Self { came: self.came.clone(), list: List::with_capacity(self.list.len()), added: Added::new(), kinds: 0 }
     }
 
     fn add(&mut self, field: Field) -> Place {
@@ -198,7 +241,7 @@ impl Fields {
 
 impl FromIterator<Field> for Fields {
     fn from_iter<T: IntoIterator<Item = Field>>(fields: T) -> Self {
-        let added = Vec::from_iter(fields);
+        let added = Added::from_iter(fields);
         let list = (0..u32::try_from(added.len()).unwrap_or(u32::MAX)).map(Place::Added).collect();
         let kinds = added.iter().fold(0, |kinds, field| kinds | kind(&field.name));
         Self { came: Bytes::new(), list, added, kinds }

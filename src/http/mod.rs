@@ -81,7 +81,7 @@ impl connection::Connection {
         let context = log::Context {
             conn: self.slot.number(),
             action: doing,
-            client: Some(&client),
+            client: Some(client),
             server: Some(&server),
             ..log::Context::default()
         };
@@ -114,7 +114,7 @@ impl request::Request {
         let path = self.path();
         let context = log::Context {
             conn: self.connection.slot.number(),
-            client: Some(&client),
+            client: Some(client),
             server: Some(&self.server().name),
             request: Some(main.head.line()).filter(|line| !line.is_empty()),
             subrequest: Some(path.as_ref()).filter(|_| self.is_subrequest()),

@@ -201,8 +201,7 @@ async fn follow(request: &Rc<Request>, jump: Box<Jump>) -> Result<Response, Refu
 
 /// Finds the location of the path, from where the lookup stands inwards.
 fn find(request: &Rc<Request>) -> Result<(), Refusal> {
-    let path = request.path();
-    let slash = search(request, &path)? == Sought::Slash;
+    let slash = request.with_path(|path| search(request, path))? == Sought::Slash;
     let location = request.location();
     let core = &location.plan.core;
     if core.internal && !request.internal.get() {

@@ -4,6 +4,7 @@
 //! statement it is made in, so none is held across an await.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -494,8 +495,8 @@ impl Request {
     }
 
     /// The address of who asks, as text: `$remote_addr`, and `client:` in the error log.
-    pub fn client(&self) -> Bytes {
-        self.main().named.get().map_or_else(|| self.connection.client(), |named| named.text.clone())
+    pub fn client(&self) -> &Bytes {
+        self.main().named.get().map_or_else(|| self.connection.client(), |named| &named.text)
     }
 
     pub fn is_subrequest(&self) -> bool {
@@ -504,6 +505,16 @@ impl Request {
 
     pub fn path(&self) -> Bytes {
         self.path.borrow().clone()
+    }
+
+    /// Shows the path to `then`, which may not change it.
+    pub fn with_path<T>(&self, then: impl FnOnce(&Bytes) -> T) -> T {
+        then(&self.path.borrow())
+    }
+
+    /// The path is that of a directory: it ends in a slash.
+    pub fn is_for_directory(&self) -> bool {
+        self.with_path(|path| path.ends_with(b"/"))
     }
 
     /// Sets the path; whatever asks for the target as sent is told that it no longer fits.
@@ -523,6 +534,14 @@ impl Request {
 
     pub fn method(&self) -> Bytes {
         self.method.borrow().clone().unwrap_or_else(|| self.head.method())
+    }
+
+    /// As [`Request::method`], for who only looks at it.
+    pub fn method_text(&self) -> Cow<'_, [u8]> {
+        match &*self.method.borrow() {
+            Some(own) => Cow::Owned(own.to_vec()),
+            None => Cow::Borrowed(self.head.line.method.of(&self.head.line.text)),
+        }
     }
 
     pub fn set_method(&self, method: Bytes) {
@@ -558,10 +577,10 @@ impl Request {
     }
 
     /// `$host`: of the request, or the server's first name.
-    pub fn host(&self) -> Bytes {
+    pub fn host(&self) -> &Bytes {
         match &self.head.host {
-            Some(host) if !host.is_empty() => host.clone(),
-            _ => self.server().name.clone(),
+            Some(host) if !host.is_empty() => host,
+            _ => &self.server().name,
         }
     }
 
@@ -721,8 +740,35 @@ impl Request {
         }
     }
 
-    fn kept(&self, id: VarId) -> Slot {
-        self.kept.0.borrow().get(id.index()).cloned().unwrap_or_default()
+    /// Has a value computed and kept. One that is not kept is the error.
+    fn know(&self, id: VarId) -> Result<(), Value> {
+        match self.kept.0.borrow().get(id.index()) {
+            Some(Slot::Known(_)) => return Ok(()),
+            Some(Slot::Asked) => return Err(self.circle(id)),
+            Some(Slot::Unasked) | None => {}
+        }
+        let row = self.http().vars.row(id);
+        if row.keep == Keep::Never {
+            let depth = self.depth.get();
+            if depth == DEPTH {
+                return Err(self.circle(id));
+            }
+            self.depth.set(depth + 1);
+            let value = (row.get)(self);
+            self.depth.set(depth);
+            return Err(value);
+        }
+        self.keep(id, Slot::Asked);
+        let value = (row.get)(self);
+        self.keep(id, Slot::Known(value));
+        Ok(())
+    }
+
+    fn with_kept<T>(&self, id: VarId, then: impl FnOnce(&Value) -> T) -> T {
+        match self.kept.0.borrow().get(id.index()) {
+            Some(Slot::Known(value)) => then(value),
+            Some(Slot::Unasked | Slot::Asked) | None => then(&None),
+        }
     }
 
     fn circle(&self, id: VarId) -> Value {
@@ -734,26 +780,17 @@ impl Request {
 
 impl Values for Request {
     fn value(&self, id: VarId) -> Value {
-        let row = self.http().vars.row(id);
-        match self.kept(id) {
-            Slot::Known(value) => return value,
-            Slot::Unasked => {}
-            Slot::Asked => return self.circle(id),
+        match self.know(id) {
+            Ok(()) => self.with_kept(id, Value::clone),
+            Err(value) => value,
         }
-        if row.keep == Keep::Never {
-            let depth = self.depth.get();
-            if depth == DEPTH {
-                return self.circle(id);
-            }
-            self.depth.set(depth + 1);
-            let value = (row.get)(self);
-            self.depth.set(depth);
-            return value;
+    }
+
+    fn with_value<T>(&self, id: VarId, then: impl FnOnce(Option<&[u8]>) -> T) -> T {
+        match self.know(id) {
+            Ok(()) => self.with_kept(id, |value| then(value.as_deref())),
+            Err(value) => then(value.as_deref()),
         }
-        self.keep(id, Slot::Asked);
-        let value = (row.get)(self);
-        self.keep(id, Slot::Known(value.clone()));
-        value
     }
 
     fn capture(&self, n: usize) -> Value {

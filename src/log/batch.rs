@@ -76,7 +76,7 @@ pub(super) fn push_prompt(sink: &Arc<Sink>, line: &[u8], hurry: bool) {
             let slot = sink.slot();
             let Batches { slots, dirty, spare, credit, .. } = batches;
             let batch = at(slots, slot);
-            if batch.prompt.is_empty() && sink.is_idle() && credit.spend(clock::now()) {
+            if batch.prompt.is_empty() && credit.spend(clock::now(), || sink.is_idle()) {
                 return Verdict::WriteThrough;
             }
             if batch.prompt.is_empty() {
@@ -187,15 +187,16 @@ impl Credit {
     const MOST: u32 = 16;
     const EVERY: Duration = Duration::from_millis(10);
 
-    fn spend(&mut self, now: Instant) -> bool {
+    /// Takes one if there is one, and if it may be used now.
+    fn spend(&mut self, now: Instant, may: impl FnOnce() -> bool) -> bool {
         let due = now.saturating_duration_since(self.given).as_millis() / Self::EVERY.as_millis();
         if due > 0 {
             self.left = self.left.saturating_add(u32::try_from(due).unwrap_or(u32::MAX)).min(Self::MOST);
             self.given = now;
         }
-        let had = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        had
+        let spent = self.left > 0 && may();
+        self.left -= u32::from(spent);
+        spent
     }
 }
 
@@ -361,7 +362,7 @@ mod tests {
 
     /// From here on lines wait: the clock, and with it the credit, stands still without a tick.
     fn spend_all() {
-        with(|batches| while batches.credit.spend(clock::now()) {});
+        with(|batches| while batches.credit.spend(clock::now(), || true) {});
     }
 
     #[test]
@@ -499,12 +500,16 @@ mod tests {
         let start = Instant::now();
         let mut credit = Credit { left: Credit::MOST, given: start };
         for _ in 0..Credit::MOST {
-            assert!(credit.spend(start));
+            assert!(credit.spend(start, || true));
         }
-        assert!(!credit.spend(start) && !credit.spend(start + Credit::EVERY / 2));
-        assert!(credit.spend(start + Credit::EVERY) && !credit.spend(start + Credit::EVERY));
+        assert!(!credit.spend(start, || true) && !credit.spend(start + Credit::EVERY / 2, || true));
+        assert!(
+            !credit.spend(start + Credit::EVERY, || false)
+                && credit.spend(start + Credit::EVERY, || true)
+                && !credit.spend(start + Credit::EVERY, || true)
+        );
         let later = start + Duration::from_secs(60);
-        assert_eq!((0..100).filter(|_| credit.spend(later)).count(), Credit::MOST as usize);
+        assert_eq!((0..100).filter(|_| credit.spend(later, || true)).count(), Credit::MOST as usize);
     }
 
     /// Run alone: the figure is the processor time of the whole process, writer thread included.

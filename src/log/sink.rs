@@ -15,7 +15,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ pub struct Sink {
     /// The index of this file in each thread's batches; reused once the sink is gone.
     slot: usize,
     hold: ArcSwapOption<Hold>,
+    /// There is a `hold`: most logs have none, and need not look.
+    holds: AtomicBool,
     /// What the load that is under way said; `None`: it has not named this file.
     asked: Mutex<Option<Asked>>,
     home: Arc<Home>,
@@ -108,6 +110,9 @@ impl Sink {
     }
 
     pub(super) fn held(&self) -> Option<Hold> {
+        if !self.holds.load(Ordering::Acquire) {
+            return None;
+        }
         self.hold.load().as_deref().copied()
     }
 
@@ -250,6 +255,7 @@ impl Sinks {
         for (sink, descriptor) in opened {
             let asked = lock(&sink.asked).take().unwrap_or_default();
             sink.hold.store(asked.hold.map(Arc::new));
+            sink.holds.store(asked.hold.is_some(), Ordering::Release);
             match sink.descriptor() {
                 Some(_) => sink.replace(descriptor),
                 None => sink.target.set(descriptor),
@@ -364,6 +370,7 @@ impl Sinks {
             target: Arc::new(Target::new(SERIAL.fetch_add(1, Ordering::Relaxed), path)),
             slot,
             hold: ArcSwapOption::empty(),
+            holds: AtomicBool::new(false),
             asked: Mutex::default(),
             home: self.0.clone(),
         });

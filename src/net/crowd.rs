@@ -70,6 +70,8 @@ pub struct Slot {
     leaving: Cell<bool>,
     /// It has rested before.
     pub(super) rested: Cell<bool>,
+    /// Wakes its task, from one wait to the next: whose task stays the same need not be asked for it again.
+    waker: Cell<Option<Waker>>,
 }
 
 impl Slot {
@@ -80,12 +82,20 @@ impl Slot {
             return None;
         }
         crowd.used.set(crowd.used.get() + 1);
-        Some(Self { crowd, number: next_number(), life: None, leaving: Cell::new(false), rested: Cell::new(false) })
+        Some(Self {
+            crowd,
+            number: next_number(),
+            life: None,
+            leaving: Cell::default(),
+            rested: Cell::default(),
+            waker: Cell::default(),
+        })
     }
 
     /// For a client's connection. `None` as in [`Slot::take`].
     pub fn of_client(life: &Arc<Life>, log: &ErrorLog) -> Option<Self> {
         let mut slot = Self::take(log)?;
+        slot.crowd.know(life);
         slot.life = Some(life.clone());
         HANDLED.fetch_add(1, Ordering::Relaxed);
         ACTIVE.fetch_add(1, Ordering::Relaxed);
@@ -128,6 +138,7 @@ impl Slot {
         if let Some(live) = self.crowd.live.borrow_mut().get_mut(&self.number) {
             live.abort = None; // it would hold the task's memory
         }
+        self.waker.take(); // so would this
     }
 
     /// Ends when the connection's generation drains, also while the connection has work to do.
@@ -219,9 +230,11 @@ impl Future for Unwanted<'_> {
         let mut idle = crowd.those(self.rests).borrow_mut();
         match self.place {
             None => {
-                let life = self.drains.then(|| life.clone());
+                let generation = self.drains.then_some(life.id);
                 let before = idle.len();
-                let place = idle.push(Idle { life, waker: cx.waker().clone(), since: clock::now(), rest: false });
+                let known = slot.waker.take().filter(|waker| waker.will_wake(cx.waker()));
+                let waker = known.unwrap_or_else(|| cx.waker().clone());
+                let place = idle.push(Idle { generation, waker, since: clock::now(), rest: false });
                 drop(idle);
                 self.place = Some(place);
                 if self.rests {
@@ -246,13 +259,14 @@ impl Future for Unwanted<'_> {
 
 impl Drop for Unwanted<'_> {
     fn drop(&mut self) {
+        let Some(place) = self.place else { return };
         let crowd = &self.slot.crowd;
-        let sent_away = self.place.is_some_and(|place| crowd.those(self.rests).borrow_mut().remove(place).is_none());
-        match sent_away {
-            true if self.told => self.slot.leaving.set(true),
+        let stayed = crowd.those(self.rests).borrow_mut().remove(place);
+        match stayed {
+            Some(idle) => self.slot.waker.set(Some(idle.waker)),
+            None if self.told => self.slot.leaving.set(true),
             // Its next request came at the same moment, and it stays.
-            true => crowd.leaving.set(crowd.leaving.get().saturating_sub(1)),
-            false => {}
+            None => crowd.leaving.set(crowd.leaving.get().saturating_sub(1)),
         }
     }
 }
@@ -268,6 +282,8 @@ pub struct Crowd {
     /// Connections that were sent away and are about to end: their places can be had at once.
     leaving: Cell<usize>,
     live: RefCell<QuickMap<u64, Live>>,
+    /// The generations that they are of.
+    lives: RefCell<Vec<Arc<Life>>>,
     /// Those that wait for a next request and cannot rest, longest first.
     idle: RefCell<Row<Idle>>,
     /// Those that can rest, and those that do.
@@ -292,7 +308,7 @@ struct Live {
 /// A connection that waits in its task.
 pub(super) struct Idle {
     /// The generation whose end counts.
-    life: Option<Arc<Life>>,
+    generation: Option<u64>,
     pub(super) waker: Waker,
     pub(super) since: Instant,
     /// It is told to rest.
@@ -313,6 +329,14 @@ impl Crowd {
     pub fn limit(&self, worker_connections: usize, listeners: usize) {
         self.limit.set(worker_connections);
         self.own.set(listeners + 1);
+    }
+
+    /// A client of that generation has come.
+    fn know(&self, life: &Arc<Life>) {
+        let mut lives = self.lives.borrow_mut();
+        if !lives.iter().any(|known| Arc::ptr_eq(known, life)) {
+            lives.push(life.clone());
+        }
     }
 
     /// Whether one more connection has room, after idle ones were sent away to make some.
@@ -370,9 +394,12 @@ impl Crowd {
     /// Sends the idle connections of those generations away that drain. Those that rest have their last chance in rest.
     pub fn drain(&self) {
         self.drains.notify_waiters();
+        let lives = &mut *self.lives.borrow_mut();
+        lives.retain(|life| Arc::strong_count(life) > 1);
+        let drains = |id| lives.iter().any(|life| life.id == id && life.drains());
         for row in [&self.idle, &self.rest.fresh] {
             row.borrow_mut().retain(|idle| {
-                let stays = !idle.life.as_ref().is_some_and(|life| life.drains());
+                let stays = !idle.generation.is_some_and(drains);
                 if !stays {
                     self.leaving.set(self.leaving.get() + 1);
                     idle.waker.wake_by_ref();

@@ -8,7 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
@@ -228,14 +228,26 @@ impl Io {
                 Poll::Ready(Err(_)) => return false,
                 Poll::Ready(Ok(())) => {}
             }
-            let peeked = self.socket.try_io(Interest::READABLE, |socket| {
-                Ok(rustix::net::recv(socket, &mut [0], rustix::net::RecvFlags::PEEK)?)
-            });
-            match peeked {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(_) | Err(_) => return false,
+            if !self.is_empty() {
+                return false;
             }
         }
+    }
+
+    /// As [`Io::poll_quiet`], and nobody is told.
+    pub fn is_quiet(&self) -> bool {
+        match self.tls.get() {
+            Some(_) => self.poll_quiet(&mut Context::from_waker(Waker::noop())),
+            None => self.is_empty(),
+        }
+    }
+
+    /// The socket has nothing, as far as the loop knows; where it does not, the kernel is asked.
+    fn is_empty(&self) -> bool {
+        let peeked = self.socket.try_io(Interest::READABLE, |socket| {
+            Ok(rustix::net::recv(socket, &mut [0], rustix::net::RecvFlags::PEEK)?)
+        });
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Writes what the socket takes of this at this moment, without TLS: a word before it begins.

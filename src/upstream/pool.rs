@@ -70,7 +70,7 @@ pub fn take(group: &Group, address: &Address, tag: usize, kind: u64) -> Option<L
             let place = pool.idle.iter().rposition(fits)?;
             let mut idle = pool.idle.remove(place);
             // What has happened since the last turn of the loop is known without asking the kernel.
-            if is_quiet(&idle.link, &mut Context::from_waker(Waker::noop())) {
+            if idle.link.io.is_quiet() {
                 idle.link.requests += 1;
                 idle.link.cached = true;
                 return Some(idle.link);
@@ -94,7 +94,7 @@ pub fn put(group: &Arc<Group>, address: &Address, tag: usize, mut link: Link) {
             watcher: None,
         });
         let waker = pool.watcher.as_ref().unwrap_or(Waker::noop());
-        if !is_quiet(&link, &mut Context::from_waker(waker)) {
+        if !link.io.poll_quiet(&mut Context::from_waker(waker)) {
             return;
         }
         if pool.idle.len() >= keepalive.connections {
@@ -109,11 +109,6 @@ pub fn put(group: &Arc<Group>, address: &Address, tag: usize, mut link: Link) {
     });
 }
 
-/// Nothing came, not even the end. Whoever `cx` belongs to is told when that changes.
-fn is_quiet(link: &Link, cx: &mut Context<'_>) -> bool {
-    link.io.poll_quiet(cx)
-}
-
 /// Closes idle connections that have ended, until there are none. All of a pool wait equally long, so the earliest
 /// deadline comes first; when that connection is at work again meanwhile, this looks once and goes on.
 async fn watch(group: u64) {
@@ -123,7 +118,7 @@ async fn watch(group: u64) {
             let next = POOLS.with_borrow_mut(|pools| {
                 let pool = pools.get_mut(&group)?;
                 let now = Instant::now();
-                pool.idle.retain(|idle| idle.until > now && is_quiet(&idle.link, cx));
+                pool.idle.retain(|idle| idle.until > now && idle.link.io.poll_quiet(cx));
                 pool.watcher = Some(cx.waker().clone());
                 let next = pool.idle.iter().map(|idle| idle.until).min();
                 if next.is_none() {

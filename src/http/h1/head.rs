@@ -11,7 +11,7 @@ use std::task::{Poll, ready};
 use bytes::{Bytes, BytesMut};
 
 use crate::http::connection::Connection;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, Lines};
 use crate::http::plan::ServerId;
 use crate::http::request::{Begun, LineText, Request, RequestHead};
 use crate::http::server::ServerSettings;
@@ -88,7 +88,7 @@ struct Parts<'a> {
     line: Option<RequestLine>,
     /// The target's path and arguments, once the line is there and they make sense.
     normal: Option<Normal>,
-    fields: Vec<field::Field>,
+    fields: Lines,
     /// Of the request line, or of `Host`.
     host: Option<KnownHost>,
     /// Where the last line ended that was understood.
@@ -102,7 +102,7 @@ struct Parts<'a> {
 /// Reads one head. The first byte is there or about to come.
 pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
     let default = connection.server.get();
-    let http = connection.http.clone();
+    let http = &connection.http;
     let settings = &http.server(default).settings;
     let mut buffers = Buffers::new(settings);
     let mut parts = Parts::new(connection, default, settings);
@@ -199,7 +199,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
 
 impl<'a> Parts<'a> {
     fn new(connection: &'a Rc<Connection>, server: ServerId, settings: &'a ServerSettings) -> Self {
-        let fields = Vec::with_capacity(16);
+        let fields = Lines::default();
         Self { connection, line: None, normal: None, fields, host: None, end: 0, doing: READING_LINE, server, settings }
     }
 

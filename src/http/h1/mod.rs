@@ -238,7 +238,7 @@ async fn wait(connection: &Rc<Connection>, timer: &mut Timer, rest_at_once: bool
 /// The client closed instead of asking.
 fn log_closed(connection: &Connection, idle: bool) {
     match idle {
-        true => connection.log_alone(format_args!("client {} closed keepalive connection", Raw(&connection.client()))),
+        true => connection.log_alone(format_args!("client {} closed keepalive connection", Raw(connection.client()))),
         false => connection.log(Level::Info, WAITING, format_args!("client closed connection")),
     }
 }

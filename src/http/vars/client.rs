@@ -15,7 +15,7 @@ use crate::net::tcp_info::{self, TcpInfo};
 use crate::wire::proxy_protocol::{BadTlv, Proxied, Tlv};
 
 pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
-    vars.define("remote_addr", Row::once(|r: &Request| Some(r.client())))?;
+    vars.define("remote_addr", Row::once(|r: &Request| Some(r.client().clone())))?;
     vars.define("binary_remote_addr", Row::once(binary_remote_addr))?;
     vars.define("remote_port", Row::once(|r: &Request| port(inet(r).map_or(0, |peer| peer.port()))))?;
     vars.define(
@@ -101,7 +101,7 @@ fn binary_remote_addr(request: &Request) -> Value {
     Some(match inet(request).map(|peer| peer.ip()) {
         Some(IpAddr::V4(v4)) => Bytes::copy_from_slice(&v4.octets()),
         Some(IpAddr::V6(v6)) => Bytes::copy_from_slice(&v6.octets()),
-        None => request.client(),
+        None => request.client().clone(),
     })
 }
 

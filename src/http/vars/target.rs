@@ -26,7 +26,7 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     uri(vars)?;
     fields(vars)?;
     body(vars)?;
-    vars.define("host", Row::once(|r: &Request| Some(r.host())))?;
+    vars.define("host", Row::once(|r: &Request| Some(r.host().clone())))?;
     vars.define("server_name", Row::once(|r: &Request| Some(r.server().name.clone())))?;
     vars.define("request_port", Row::once(|r: &Request| port(r.head.host_port)))?;
     vars.define("is_request_port", Row::once(|r: &Request| mark(r.head.host_port != 0, b":")))?;

@@ -74,10 +74,10 @@ struct Names(Vec<Template>);
 
 impl Content for Names {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        let path = request.path();
-        if !path.ends_with(b"/") || !(request.is_get_or_head() || request.is_method("POST")) {
+        if !request.is_for_directory() || !(request.is_get_or_head() || request.is_method("POST")) {
             return Answer::Decline;
         }
+        let path = request.path();
         match self.search(request, &path) {
             Ok(None) => Answer::Decline,
             Ok(Some(path)) => Answer::Now(Err(Refusal::Jump(Box::new(Jump::Path { path, args: None })))),

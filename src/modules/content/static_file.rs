@@ -44,30 +44,28 @@ impl Content for Files {
         if !request.is_get_or_head() && !posted {
             return Answer::Now(Err(Refusal::Status(405)));
         }
-        let path = request.path();
-        if path.ends_with(b"/") {
+        if request.is_for_directory() {
             return Answer::Decline;
         }
-        let name = match map_path(request, &path) {
-            Ok(name) => name,
-            Err(refusal) => return Answer::Now(Err(refusal)),
-        };
-        let found = match request.plan().files.open(request, &name) {
-            Ok(found) => found,
-            Err(unopened) => return Answer::Now(Err(refuse(request, &name, unopened))),
-        };
-        Answer::Now(match found.stat.kind {
-            Kind::Directory => Err(add_slash(request, &path)),
-            Kind::Other => {
-                request.log(LogLevel::Crit, format_args!("\"{}\" is not a regular file", Raw(&name)));
-                Err(Refusal::Status(404))
-            }
-            Kind::File if posted => Err(Refusal::Status(405)),
-            Kind::File => {
-                request.body.discard();
-                Ok(respond(request, &path, found))
-            }
-        })
+        Answer::Now(request.with_path(|path| file(request, path, posted)))
+    }
+}
+
+/// The answer to `path`.
+fn file(request: &Request, path: &[u8], posted: bool) -> Result<Response, Refusal> {
+    let name = map_path(request, path)?;
+    let found = request.plan().files.open(request, &name).map_err(|unopened| refuse(request, &name, unopened))?;
+    match found.stat.kind {
+        Kind::Directory => Err(add_slash(request, path)),
+        Kind::Other => {
+            request.log(LogLevel::Crit, format_args!("\"{}\" is not a regular file", Raw(&name)));
+            Err(Refusal::Status(404))
+        }
+        Kind::File if posted => Err(Refusal::Status(405)),
+        Kind::File => {
+            request.body.discard();
+            Ok(respond(request, path, found))
+        }
     }
 }
 

@@ -37,7 +37,7 @@ impl Module for RealIp {
     type Location = Conf;
 
     fn link_main(_: &Level<'_>, main: &mut Main) -> Result<(), Fault> {
-        main.vars.define("realip_remote_addr", Row::once(|r: &Request| Some(r.connection.client())))?;
+        main.vars.define("realip_remote_addr", Row::once(|r: &Request| Some(r.connection.client().clone())))?;
         main.vars
             .define("realip_remote_port", Row::once(|r: &Request| vars::port(r.connection.peer.port().unwrap_or(0))))
     }

@@ -27,7 +27,7 @@ enum Op {
 }
 
 /// What is written without making a value of it first: nginx's own short cuts, which cannot need an escape, and the
-/// variables of `combined`, which nobody can redefine.
+/// variables that most formats name and nobody can redefine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fact {
     Pipe,
@@ -42,12 +42,13 @@ enum Fact {
     RemoteAddr,
     RemoteUser,
     Request,
+    Host,
     /// A request field, by its name in small letters.
     Field(&'static str),
 }
 
 /// By their variables' names; nginx knows those without a field only in small letters.
-const FACTS: [(&str, Fact); 15] = [
+const FACTS: [(&str, Fact); 16] = [
     ("pipe", Fact::Pipe),
     ("time_local", Fact::TimeLocal),
     ("time_iso8601", Fact::TimeIso8601),
@@ -60,6 +61,7 @@ const FACTS: [(&str, Fact); 15] = [
     ("remote_addr", Fact::RemoteAddr),
     ("remote_user", Fact::RemoteUser),
     ("request", Fact::Request),
+    ("host", Fact::Host),
     ("http_referer", Fact::Field("referer")),
     ("http_user_agent", Fact::Field("user-agent")),
     ("http_x_forwarded_for", Fact::Field("x-forwarded-for")),
@@ -112,10 +114,10 @@ impl Format {
             match op {
                 Op::Literal(bytes) => line.extend_from_slice(bytes),
                 Op::Fact(fact) => self.fact(*fact, request, line),
-                Op::Variable(id) => match request.value(*id) {
-                    Some(value) => self.escape.append(&value, line),
+                Op::Variable(id) => request.with_value(*id, |value| match value {
+                    Some(value) => self.escape.append(value, line),
                     None => self.escape.append_missing(line),
-                },
+                }),
             }
         }
     }
@@ -131,7 +133,7 @@ impl Format {
             Fact::BytesSent => byte::push_decimal(line, request.bytes_sent.get()),
             Fact::BodyBytesSent => byte::push_decimal(line, request.body_bytes_sent()),
             Fact::RequestLength => byte::push_decimal(line, request.bytes_read.get()),
-            Fact::RemoteAddr => self.escape.append(&request.client(), line),
+            Fact::RemoteAddr => self.escape.append(request.client(), line),
             Fact::RemoteUser => {
                 let user = request.field("Authorization").and_then(basic::credentials);
                 match user {
@@ -140,6 +142,7 @@ impl Format {
                 }
             }
             Fact::Request => self.escape.append(request.head.line(), line),
+            Fact::Host => self.escape.append(request.host(), line),
             Fact::Field(name) => self.field(name, request, line),
         }
     }

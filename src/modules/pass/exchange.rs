@@ -347,16 +347,14 @@ impl<C: Codec> Exchange<C> {
     /// One try at one peer.
     async fn attempt(&mut self) -> Result<Box<Reply>, Stop> {
         self.at.since = clock::now();
-        let peer = self.choice.group().name.clone();
+        let held = self.choice.next_peer();
+        let peer = held.as_ref().map_or_else(|| &self.choice.group().name, |held| &held.peer().name).clone();
         {
             let mut attempts = self.at.request.attempts.borrow_mut();
             let after_redirect = std::mem::take(&mut self.after_redirect);
-            attempts.push(Attempt { peer, after_redirect, ..Attempt::default() });
+            attempts.push(Attempt { peer: peer.clone(), after_redirect, ..Attempt::default() });
             self.at.n = attempts.len() - 1;
         }
-        let held = self.choice.next_peer();
-        let peer = held.as_ref().map_or_else(|| self.choice.group().name.clone(), |held| held.peer().name.clone());
-        self.at.note(|attempt| attempt.peer = peer.clone());
         let scheme = if self.wanted.is_some() { self.settings.secure_scheme } else { self.settings.scheme };
         self.at.request.upstream_url.replace(UpstreamUrl { scheme, peer, uri: self.uri.clone() });
         let Some(held) = held else {

@@ -58,7 +58,7 @@ pub fn changed(request: &Rc<Request>, head: &Head) -> Vec<Rc<Request>> {
     }
     let own = request.head.target_bytes();
     let scheme = request.value_of("scheme").unwrap_or_default();
-    let host = request.field_bytes("Host").unwrap_or_else(|| request.host());
+    let host = request.field_bytes("Host").unwrap_or_else(|| request.host().clone());
     let path = uri::split_args(&own).0.to_vec();
     let location = head.location.as_deref().or_else(|| head.field("Location"));
     let named = [location, head.field("Content-Location")].into_iter().flatten();

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use crate::http::body::Piece;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, Lines};
 use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::log::{Level, Raw};
@@ -31,7 +31,7 @@ pub struct Program {
 /// How far the head is read.
 enum Parsing {
     Begin,
-    Fields { line: Option<StatusLine>, parser: FieldParser, fields: Vec<field::Field> },
+    Fields { line: Option<StatusLine>, parser: FieldParser, fields: Lines },
 }
 
 /// What is left of the body.
@@ -100,7 +100,7 @@ impl Codec for Program {
                         Err(_) => None,
                     };
                     let parser = FieldParser::new(line.map_or(0, |line| line.end as usize));
-                    self.parsing = Parsing::Fields { line, parser, fields: Vec::new() };
+                    self.parsing = Parsing::Fields { line, parser, fields: Lines::default() };
                 }
                 Parsing::Fields { line, parser, fields } => match parser.next(input, NameRules::UPSTREAM) {
                     Ok(None) => return Looked::More,

@@ -2,7 +2,6 @@
 //!
 //! nginx: `ngx_http_proxy_process_status_line`, `…_process_header`, `…_copy_filter`, `…_chunked_filter`.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::Proxy;
 use crate::http::body::Piece;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, Lines};
 use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::log::{Level, Raw};
@@ -42,15 +41,10 @@ pub struct Http1 {
     trailers: Vec<Field>,
 }
 
-thread_local! {
-    /// Where the fields of a head stand while it is read: one list for all heads of the thread.
-    static SPANS: Cell<Vec<field::Field>> = const { Cell::new(Vec::new()) };
-}
-
 /// How far the head is read.
 enum Parsing {
     StatusLine,
-    Fields { line: StatusLine, parser: FieldParser, fields: Vec<field::Field> },
+    Fields { line: StatusLine, parser: FieldParser, fields: Lines },
 }
 
 /// What is left of the body.
@@ -90,12 +84,13 @@ impl Http1 {
         spans: &[field::Field],
     ) -> Looked {
         let bytes = input.split_to(end.min(input.len())).freeze();
-        let text = line.text.slice(&bytes);
+        // The usual one goes to the client without being kept.
+        let text = Some(line.text).filter(|text| text.of(&bytes) != b"200 OK").map(|text| text.slice(&bytes));
         let fields = Fields::of(bytes, spans);
         if line.is_early_hints() {
             return Looked::Hints(fields);
         }
-        let Ok(reply) = Reply::new(request, line.code, Some(text), fields) else { return Looked::Invalid };
+        let Ok(reply) = Reply::new(request, line.code, text, fields) else { return Looked::Invalid };
         self.chunked_reply = reply.framing.chunked;
         let close = reply.framing.close || line.version < Version::HTTP_11;
         self.keepalive = !close;
@@ -273,7 +268,7 @@ impl Codec for Http1 {
                             return Looked::Invalid;
                         }
                         let parser = FieldParser::new(line.end as usize);
-                        self.parsing = Parsing::Fields { line, parser, fields: SPANS.take() };
+                        self.parsing = Parsing::Fields { line, parser, fields: Lines::default() };
                     }
                     Err(_) => return self.headless(request),
                 },
@@ -281,12 +276,9 @@ impl Codec for Http1 {
                     Ok(None) => return Looked::More,
                     Ok(Some(Line::Field(field))) => fields.push(field),
                     Ok(Some(Line::End(end))) => {
-                        let (line, mut fields) = (*line, std::mem::take(fields));
+                        let (line, fields) = (*line, std::mem::take(fields));
                         self.parsing = Parsing::StatusLine;
-                        let looked = self.finish(request, input, end as usize, line, &fields);
-                        fields.clear();
-                        SPANS.set(fields);
-                        return looked;
+                        return self.finish(request, input, end as usize, line, &fields);
                     }
                     Err(broken) => {
                         let message = format_args!(

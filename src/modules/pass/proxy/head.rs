@@ -54,7 +54,7 @@ enum Part {
 pub struct Parts<'a> {
     pub request: &'a Rc<Request>,
     pub proxy: &'a Proxy,
-    pub method: &'a Bytes,
+    pub method: &'a [u8],
     pub host: &'a Bytes,
     pub target: &'a Uri,
     pub length: Option<u64>,
@@ -126,28 +126,17 @@ impl RequestHead {
             HttpVersion::Zero => b" HTTP/1.0\r\n",
             HttpVersion::One => b" HTTP/1.1\r\n",
         });
-        let host = self.host.as_ref().map(|template| template.eval(request.as_ref()));
-        let host = match host {
-            // RFC 9112, 3.2: a request in HTTP/1.1 has one
-            Some(host) if !host.is_empty() || self.version == HttpVersion::Zero => host,
-            Some(_) | None => parts.host.clone(),
-        };
-        if !host.is_empty() {
-            line(&mut out, b"Host", &host);
+        let said = self.host.as_ref().is_some_and(|host| field(&mut out, b"Host: ", host, request));
+        // RFC 9112, 3.2: a request in HTTP/1.1 has one
+        let left_out = self.host.is_some() && self.version == HttpVersion::Zero;
+        if !said && !left_out && !parts.host.is_empty() {
+            line(&mut out, b"Host", parts.host);
         }
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.put_slice(text),
                 Part::Line(name, value) => {
-                    let begin = out.len();
-                    out.put_slice(name);
-                    let empty = out.len();
-                    value.append(request.as_ref(), &mut out);
-                    if out.len() == empty {
-                        out.truncate(begin);
-                    } else {
-                        out.put_slice(b"\r\n");
-                    }
+                    field(&mut out, name, value, request);
                 }
                 Part::ContentLength => {
                     if let Some(length) = parts.length {
@@ -173,6 +162,20 @@ impl RequestHead {
     }
 }
 
+/// A field whose name comes with its colon; one without a value is left out, and is told by `false`.
+fn field(out: &mut BytesMut, name: &[u8], value: &Template, request: &Request) -> bool {
+    let begin = out.len();
+    out.put_slice(name);
+    let empty = out.len();
+    value.append(request, out);
+    let said = out.len() > empty;
+    match said {
+        true => out.put_slice(b"\r\n"),
+        false => out.truncate(begin),
+    }
+    said
+}
+
 fn line(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     out.put_slice(name);
     out.put_slice(b": ");
@@ -195,18 +198,19 @@ pub fn target(request: &Request, meant: &Uri, out: &mut BytesMut) {
     if uri.is_empty() && request.target_valid.get() {
         return out.put_slice(request.head.target());
     }
-    let path = request.path();
-    let mut rest = path.as_ref();
-    if request.location_valid.get() && !uri.is_empty() {
-        out.put_slice(uri);
-        rest = path.get(location.min(path.len())..).unwrap_or_default();
-    }
-    // nginx: a path that came without escapes is passed as it came
-    if request.head.escaped || request.internal.get() {
-        out.put_slice(&escape(Escape::Uri, rest));
-    } else {
-        out.put_slice(rest);
-    }
+    request.with_path(|path| {
+        let mut rest = path.as_ref();
+        if request.location_valid.get() && !uri.is_empty() {
+            out.put_slice(uri);
+            rest = path.get(location.min(path.len())..).unwrap_or_default();
+        }
+        // nginx: a path that came without escapes is passed as it came
+        if request.head.escaped || request.internal.get() {
+            out.put_slice(&escape(Escape::Uri, rest));
+        } else {
+            out.put_slice(rest);
+        }
+    });
     let args = request.args();
     if !args.is_empty() {
         out.put_slice(b"?");

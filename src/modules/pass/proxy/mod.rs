@@ -8,6 +8,7 @@ mod head;
 mod rewrite;
 mod target;
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use self::codec::Http1;
 use self::head::RequestHead;
 use self::rewrite::{Cookies, Flags, Pattern, Rule, Rules};
-use self::target::{Meant, Target};
+use self::target::Target;
 use super::cache;
 use super::cache::origin::Origin;
 use super::cache::serve;
@@ -464,9 +465,9 @@ fn forwarded_for(request: &Request) -> Option<Bytes> {
         all.push(b", ");
     }
     if all.is_empty() {
-        return Some(client);
+        return Some(client.clone());
     }
-    all.push(&client);
+    all.push(client);
     Some(all.concat().into())
 }
 
@@ -492,10 +493,10 @@ impl Origin for Proxy {
     }
 
     fn key(&self, request: &Rc<Request>) -> Result<Bytes, Refusal> {
-        let meant = self.target.find(request)?;
-        let mut key = BytesMut::with_capacity(meant.key.len() + request.head.target().len() + 32); // most are no longer
-        key.extend_from_slice(&meant.key);
-        head::target(request, &meant.uri, &mut key);
+        let upstream = self.target.find(request)?.upstream;
+        let mut key = BytesMut::with_capacity(upstream.key.len() + request.head.target().len() + 32); // most are no longer
+        key.extend_from_slice(&upstream.key);
+        head::target(request, &upstream.uri, &mut key);
         Ok(key.freeze())
     }
 
@@ -513,7 +514,7 @@ impl Origin for Proxy {
     async fn ready(self: &Arc<Self>, request: &Rc<Request>, keeping: Option<Keeping>) -> Result<Ready<Http1>, Refusal> {
         let meant = self.target.find(request)?;
         let group = meant.group(request, self.settings.minds_client()).await?;
-        let Meant { host, port, uri, secure, .. } = meant;
+        let upstream = meant.upstream;
         let settings = self.settings.clone();
         let mut streamed = !settings.request_buffering
             && self.set_body.is_none()
@@ -550,14 +551,14 @@ impl Origin for Proxy {
         };
         let converts = keeping.is_some() && self.cache.as_ref().is_some_and(|plan| plan.convert_head);
         let method = match &self.method {
-            Some(template) => template.eval(request.as_ref()),
-            None if converts && request.is_head() => Bytes::from_static(b"GET"),
-            None => request.method(),
+            Some(template) => Cow::Owned(template.eval(request.as_ref()).into()),
+            None if converts && request.is_head() => Cow::Borrowed(&b"GET"[..]),
+            None => request.method_text(),
         };
         if self.wants_memory {
             request.extension::<Memory>().replace(Sent {
-                host: Some(host.clone()),
-                port: Some(port),
+                host: Some(upstream.host.clone()),
+                port: Some(upstream.port.clone()),
                 body_length: length,
                 chunked,
             });
@@ -567,8 +568,8 @@ impl Origin for Proxy {
             request,
             proxy: self,
             method: &method,
-            host: &host,
-            target: &uri,
+            host: &upstream.host,
+            target: &upstream.uri,
             length,
             chunked,
             body: set_body.as_ref(),
@@ -588,7 +589,7 @@ impl Origin for Proxy {
         }
         let codec = Http1::new(self.clone(), request, &method, chunked);
         let choice = group::choice(request, group);
-        let wanted = self.tls.as_ref().filter(|_| secure).map(|tls| tls.wanted(request, &host));
+        let wanted = self.tls.as_ref().filter(|_| upstream.secure).map(|tls| tls.wanted(request, &upstream.host));
         let request = request.clone();
         let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
         Ok(exchange::ready(job, wanted))

@@ -1,5 +1,6 @@
 //! Where `proxy_pass` leads: a group that is known at load, or one that variables name.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use crate::upstream::group::Group;
 /// See the module's head.
 #[derive(Debug)]
 pub enum Target {
-    Fixed { group: Arc<Group>, host: Bytes, port: Bytes, uri: Uri, key: Bytes, secure: bool },
+    Fixed { group: Arc<Group>, upstream: Upstream },
     Variable { template: Template, groups: Groups },
 }
 
@@ -33,9 +34,10 @@ pub enum Uri {
     Whole(Bytes),
 }
 
-/// The target of one request.
-pub struct Meant {
-    peers: Peers,
+/// What a request says to the upstream, and of it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// `$proxy_host`
     pub host: Bytes,
     pub port: Bytes,
     pub uri: Uri,
@@ -45,8 +47,14 @@ pub struct Meant {
     pub secure: bool,
 }
 
-enum Peers {
-    Known(Arc<Group>),
+/// The target of one request.
+pub struct Meant<'a> {
+    peers: Peers<'a>,
+    pub upstream: Cow<'a, Upstream>,
+}
+
+enum Peers<'a> {
+    Known(Cow<'a, Arc<Group>>),
     /// To be resolved.
     Named(Box<Url>),
 }
@@ -79,7 +87,7 @@ impl Target {
     /// Whether TLS may have to be spoken.
     pub fn may_be_secure(&self) -> bool {
         match self {
-            Self::Fixed { secure, .. } => *secure,
+            Self::Fixed { upstream, .. } => upstream.secure,
             Self::Variable { .. } => true,
         }
     }
@@ -101,16 +109,15 @@ impl Target {
         let (host, port) = names(&url, secure);
         let uri = Uri::Replace { uri: text::bytes(&url.uri).into(), location: text::bytes(location).len() };
         let key = key(&url, &host, secure);
-        Ok(Self::Fixed { group, host, port, uri, key, secure })
+        Ok(Self::Fixed { group, upstream: Upstream { host, port, uri, key, secure } })
     }
 
     /// The target of a request.
-    pub fn find(&self, request: &Request) -> Result<Meant, Refusal> {
+    pub fn find(&self, request: &Request) -> Result<Meant<'_>, Refusal> {
         let (template, groups) = match self {
-            Self::Fixed { group, host, port, uri, key, secure } => {
-                let peers = Peers::Known(group.clone());
-                let (host, port) = (host.clone(), port.clone());
-                return Ok(Meant { peers, host, port, uri: uri.clone(), key: key.clone(), secure: *secure });
+            Self::Fixed { group, upstream } => {
+                let peers = Peers::Known(Cow::Borrowed(group));
+                return Ok(Meant { peers, upstream: Cow::Borrowed(upstream) });
             }
             Self::Variable { template, groups } => (template, groups),
         };
@@ -131,18 +138,19 @@ impl Target {
         let (host, port) = names(&url, secure);
         let key = key(&url, &host, secure);
         let peers = match groups.find(&url) {
-            Some(group) => Peers::Known(group),
+            Some(group) => Peers::Known(Cow::Owned(group)),
             None => Peers::Named(Box::new(url)),
         };
-        Ok(Meant { peers, host, port, uri: Uri::Whole(text::bytes(&uri).into()), key, secure })
+        let uri = Uri::Whole(text::bytes(&uri).into());
+        Ok(Meant { peers, upstream: Cow::Owned(Upstream { host, port, uri, key, secure }) })
     }
 }
 
-impl Meant {
+impl Meant<'_> {
     /// Who is there; names that variables made are resolved now.
     pub async fn group(&self, request: &Request, minds_client: bool) -> Result<Arc<Group>, Refusal> {
         match &self.peers {
-            Peers::Known(group) => Ok(group.clone()),
+            Peers::Known(group) => Ok(Arc::clone(group)),
             Peers::Named(url) => Box::pin(resolve::group(request, url, minds_client)).await, // rare, and large
         }
     }
