@@ -267,7 +267,7 @@ def measure(bench: Bench, scenario: Scenario) -> list[Pair]:
 def under_load(bench: Bench, scenario: Scenario, order: str) -> Pair:
     """Processor time per request, requests a second, latency and memory, both at once."""
     with running(bench, scenario, order) as sides:
-        warm, _ = together(bench, scenario.load, sides, bench.warm_up())
+        warm, _ = together(bench, scenario.load, sides, bench.warm_up() * scenario.warm)
         outcomes, spent = together(bench, scenario.load, sides, bench.seconds * scenario.stretch)
         pair = {}
         for side in sides:
