@@ -70,8 +70,6 @@ pub struct Slot {
     leaving: Cell<bool>,
     /// It has rested before.
     pub(super) rested: Cell<bool>,
-    /// Wakes its task, from one wait to the next: whose task stays the same need not be asked for it again.
-    waker: Cell<Option<Waker>>,
 }
 
 impl Slot {
@@ -82,14 +80,7 @@ impl Slot {
             return None;
         }
         crowd.used.set(crowd.used.get() + 1);
-        Some(Self {
-            crowd,
-            number: next_number(),
-            life: None,
-            leaving: Cell::default(),
-            rested: Cell::default(),
-            waker: Cell::default(),
-        })
+        Some(Self { crowd, number: next_number(), life: None, leaving: Cell::new(false), rested: Cell::new(false) })
     }
 
     /// For a client's connection. `None` as in [`Slot::take`].
@@ -125,12 +116,12 @@ impl Slot {
     /// Ends when an idle connection has to go: its generation drains, or its place is needed. Await it beside the
     /// next request's first byte.
     pub fn unwanted(&self) -> Unwanted<'_> {
-        Unwanted { slot: self, drains: true, rests: false, place: None, told: false }
+        Unwanted { slot: self, drains: true, rests: false, place: None, told: false, spare: None }
     }
 
     /// As [`Slot::unwanted`], of a connection that can rest; it ends, too, when it is time to.
     pub fn idle(&self) -> Unwanted<'_> {
-        Unwanted { slot: self, drains: true, rests: true, place: None, told: false }
+        Unwanted { rests: true, ..self.unwanted() }
     }
 
     /// The task of the connection ends, and the connection does not.
@@ -138,7 +129,6 @@ impl Slot {
         if let Some(live) = self.crowd.live.borrow_mut().get_mut(&self.number) {
             live.abort = None; // it would hold the task's memory
         }
-        self.waker.take(); // so would this
     }
 
     /// Ends when the connection's generation drains, also while the connection has work to do.
@@ -172,7 +162,7 @@ impl Slot {
     /// Ends when the place of a connection is needed that has not said anything yet. A reload does not end it: its
     /// client has a request on the way. (In nginx such a connection is `reusable` and not `idle`.)
     pub fn displaced(&self) -> Unwanted<'_> {
-        Unwanted { slot: self, drains: false, rests: false, place: None, told: false }
+        Unwanted { drains: false, ..self.unwanted() }
     }
 }
 
@@ -205,6 +195,17 @@ pub struct Unwanted<'a> {
     place: Option<Place>,
     /// It has ended, so the connection goes.
     told: bool,
+    spare: Option<&'a Spare>,
+}
+
+/// What wakes a task, from one wait to the next: a task that stays the same need not be asked for it again.
+pub type Spare = Cell<Option<Waker>>;
+
+impl<'a> Unwanted<'a> {
+    /// The same, with what the wait before has left.
+    pub fn with(self, spare: &'a Spare) -> Self {
+        Self { spare: Some(spare), ..self }
+    }
 }
 
 /// What an idle connection is told.
@@ -230,11 +231,11 @@ impl Future for Unwanted<'_> {
         let mut idle = crowd.those(self.rests).borrow_mut();
         match self.place {
             None => {
-                let generation = self.drains.then_some(life.id);
                 let before = idle.len();
-                let known = slot.waker.take().filter(|waker| waker.will_wake(cx.waker()));
+                let known = self.spare.and_then(Cell::take).filter(|waker| waker.will_wake(cx.waker()));
                 let waker = known.unwrap_or_else(|| cx.waker().clone());
-                let place = idle.push(Idle { generation, waker, since: clock::now(), rest: false });
+                let (generation, drains) = (life.id, self.drains);
+                let place = idle.push(Idle { generation, drains, waker, since: clock::now(), rest: false });
                 drop(idle);
                 self.place = Some(place);
                 if self.rests {
@@ -263,7 +264,11 @@ impl Drop for Unwanted<'_> {
         let crowd = &self.slot.crowd;
         let stayed = crowd.those(self.rests).borrow_mut().remove(place);
         match stayed {
-            Some(idle) => self.slot.waker.set(Some(idle.waker)),
+            Some(idle) => {
+                if let Some(spare) = self.spare {
+                    spare.set(Some(idle.waker));
+                }
+            }
             None if self.told => self.slot.leaving.set(true),
             // Its next request came at the same moment, and it stays.
             None => crowd.leaving.set(crowd.leaving.get().saturating_sub(1)),
@@ -307,8 +312,9 @@ struct Live {
 
 /// A connection that waits in its task.
 pub(super) struct Idle {
-    /// The generation whose end counts.
-    generation: Option<u64>,
+    generation: u64,
+    /// The end of its generation counts.
+    drains: bool,
     pub(super) waker: Waker,
     pub(super) since: Instant,
     /// It is told to rest.
@@ -399,7 +405,7 @@ impl Crowd {
         let drains = |id| lives.iter().any(|life| life.id == id && life.drains());
         for row in [&self.idle, &self.rest.fresh] {
             row.borrow_mut().retain(|idle| {
-                let stays = !idle.generation.is_some_and(drains);
+                let stays = !(idle.drains && drains(idle.generation));
                 if !stays {
                     self.leaving.set(self.leaving.get() + 1);
                     idle.waker.wake_by_ref();

@@ -27,7 +27,7 @@ use super::tls;
 use super::upload::Upload;
 use crate::base::{buffers, place};
 use crate::log::{Level, Raw};
-use crate::net::crowd::{Call, LAST_CHANCE};
+use crate::net::crowd::{Call, LAST_CHANCE, Spare};
 use crate::net::rest::Pause;
 use crate::net::timer::Timer;
 use crate::net::tls::Session;
@@ -61,10 +61,11 @@ pub async fn serve(mut connection: Rc<Connection>, mut paced: bool) {
         }
     }
     let mut rest_at_once = false;
+    let spare = Spare::default();
     loop {
         let together = !connection.input.borrow().is_empty();
         if !together {
-            match wait(&connection, &mut timer, rest_at_once).await {
+            match wait(&connection, &mut timer, rest_at_once, &spare).await {
                 Waited::Begun => {}
                 Waited::Gone => return,
                 Waited::Long(pause) => match connection.rest(pause) {
@@ -168,7 +169,7 @@ enum Waited {
 
 /// Waits for the first byte of a request: at first for `client_header_timeout`, between requests for
 /// `keepalive_timeout`. `rest_at_once`: if it can rest, it need not wait for a while first.
-async fn wait(connection: &Rc<Connection>, timer: &mut Timer, rest_at_once: bool) -> Waited {
+async fn wait(connection: &Rc<Connection>, timer: &mut Timer, rest_at_once: bool, spare: &Spare) -> Waited {
     connection.activity.set(State::Waiting);
     let size = connection.default_server().settings.client_header_buffer_size;
     if connection.requests.get() > 0 {
@@ -190,7 +191,7 @@ async fn wait(connection: &Rc<Connection>, timer: &mut Timer, rest_at_once: bool
         true => slot.unwanted(),
         false => slot.displaced(),
     };
-    let mut call = std::pin::pin!(call);
+    let mut call = std::pin::pin!(call.with(spare));
     let waited = std::future::poll_fn(|cx| {
         // The buffer is there only while there is something to read: an idle connection has none.
         if connection.io.poll_readable(cx).is_ready() {
