@@ -18,12 +18,13 @@ fn a_file_that_changes_is_served_as_it_is() {
 
 #[test]
 fn a_remembered_file_is_served_until_it_is_looked_at_again() {
-    let conf = "open_file_cache max=100 inactive=60s; open_file_cache_valid 1s; open_file_cache_errors on; \
+    let conf = "open_file_cache max=100 inactive=60s; open_file_cache_valid 3s; open_file_cache_errors on; \
                 server { listen %%ADDR_0%%; root html; }";
     let server = Setup::new().file("html/a", "one").start(conf);
     server.fetch("/a").expect_body("one");
     server.fetch("/later").expect_status(404);
-    // Replaced by another file under the same name: the old one is still open and still served, for a second.
+    // Replaced by another file under the same name: the old one is still open and still served, for two
+    // seconds at least, which is time enough for a busy machine.
     write_file(&server.path("html/new"), b"two");
     fs::rename(server.path("html/new"), server.path("html/a")).expect("it is there");
     write_file(&server.path("html/later"), b"here");
