@@ -4,7 +4,6 @@
 //! statement it is made in, so none is held across an await.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -536,14 +535,6 @@ impl Request {
         self.method.borrow().clone().unwrap_or_else(|| self.head.method())
     }
 
-    /// As [`Request::method`], for who only looks at it.
-    pub fn method_text(&self) -> Cow<'_, [u8]> {
-        match &*self.method.borrow() {
-            Some(own) => Cow::Owned(own.to_vec()),
-            None => Cow::Borrowed(self.head.line.method.of(&self.head.line.text)),
-        }
-    }
-
     pub fn set_method(&self, method: Bytes) {
         self.method.replace(Some(method));
     }
@@ -561,9 +552,10 @@ impl Request {
         self.with_method(|method| matches!(method, b"GET" | b"HEAD"))
     }
 
-    fn with_method<T>(&self, ask: impl FnOnce(&[u8]) -> T) -> T {
+    /// Shows the method to `then`, which may not change it.
+    pub fn with_method<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
         let LineText { text, method, .. } = &self.head.line;
-        ask(self.method.borrow().as_deref().unwrap_or_else(|| method.of(text)))
+        then(self.method.borrow().as_deref().unwrap_or_else(|| method.of(text)))
     }
 
     /// The first request field of that name.

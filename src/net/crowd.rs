@@ -195,6 +195,7 @@ pub struct Unwanted<'a> {
     place: Option<Place>,
     /// It has ended, so the connection goes.
     told: bool,
+    /// Has its task's waker when it does not wait.
     spare: Option<&'a Spare>,
 }
 

@@ -130,10 +130,10 @@ struct Lister {
 
 impl Content for Lister {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        let path = request.path();
-        if !path.ends_with(b"/") || !request.is_get_or_head() {
+        if !request.is_for_directory() || !request.is_get_or_head() {
             return Answer::Decline;
         }
+        let path = request.path();
         request.body.discard();
         let directory = match directory(request, &path) {
             Ok(directory) => directory,

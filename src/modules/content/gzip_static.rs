@@ -81,8 +81,7 @@ struct Compressed {
 
 impl Content for Compressed {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        let path = request.path();
-        if !request.is_get_or_head() || path.ends_with(b"/") {
+        if !request.is_get_or_head() || request.is_for_directory() {
             return Answer::Decline;
         }
         let admitted = self.always || self.rules.admit(request, &Head::default());
@@ -90,7 +89,7 @@ impl Content for Compressed {
         if !admitted && !self.rules.vary {
             return Answer::Decline;
         }
-        let mut name = match map_path(request, &path) {
+        let mut name = match request.with_path(|path| map_path(request, path)) {
             Ok(name) => name,
             Err(refusal) => return Answer::Now(Err(refusal)),
         };
@@ -120,7 +119,7 @@ impl Content for Compressed {
             }
             Kind::File => {
                 request.body.discard();
-                let mut response = static_file::respond(request, &path, found);
+                let mut response = request.with_path(|path| static_file::respond(request, path, found));
                 response.head.add("Content-Encoding", Bytes::from_static(b"gzip"));
                 Answer::Now(Ok(response))
             }

@@ -61,10 +61,10 @@ struct Chooser;
 
 impl Content for Chooser {
     fn answer<'a>(&'a self, request: &'a Rc<Request>) -> Answer<'a> {
-        let path = request.path();
-        if !path.ends_with(b"/") || !(request.is_get_or_head() || request.is_method("POST")) {
+        if !request.is_for_directory() || !(request.is_get_or_head() || request.is_method("POST")) {
             return Answer::Decline;
         }
+        let path = request.path();
         let directory = match super::autoindex::directory(request, &path) {
             Ok(directory) => directory,
             Err(refusal) => return Answer::Now(Err(refusal)),

@@ -8,7 +8,6 @@ mod head;
 mod rewrite;
 mod target;
 
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -551,9 +550,9 @@ impl Origin for Proxy {
         };
         let converts = keeping.is_some() && self.cache.as_ref().is_some_and(|plan| plan.convert_head);
         let method = match &self.method {
-            Some(template) => Cow::Owned(template.eval(request.as_ref()).into()),
-            None if converts && request.is_head() => Cow::Borrowed(&b"GET"[..]),
-            None => request.method_text(),
+            Some(template) => Some(template.eval(request.as_ref())),
+            None if converts && request.is_head() => Some(Bytes::from_static(b"GET")),
+            None => None,
         };
         if self.wants_memory {
             request.extension::<Memory>().replace(Sent {
@@ -564,16 +563,24 @@ impl Origin for Proxy {
             });
         }
         let own_head = self.kept_head.as_ref().filter(|_| keeping.is_some());
-        let (head, uri) = own_head.unwrap_or(&self.head).build(&head::Parts {
-            request,
-            proxy: self,
-            method: &method,
-            host: &upstream.host,
-            target: &upstream.uri,
-            length,
-            chunked,
-            body: set_body.as_ref(),
-        })?;
+        let build = |method: &[u8]| {
+            let parts = head::Parts {
+                request,
+                proxy: self,
+                method,
+                host: &upstream.host,
+                target: &upstream.uri,
+                length,
+                chunked,
+                body: set_body.as_ref(),
+            };
+            let built = own_head.unwrap_or(&self.head).build(&parts);
+            built.map(|(head, uri)| (head, uri, Http1::new(self.clone(), request, method, chunked)))
+        };
+        let (head, uri, codec) = match &method {
+            Some(method) => build(method),
+            None => request.with_method(build),
+        }?;
         let mut pieces: Pieces = smallvec::smallvec![Piece::Mem(head)];
         if let Some(stored) = body {
             let size = stored.len;
@@ -587,7 +594,6 @@ impl Origin for Proxy {
                 pieces.extend([Piece::Mem(lines), Piece::Mem(end)]);
             }
         }
-        let codec = Http1::new(self.clone(), request, &method, chunked);
         let choice = group::choice(request, group);
         let wanted = self.tls.as_ref().filter(|_| upstream.secure).map(|tls| tls.wanted(request, &upstream.host));
         let request = request.clone();
