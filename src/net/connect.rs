@@ -7,10 +7,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, SockAddr, SockRef, Type};
 use tokio::net::TcpStream;
 
 use super::io::Io;
+use super::socket::Socket;
 use crate::base::addr::Address;
 
 /// How a socket is set before it connects.
@@ -25,14 +27,13 @@ pub struct Options {
     /// 0: the system's own.
     pub rcvbuf: usize,
     pub sndbuf: usize,
-    pub nodelay: bool,
 }
 
 /// A connection that was begun.
 #[derive(Debug)]
 pub struct Connecting {
     io: Io,
-    /// Connected at once: unix sockets, and some local ones.
+    /// Connected at once: unix sockets, and peers of this machine.
     done: bool,
 }
 
@@ -50,8 +51,7 @@ pub fn connect(address: &Address, options: &Options) -> Result<Connecting, Faile
         Address::Inet(inet) => (Domain::for_address(*inet), SockAddr::from(*inet)),
         Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path).map_err(failed("connect"))?),
     };
-    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None).map_err(failed("socket"))?;
-    let inet = domain != Domain::UNIX;
+    let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None).map_err(failed("socket"))?;
     if options.keepalive {
         socket.set_keepalive(true).map_err(failed("setsockopt(SO_KEEPALIVE)"))?;
     }
@@ -61,7 +61,7 @@ pub fn connect(address: &Address, options: &Options) -> Result<Connecting, Faile
     if options.sndbuf > 0 {
         socket.set_send_buffer_size(options.sndbuf).map_err(failed("setsockopt(SO_SNDBUF)"))?;
     }
-    if let Some(local) = options.local.filter(|_| inet) {
+    if let Some(local) = options.local.filter(|_| domain != Domain::UNIX) {
         if options.transparent {
             match local {
                 SocketAddr::V4(_) => {
@@ -74,17 +74,26 @@ pub fn connect(address: &Address, options: &Options) -> Result<Connecting, Faile
         }
         socket.bind(&local.into()).map_err(failed("bind"))?;
     }
-    if inet && options.nodelay {
-        let _ = socket.set_tcp_nodelay(true);
-    }
     let done = match socket.connect(&target) {
         Ok(()) => true,
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => false,
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => has_connected(&socket),
         Err(error) => return Err(Failed { call: "connect", error }),
     };
     // Reading and writing are the same calls for both kinds, so one type serves both.
-    let stream = TcpStream::from_std(socket.into()).map_err(failed("epoll_ctl"))?;
-    Ok(Connecting { io: Io::new(stream), done })
+    let socket = if done {
+        Socket::expecting(socket.into())
+    } else {
+        TcpStream::from_std(socket.into()).map_err(failed("epoll_ctl"))?.into()
+    };
+    Ok(Connecting { io: Io::new(socket), done })
+}
+
+/// A peer of this machine has answered before the call was back, only it says so now. Who knows that need not wait for the
+/// loop's next turn.
+fn has_connected(socket: &socket2::Socket) -> bool {
+    let mut one = [PollFd::new(socket, PollFlags::OUT)];
+    let polled = poll(&mut one, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    matches!((polled, one), (Ok(1), [one]) if one.revents() == PollFlags::OUT)
 }
 
 impl Connecting {
@@ -107,5 +116,33 @@ impl Connecting {
 
     pub fn into_io(self) -> Io {
         self.io
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn connected(address: SocketAddr) -> io::Result<bool> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("descriptors are left").block_on(async {
+            let mut connecting =
+                connect(&Address::Inet(address), &Options::default()).map_err(|failed| failed.error)?;
+            let at_once = connecting.is_done();
+            poll_fn(|cx| connecting.poll(cx)).await?;
+            Ok(at_once)
+        })
+    }
+
+    #[test]
+    fn a_peer_of_this_machine_is_connected_at_once() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        assert!(connected(address).expect("it listens"));
+        drop(listener);
+        let refused = connected(address).map_err(|error| error.kind());
+        assert_eq!(refused, Err(io::ErrorKind::ConnectionRefused));
     }
 }

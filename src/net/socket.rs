@@ -6,9 +6,11 @@
 
 use std::cell::{Cell, OnceCell};
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, BytesMut};
@@ -25,8 +27,18 @@ pub struct Socket {
     joined: OnceCell<TcpStream>,
     /// The descriptor until then.
     apart: Cell<Option<OwnedFd>>,
+    look: Cell<Look>,
+}
+
+/// When a socket that is not in the loop is to be looked at for something to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Now,
+    /// When the loop has waited the next time. A busy loop finds what the peer has said until then, and needs no place for the
+    /// socket; an idle one comes round at once.
+    NextTurn,
     /// It was read to its end, as far as one knows; who wants more has to wait.
-    dry: Cell<bool>,
+    Wait,
 }
 
 impl fmt::Debug for Socket {
@@ -37,17 +49,24 @@ impl fmt::Debug for Socket {
 
 impl From<OwnedFd> for Socket {
     fn from(socket: OwnedFd) -> Self {
-        Self { joined: OnceCell::new(), apart: Cell::new(Some(socket)), dry: Cell::new(false) }
+        Self { joined: OnceCell::new(), apart: Cell::new(Some(socket)), look: Cell::new(Look::Now) }
     }
 }
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
-        Self { joined: OnceCell::from(stream), apart: Cell::new(None), dry: Cell::new(false) }
+        Self { joined: OnceCell::from(stream), apart: Cell::new(None), look: Cell::new(Look::Wait) }
     }
 }
 
 impl Socket {
+    /// A socket whose peer has said nothing yet, and is about to.
+    pub fn expecting(socket: OwnedFd) -> Self {
+        let this = Self::from(socket);
+        this.look.set(Look::NextTurn);
+        this
+    }
+
     /// The socket in the loop, where it is from now on.
     fn join(&self) -> io::Result<&TcpStream> {
         if let Some(stream) = self.joined.get() {
@@ -68,10 +87,17 @@ impl Socket {
 
     /// Ready when a read may be tried.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.joined.get() {
-            Some(stream) => stream.poll_read_ready(cx),
-            None if self.dry.get() => self.join()?.poll_read_ready(cx),
-            None => Poll::Ready(Ok(())),
+        if let Some(stream) = self.joined.get() {
+            return stream.poll_read_ready(cx);
+        }
+        match self.look.get() {
+            Look::Now => Poll::Ready(Ok(())),
+            Look::NextTurn => {
+                self.look.set(Look::Now);
+                // The runtime keeps the waker until it has waited; the future itself is not needed for that.
+                pin!(tokio::task::yield_now()).poll(cx).map(Ok)
+            }
+            Look::Wait => self.join()?.poll_read_ready(cx),
         }
     }
 
@@ -123,7 +149,7 @@ impl Socket {
                 let nothing: io::Result<()> = Err(io::ErrorKind::WouldBlock.into());
                 let _ = stream.try_io(Interest::READABLE, || nothing);
             }
-            None => self.dry.set(true),
+            None => self.look.set(Look::Wait),
         }
     }
 
@@ -219,6 +245,38 @@ mod tests {
             assert_eq!(read(&socket, 4).await, b"xxxx");
             assert!(socket.joined.get().is_some());
             assert_eq!(read(&socket, 100).await, b"xxxxxx");
+        });
+    }
+
+    #[test]
+    fn who_is_expected_to_speak_has_a_turn_of_the_loop_for_it() {
+        run(async || {
+            for speaks in [true, false] {
+                let (mut peer, socket) = Socket::pair();
+                let socket = Socket::expecting(socket.apart.take().expect("it is not in the loop"));
+                let mut polls = 0;
+                let ready = poll_fn(|cx| {
+                    polls += 1;
+                    socket.poll_read_ready(cx)
+                });
+                // What comes before the next turn is found there.
+                let (ready, ()) = tokio::join!(ready, async {
+                    if speaks {
+                        peer.write_all(b"one").expect("it is open");
+                    }
+                });
+                ready.expect("it is open");
+                assert_eq!(polls, 2);
+                if speaks {
+                    assert_eq!(read(&socket, 100).await, b"one");
+                    assert!(socket.joined.get().is_none());
+                    continue;
+                }
+                let nothing = socket.try_read(&mut BytesMut::with_capacity(1), 1).map_err(|error| error.kind());
+                assert_eq!((nothing, socket.joined.get().is_some()), (Err(io::ErrorKind::WouldBlock), true));
+                peer.write_all(b"two").expect("it is open");
+                assert_eq!(read(&socket, 100).await, b"two");
+            }
         });
     }
 

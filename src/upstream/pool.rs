@@ -28,13 +28,45 @@ pub struct Link {
     pub cached: bool,
     /// Those of one kind may stand in for each other: 0 without TLS, else by what the session was asked for.
     pub kind: u64,
+    writes: Writes,
     /// Its place among the thread's connections.
     _slot: Slot,
 }
 
+/// How a connection was written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    Never,
+    Once,
+    /// More than once, and what is written leaves at once.
+    Often,
+}
+
 impl Link {
     pub fn new(io: Io, slot: Slot) -> Self {
-        Self { io, timer: Timer::default(), requests: 1, started: clock::now(), cached: false, kind: 0, _slot: slot }
+        Self {
+            io,
+            timer: Timer::default(),
+            requests: 1,
+            started: clock::now(),
+            cached: false,
+            kind: 0,
+            writes: Writes::Never,
+            _slot: slot,
+        }
+    }
+
+    /// To be said before each write. From the second on nothing waits until the peer has acknowledged what went before:
+    /// `tcp_nodelay`. Most connections that are not kept have one write only, and need no system call for this.
+    pub fn will_write(&mut self, nodelay: bool) {
+        self.writes = match self.writes {
+            Writes::Never => Writes::Once,
+            Writes::Once if nodelay => {
+                self.io.socket().set_nodelay();
+                Writes::Often
+            }
+            known => known,
+        };
     }
 }
 
@@ -135,4 +167,38 @@ async fn watch(group: u64) {
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::log::ErrorLog;
+    use crate::net::crowd::Crowd;
+    use crate::net::socket::Socket;
+
+    #[test]
+    fn nothing_is_delayed_from_the_second_write_on() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("descriptors are left").block_on(async {
+            Crowd::here().limit(8, 1);
+            for nodelay in [true, false] {
+                let (_peer, socket) = Socket::pair();
+                let slot = Slot::take(&ErrorLog::none()).expect("there is room");
+                let mut link = Link::new(Io::new(socket), slot);
+                let told: Vec<bool> = (0..3)
+                    .map(|_| {
+                        link.will_write(nodelay);
+                        link.io
+                            .socket()
+                            .with(|socket| SockRef::from(&socket).tcp_nodelay())
+                            .expect("open")
+                            .expect("TCP")
+                    })
+                    .collect();
+                assert_eq!(told, [false, nodelay, nodelay]);
+            }
+        });
+    }
 }

@@ -392,7 +392,17 @@ impl<C: Codec> Exchange<C> {
         if let Some(raw) = &mut self.raw {
             raw.clear();
         }
-        std::future::poll_fn(|cx| self.poll_head(cx)).await
+        let mut new = self.at.link.as_ref().is_some_and(|link| !link.cached);
+        let head = std::future::poll_fn(|cx| {
+            if std::mem::take(&mut new) {
+                // Nobody has answered what was not asked; to look for it would only make the socket wait for the loop.
+                if let Poll::Ready(Err(stop)) = self.poll_send(cx) {
+                    return Poll::Ready(Err(stop));
+                }
+            }
+            self.poll_head(cx)
+        });
+        head.await
     }
 
     /// The head as it came, where it is to be kept.
@@ -419,7 +429,6 @@ impl<C: Codec> Exchange<C> {
             keepalive: settings.socket_keepalive,
             rcvbuf: settings.socket_rcvbuf,
             sndbuf: settings.socket_sndbuf,
-            nodelay: request.plan().core.tcp_nodelay,
         };
         let slot = request.error_log().map_or_else(|| None, |log| Slot::take(&log));
         let Some(slot) = slot else { return Err(Stop::Refuse(Refusal::Status(500))) };
@@ -586,6 +595,7 @@ impl<C: Codec> Exchange<C> {
         loop {
             while !self.output.is_empty() {
                 let Some(link) = &mut self.at.link else { return Poll::Pending };
+                link.will_write(self.at.request.plan().core.tcp_nodelay);
                 let wrote = match ready!(poll_write(&link.io, &mut self.output, cx)) {
                     Ok(wrote) => wrote,
                     Err((call, error)) => {
