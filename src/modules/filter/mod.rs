@@ -2,6 +2,7 @@
 
 pub mod addition; // other answers before and behind
 pub mod charset; // "; charset=", and recoding
+mod deflate; // one stream of gzip
 pub mod gunzip; // decompresses for clients that cannot
 pub mod gzip; // compresses
 pub mod headers; // add_header, add_trailer, expires
