@@ -1,6 +1,6 @@
 //! Text with variables in it, compiled at load: `"$scheme://$host$request_uri"`.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::error::Fault;
 use super::vars::{Names, Values, VarId};
@@ -121,7 +121,7 @@ impl Template {
     }
 
     /// Appends the text to `out`.
-    pub fn append(&self, values: &(impl Values + ?Sized), out: &mut BytesMut) {
+    pub fn append(&self, values: &(impl Values + ?Sized), out: &mut impl BufMut) {
         for part in &self.parts {
             part.append(values, out);
         }
@@ -137,11 +137,11 @@ impl Part {
         }
     }
 
-    fn append(&self, values: &(impl Values + ?Sized), out: &mut BytesMut) {
+    fn append(&self, values: &(impl Values + ?Sized), out: &mut impl BufMut) {
         match self {
-            Self::Literal(bytes) => out.extend_from_slice(bytes),
-            Self::Variable(id) => values.with_value(*id, |value| out.extend_from_slice(value.unwrap_or_default())),
-            Self::Capture(n) => out.extend_from_slice(values.capture(*n).as_deref().unwrap_or_default()),
+            Self::Literal(bytes) => out.put_slice(bytes),
+            Self::Variable(id) => values.with_value(*id, |value| out.put_slice(value.unwrap_or_default())),
+            Self::Capture(n) => out.put_slice(values.capture(*n).as_deref().unwrap_or_default()),
         }
     }
 }

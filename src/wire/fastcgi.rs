@@ -52,15 +52,33 @@ impl RequestWriter {
         Self { out }
     }
 
-    pub fn param(&mut self, name: &[u8], value: &[u8]) {
-        self.lengths(name.len(), value.len());
+    /// The value is what `value` appends. With `if_not_empty`, nothing is told of one that is empty.
+    pub fn param(&mut self, name: &[u8], if_not_empty: bool, value: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.out.len();
+        self.length(name.len());
+        let place = self.out.len();
+        self.out.push(0); // the value's length, as most are
         self.out.extend_from_slice(name);
-        self.out.extend_from_slice(value);
+        let from = self.out.len();
+        value(&mut self.out);
+        match u8::try_from(self.out.len().saturating_sub(from)) {
+            Ok(0) if if_not_empty => self.out.truncate(start),
+            Ok(short @ 0..=127) => {
+                if let Some(byte) = self.out.get_mut(place) {
+                    *byte = short;
+                }
+            }
+            _ => {
+                let len = self.out.len().saturating_sub(from);
+                self.out.splice(place..from.min(place + 1), long(len));
+            }
+        }
     }
 
     /// A field of the request as `HTTP_NAME`.
     pub fn field(&mut self, name: &[u8], values: &[&[u8]]) {
-        self.lengths(cgi::name_len(name), cgi::values_len(name, values));
+        self.length(cgi::name_len(name));
+        self.length(cgi::values_len(name, values));
         cgi::push_name(name, &mut self.out);
         cgi::push_values(name, values, &mut self.out);
     }
@@ -79,15 +97,17 @@ impl RequestWriter {
         Ok(self.out)
     }
 
-    fn lengths(&mut self, name: usize, value: usize) {
-        for len in [name, value] {
-            match u8::try_from(len) {
-                Ok(short @ 0..=127) => self.out.push(short),
-                // what does not fit 31 bits does not fit the record either: `finish` refuses it
-                _ => self.out.extend_from_slice(&(len as u32 | 0x8000_0000).to_be_bytes()),
-            }
+    fn length(&mut self, len: usize) {
+        match u8::try_from(len) {
+            Ok(short @ 0..=127) => self.out.push(short),
+            _ => self.out.extend_from_slice(&long(len)),
         }
     }
+}
+
+/// A length above 127. What does not fit its 31 bits does not fit the record either: [`RequestWriter::finish`] refuses it.
+fn long(len: usize) -> [u8; 4] {
+    (len as u32 | 0x8000_0000).to_be_bytes()
 }
 
 /// The header of a STDIN record with `len` bytes of the body, at most [`MAX_STDIN`]; behind them comes their [`padding`].
@@ -210,11 +230,16 @@ impl RecordReader {
                 }
                 Part::Done => return Ok(Record::End(at as u32)),
                 _ => {
-                    let Some(&byte) = input.get(at) else {
-                        return Ok(Record::More);
+                    at += match input.get(at..at + HEADER) {
+                        Some(whole) if self.whole_header(whole) => HEADER,
+                        _ => {
+                            let Some(&byte) = input.get(at) else {
+                                return Ok(Record::More);
+                            };
+                            self.header(byte)?;
+                            1
+                        }
                     };
-                    at += 1;
-                    self.header(byte)?;
                     if self.part == Part::Content && self.kind == STDOUT && self.len == 0 {
                         self.part = Part::Padding;
                         return Ok(Record::StdoutEnd(at as u32));
@@ -239,6 +264,20 @@ impl RecordReader {
         self.kind == END_REQUEST && matches!(self.part, Part::Content | Part::Padding | Part::Done)
     }
 
+    /// Takes a header at once that is there from its beginning to its end, and right.
+    fn whole_header(&mut self, bytes: &[u8]) -> bool {
+        let &[VERSION, kind @ (STDOUT | STDERR | END_REQUEST), 0, REQUEST_ID, high, low, padding, _] = bytes else {
+            return false;
+        };
+        if self.part != Part::Version {
+            return false;
+        }
+        (self.kind, self.len, self.padding) = (kind, u16::from_be_bytes([high, low]), padding);
+        self.part = Part::Content;
+        true
+    }
+
+    /// Takes one byte of a header.
     fn header(&mut self, byte: u8) -> Result<(), BadRecord> {
         self.part = match self.part {
             Part::Version if byte != VERSION => return Err(BadRecord::Version(byte)),
@@ -286,15 +325,18 @@ mod tests {
     #[test]
     fn requests() {
         let mut writer = RequestWriter::new(true);
-        writer.param(b"A", b"bc");
+        writer.param(b"A", false, |out| out.extend_from_slice(b"bc"));
+        writer.param(b"N", true, |_| ());
         writer.field(b"x-Y", &[b"1", b"2"]);
         writer.field(b"Cookie", &[b"a", b"b"]);
         let long = [b'v'; 200];
-        writer.param(b"L", &long);
+        writer.param(b"L", true, |out| out.extend_from_slice(&long));
+        writer.param(b"E", false, |_| ());
         let bytes = writer.finish().expect("it fits");
 
         let mut params = b"\x01\x02Abc\x08\x04HTTP_X_Y1, 2\x0b\x04HTTP_COOKIEa; b\x01\x80\0\0\xc8L".to_vec();
         params.extend_from_slice(&long);
+        params.extend_from_slice(b"\x01\0E");
         let len = params.len();
         let mut expected = b"\x01\x01\0\x01\0\x08\0\0\0\x01\x01\0\0\0\0\0\x01\x04\0\x01".to_vec();
         expected.extend_from_slice(&[(len >> 8) as u8, len as u8, (8 - len % 8) as u8, 0]);
@@ -307,10 +349,10 @@ mod tests {
     #[test]
     fn params_fit_one_record() {
         let mut writer = RequestWriter::new(false);
-        writer.param(b"", &vec![0; 65535 - 5]);
+        writer.param(b"", false, |out| out.extend_from_slice(&[0; 65535 - 5]));
         assert_eq!(writer.finish().map(|bytes| bytes.len()), Ok(24 + 65536 + 8));
         let mut writer = RequestWriter::new(false);
-        writer.param(b"", &vec![0; 65536 - 5]);
+        writer.param(b"", false, |out| out.extend_from_slice(&[0; 65536 - 5]));
         assert_eq!(writer.finish(), Err(TooBig(65536)));
         let empty = RequestWriter::new(false).finish().expect("it fits");
         assert_eq!(empty.len(), 32);

@@ -13,13 +13,20 @@ impl NetstringWriter {
     /// `content_length`: of the body that follows.
     pub fn new(content_length: u64) -> Self {
         let mut writer = Self { out: Vec::with_capacity(2048) };
-        writer.param(b"CONTENT_LENGTH", content_length.to_string().as_bytes());
+        writer.param(b"CONTENT_LENGTH", false, |out| out.extend_from_slice(content_length.to_string().as_bytes()));
         writer
     }
 
-    pub fn param(&mut self, name: &[u8], value: &[u8]) {
-        for part in [name, value] {
-            self.out.extend_from_slice(part);
+    /// The value is what `value` appends. With `if_not_empty`, nothing is told of one that is empty.
+    pub fn param(&mut self, name: &[u8], if_not_empty: bool, value: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.out.len();
+        self.out.extend_from_slice(name);
+        self.out.push(0);
+        let from = self.out.len();
+        value(&mut self.out);
+        if if_not_empty && self.out.len() == from {
+            self.out.truncate(start);
+        } else {
             self.out.push(0);
         }
     }
@@ -49,8 +56,9 @@ mod tests {
     #[test]
     fn a_request_is_a_netstring() {
         let mut writer = NetstringWriter::new(27);
-        writer.param(b"SCGI", b"1");
-        writer.param(b"EMPTY", b"");
+        writer.param(b"SCGI", false, |out| out.push(b'1'));
+        writer.param(b"EMPTY", false, |_| ());
+        writer.param(b"NOTHING", true, |_| ());
         writer.field(b"x-y", &[b"1", b"2"]);
         let bytes = writer.finish();
         assert_eq!(bytes, b"46:CONTENT_LENGTH\x0027\0SCGI\x001\0EMPTY\0\0HTTP_X_Y\x001, 2\0,");

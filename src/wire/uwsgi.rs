@@ -23,11 +23,21 @@ impl PacketWriter {
         Self { out }
     }
 
-    pub fn param(&mut self, name: &[u8], value: &[u8]) {
+    /// The value is what `value` appends. With `if_not_empty`, nothing is told of one that is empty.
+    pub fn param(&mut self, name: &[u8], if_not_empty: bool, value: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.out.len();
         self.length(name.len());
         self.out.extend_from_slice(name);
-        self.length(value.len());
-        self.out.extend_from_slice(value);
+        let place = self.out.len();
+        self.length(0);
+        let from = self.out.len();
+        value(&mut self.out);
+        let len = self.out.len().saturating_sub(from);
+        if len == 0 && if_not_empty {
+            self.out.truncate(start);
+        } else if let Some(bytes) = self.out.get_mut(place..from) {
+            bytes.copy_from_slice(&length(len));
+        }
     }
 
     /// A field of the request as `HTTP_NAME`.
@@ -53,10 +63,14 @@ impl PacketWriter {
         Ok(self.out)
     }
 
-    /// What does not fit two bytes does not fit the packet either: `finish` refuses it.
     fn length(&mut self, len: usize) {
-        self.out.extend_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes());
+        self.out.extend_from_slice(&length(len));
     }
+}
+
+/// What does not fit two bytes does not fit the packet either: [`PacketWriter::finish`] refuses it.
+fn length(len: usize) -> [u8; 2] {
+    u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes()
 }
 
 #[cfg(test)]
@@ -66,7 +80,8 @@ mod tests {
     #[test]
     fn a_packet_is_packed() {
         let mut writer = PacketWriter::new(5, 7);
-        writer.param(b"A", b"bc");
+        writer.param(b"A", false, |out| out.extend_from_slice(b"bc"));
+        writer.param(b"N", true, |_| ());
         writer.field(b"x-y", &[b"1", b"2"]);
         writer.raw(b"!");
         let packet = writer.finish().expect("it is small");
@@ -77,7 +92,7 @@ mod tests {
     fn a_packet_has_its_limit() {
         let packet = |len| {
             let mut writer = PacketWriter::new(0, 0);
-            writer.param(b"", &vec![b'x'; len]);
+            writer.param(b"", false, |out| out.resize(out.len() + len, b'x'));
             writer.finish()
         };
         assert_eq!(packet(65531).map(|packet| packet[..8].to_vec()), Ok(vec![0, 0xff, 0xff, 0, 0, 0, 0xfb, 0xff]));

@@ -50,7 +50,7 @@ class Scenario:
     listen: str = ""
     log: str = "logs/access.log main buffer=32k flush=5s"
     upstream: str = ""
-    """Who is behind the servers: nginx, echo or sink."""
+    """Who is behind the servers: nginx, echo, sink or application."""
     stretch: float = 1.0
     """How much longer than others its load takes: where requests are large and few, those that the end cuts count."""
     warm: float = 1.0
@@ -178,6 +178,31 @@ WEBSOCKET_MAP = """
     map $http_upgrade $connection_upgrade { default upgrade; '' close; }
     upstream peer { server 127.0.0.1:@UPSTREAM@; }
 """
+FASTCGI = """
+        location / {
+            fastcgi_pass application;
+            fastcgi_keep_conn on;
+            fastcgi_param QUERY_STRING       $query_string;
+            fastcgi_param REQUEST_METHOD     $request_method;
+            fastcgi_param CONTENT_TYPE       $content_type;
+            fastcgi_param CONTENT_LENGTH     $content_length;
+            fastcgi_param SCRIPT_NAME        $fastcgi_script_name;
+            fastcgi_param SCRIPT_FILENAME    $document_root$fastcgi_script_name;
+            fastcgi_param REQUEST_URI        $request_uri;
+            fastcgi_param DOCUMENT_URI       $document_uri;
+            fastcgi_param DOCUMENT_ROOT      $document_root;
+            fastcgi_param SERVER_PROTOCOL    $server_protocol;
+            fastcgi_param REQUEST_SCHEME     $scheme;
+            fastcgi_param GATEWAY_INTERFACE  CGI/1.1;
+            fastcgi_param SERVER_SOFTWARE    nginx/$nginx_version;
+            fastcgi_param REMOTE_ADDR        $remote_addr;
+            fastcgi_param REMOTE_PORT        $remote_port;
+            fastcgi_param SERVER_ADDR        $server_addr;
+            fastcgi_param SERVER_PORT        $server_port;
+            fastcgi_param SERVER_NAME        $server_name;
+            fastcgi_param REDIRECT_STATUS    200;
+        }
+"""
 MIXED = """
         listen 127.0.0.1:@TLS@ ssl;
         ssl_certificate @CERTIFICATE@;
@@ -271,6 +296,10 @@ SCENARIOS = (
     Scenario(
         "proxy-1k-nokeepalive", 0.95, "the same, with a new connection to it each time", Wrk("/1k.bin", 32), http=CLOSED,
         server=PASS, upstream="nginx",
+    ),
+    Scenario(
+        "fastcgi-1k", 1.00, "1 KB from a FastCGI application whose connections are kept", Wrk("/index.php?page=1"),
+        http="upstream application { server 127.0.0.1:@UPSTREAM@; keepalive 128; }", server=FASTCGI, upstream="application",
     ),
     Scenario("proxy-100k", 0.40, "100 KB from an upstream", Wrk("/100k.bin", 32), http=KEPT, server=PASS, upstream="nginx"),
     Scenario("proxy-1m-buffered", 0.40, "1 MB from an upstream", Wrk("/1m.bin", 8), http=KEPT, server=PASS, upstream="nginx"),

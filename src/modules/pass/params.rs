@@ -3,8 +3,6 @@
 //! In: the lines of one level. Out: names and values in the order in which nginx sends them. A field that a param speaks
 //! for is not told again. nginx: `ngx_http_fastcgi_init_params`, the same for uwsgi and SCGI.
 
-use bytes::BytesMut;
-
 use super::vars::same;
 use crate::base::text;
 use crate::conf::error::Fault;
@@ -54,7 +52,8 @@ const DEFAULTS: [(&str, &str); 1] = [("HTTP_HOST", "$host$is_request_port$reques
 
 /// Takes params in a protocol's own way.
 pub trait Writer {
-    fn param(&mut self, name: &[u8], value: &[u8]);
+    /// The value is what `value` appends. With `if_not_empty`, nothing is told of one that is empty.
+    fn param(&mut self, name: &[u8], if_not_empty: bool, value: impl FnOnce(&mut Vec<u8>));
     /// A field of the client's, which may stand on several lines.
     fn field(&mut self, name: &[u8], values: &[&[u8]]);
 }
@@ -102,13 +101,8 @@ impl Params {
 
     /// Tells everything about a request; `fields`: the client's fields too.
     pub fn write(&self, request: &Request, fields: bool, writer: &mut impl Writer) {
-        let mut value = BytesMut::with_capacity(256);
         for param in &self.list {
-            value.clear();
-            param.value.append(request, &mut value);
-            if !(param.if_not_empty && value.is_empty()) {
-                writer.param(&param.name, &value);
-            }
+            writer.param(&param.name, param.if_not_empty, |out| param.value.append(request, out));
         }
         if fields {
             self.write_fields(&request.head.fields, writer);
@@ -139,7 +133,9 @@ mod tests {
     struct Lines(Vec<String>);
 
     impl Writer for Lines {
-        fn param(&mut self, name: &[u8], value: &[u8]) {
+        fn param(&mut self, name: &[u8], _: bool, append: impl FnOnce(&mut Vec<u8>)) {
+            let mut value = Vec::new();
+            append(&mut value);
             self.0.push(format!("{}={}", name.escape_ascii(), value.escape_ascii()));
         }
 

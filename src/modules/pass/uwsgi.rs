@@ -155,8 +155,8 @@ impl Pack for Packet {
 }
 
 impl Writer for PacketWriter {
-    fn param(&mut self, name: &[u8], value: &[u8]) {
-        Self::param(self, name, value);
+    fn param(&mut self, name: &[u8], if_not_empty: bool, value: impl FnOnce(&mut Vec<u8>)) {
+        Self::param(self, name, if_not_empty, value);
     }
 
     fn field(&mut self, name: &[u8], values: &[&[u8]]) {
