@@ -378,6 +378,40 @@ fn the_worker_is_an_ordinary_user_without_a_way_back() {
     assert!(status(server.pid(), "Uid").starts_with("0\t"));
 }
 
+/// glibc is told by the environment alone, before a program begins; so a server begins twice, and is the same process.
+#[test]
+fn the_heap_is_told_how_much_to_keep_at_hand() {
+    if !is_weir() {
+        return;
+    }
+    let Some(strace) = kit::need("strace") else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let begins = |shell: &[&str], arguments: &[&str], tunables: Option<&str>| {
+        let trace = directory.path().join("trace");
+        let mut command = Command::new(&strace);
+        command.arg("-o").arg(&trace).args(["-v", "-s", "200", "-e", "trace=execve"]).args(shell).arg(kit::binary());
+        command.arg("-p").arg(directory.path()).args(["-e", "stderr", "-c", "nowhere"]).args(arguments);
+        command.env_remove("GLIBC_TUNABLES").envs(tunables.map(|value| ("GLIBC_TUNABLES", value)));
+        let output = command.output().expect("strace runs");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere\" failed"), "{output:?}");
+        let trace = fs::read_to_string(trace).expect("strace wrote it");
+        trace.lines().filter(|line| line.starts_with("execve(")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let twice = begins(&[], &[], None);
+    assert_eq!(twice.len(), 2, "{twice:#?}");
+    assert!(twice[1].contains("\"GLIBC_TUNABLES=glibc.malloc.tcache_count=32\""), "{twice:#?}");
+    // Its arguments are the same.
+    let arguments =
+        |line: &str| line.split_once('[').expect("there are some").1.split_once(']').map(|(all, _)| all.to_owned());
+    assert_eq!(arguments(&twice[0]), arguments(&twice[1]));
+    // Somebody else has the word, or it is not about serving.
+    assert_eq!(begins(&[], &[], Some("glibc.malloc.tcache_count=8")).len(), 1);
+    assert_eq!(begins(&[], &["-t"], None).len(), 1);
+    // glibc takes its variable away from a program with privileges of its file: that must not begin for ever.
+    let again = ["sh", "-c", "WEIR_BEGAN=$$ exec \"$0\" \"$@\""];
+    assert_eq!(begins(&again, &[], None).len(), 2, "the shell, and weir once");
+}
+
 #[test]
 fn what_a_process_has_from_its_start_takes_a_new_one() {
     let mut server = Setup::new().main("worker_priority 1;").start(RETURN);

@@ -13,6 +13,7 @@ pub mod crew;
 pub mod explain;
 pub mod features;
 pub mod generation;
+mod heap;
 pub mod inherit;
 pub mod logs;
 pub mod master;
@@ -97,7 +98,10 @@ fn begin(
     mut environment: Vec<(OsString, OsString)>,
 ) -> (Start, Inherited, ErrorLog) {
     let inherited = match options.task {
-        Task::Serve => inherit::take(&mut environment),
+        Task::Serve => {
+            heap::enlarge(arguments, &mut environment);
+            inherit::take(&mut environment)
+        }
         Task::Test { .. } | Task::Signal(_) => Inherited::default(),
     };
     tcp_info::provide(os::tcp_info);

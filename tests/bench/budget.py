@@ -204,7 +204,9 @@ class Callgrind:
 
     @staticmethod
     def wrap(output: Path) -> list[str]:
-        return ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={output}"]
+        # Set, so that the server does not execute itself once more: valgrind would not follow.
+        heap = "GLIBC_TUNABLES=glibc.malloc.tcache_count=32"
+        return ["env", heap, "valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={output}"]
 
     @staticmethod
     def read(text: str) -> dict[str, int]:
