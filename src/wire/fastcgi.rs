@@ -61,17 +61,15 @@ impl RequestWriter {
         self.out.extend_from_slice(name);
         let from = self.out.len();
         value(&mut self.out);
-        match u8::try_from(self.out.len().saturating_sub(from)) {
+        let len = self.out.len().saturating_sub(from);
+        match u8::try_from(len) {
             Ok(0) if if_not_empty => self.out.truncate(start),
             Ok(short @ 0..=127) => {
                 if let Some(byte) = self.out.get_mut(place) {
                     *byte = short;
                 }
             }
-            _ => {
-                let len = self.out.len().saturating_sub(from);
-                self.out.splice(place..from.min(place + 1), long(len));
-            }
+            _ => drop(self.out.splice(place..place + 1, long(len))),
         }
     }
 
