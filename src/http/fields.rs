@@ -21,15 +21,31 @@ pub struct Fields {
     came: Bytes,
     list: List,
     added: Added,
-    /// One bit for each kind of name that is or was among them: most names that are asked for are not there.
-    kinds: u64,
+    kinds: Kinds,
 }
 
-/// The bit of a name, by its length and first letter.
+/// A number below 64 for a name, by its length, its first letter and its last. The factors are those with which fewest of the
+/// names that browsers and servers send have the number of another that is asked for.
 #[inline]
-fn kind(name: &[u8]) -> u64 {
-    let first = name.first().map_or(0, |first| usize::from(first | 0x20));
-    1 << ((name.len() * 5 + first) % 64)
+fn kind(name: &[u8]) -> u8 {
+    let small = |letter: Option<&u8>| letter.map_or(0, |letter| usize::from(letter | 0x20));
+    ((name.len() * 20 + small(name.first()) * 9 + small(name.last())) % 64) as u8
+}
+
+/// The kinds of name that are or were among fields, a bit each: most names that are asked for are not there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kinds(u64);
+
+impl Kinds {
+    #[inline]
+    fn add(&mut self, kind: u8) {
+        self.0 |= 1 << (kind % 64);
+    }
+
+    #[inline]
+    fn have(self, kind: u8) -> bool {
+        self.0 & 1 << (kind % 64) != 0
+    }
 }
 
 /// Few heads have more fields.
@@ -37,11 +53,20 @@ type List = SmallVec<[Place; 8]>;
 /// A file's head gets one, its entity tag.
 type Added = SmallVec<[Field; 1]>;
 
-/// Where a field is.
+/// Where a field is, and the kind of its name.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    Came { name: Span, value: Span },
-    Added(u32),
+    Came { kind: u8, name: Span, value: Span },
+    Added { kind: u8, n: u32 },
+}
+
+impl Place {
+    #[inline]
+    fn kind(self) -> u8 {
+        match self {
+            Self::Came { kind, .. } | Self::Added { kind, .. } => kind,
+        }
+    }
 }
 
 /// A field, looked at.
@@ -121,9 +146,14 @@ impl DerefMut for Lines {
 impl Fields {
     /// Those of a head, where its parser saw them.
     pub fn of(head: Bytes, lines: &[field::Field]) -> Self {
-        let place = |line: &field::Field| Place::Came { name: line.name, value: line.value };
-        let kinds = lines.iter().fold(0, |kinds, line| kinds | kind(line.name.of(&head)));
-        Self { came: head, list: lines.iter().map(place).collect(), added: Added::new(), kinds }
+        let mut kinds = Kinds::default();
+        let place = |line: &field::Field| {
+            let kind = kind(line.name.of(&head));
+            kinds.add(kind);
+            Place::Came { kind, name: line.name, value: line.value }
+        };
+        let list = lines.iter().map(place).collect();
+        Self { came: head, list, added: Added::new(), kinds }
     }
 
     pub fn len(&self) -> usize {
@@ -143,13 +173,21 @@ impl Fields {
         self.list.get(n).map(|place| self.look(*place))
     }
 
+    #[inline]
+    fn name(&self, place: Place) -> &[u8] {
+        match place {
+            Place::Came { name, .. } => name.of(&self.came),
+            Place::Added { n, .. } => self.added.get(n as usize).map_or(b"", |field| &field.name),
+        }
+    }
+
     fn look(&self, place: Place) -> FieldRef<'_> {
         match place {
-            Place::Came { name, value } => {
+            Place::Came { name, value, .. } => {
                 let head = &self.came;
                 FieldRef { name: name.of(head), value: value.of(head), holders: (head, head) }
             }
-            Place::Added(n) => match self.added.get(n as usize) {
+            Place::Added { n, .. } => match self.added.get(n as usize) {
                 Some(field) => field.into(),
                 None => FieldRef { name: b"", value: b"", holders: (&self.came, &self.came) },
             },
@@ -165,8 +203,22 @@ impl Fields {
     /// All of that name.
     #[inline]
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = FieldRef<'a>> + Clone {
-        let list = if self.kinds & kind(name.as_bytes()) == 0 { &[] } else { &self.list[..] };
-        list.iter().map(|place| self.look(*place)).filter(move |field| field.is(name))
+        let kind = kind(name.as_bytes());
+        let list = if self.kinds.have(kind) { &self.list[..] } else { &[] };
+        let named = move |place: &&Place| place.kind() == kind && same_name(self.name(**place), name.as_bytes());
+        list.iter().filter(named).map(|place| self.look(*place))
+    }
+
+    /// All of the name that the `n`th has, if it is the first of them.
+    pub fn lines_from(&self, n: usize) -> Option<impl Iterator<Item = FieldRef<'_>>> {
+        let (before, from) = self.list.split_at_checked(n)?;
+        let first = *from.first()?;
+        let name = self.name(first);
+        let same = move |place: &&Place| place.kind() == first.kind() && same_name(self.name(**place), name);
+        if before.iter().any(|place| same(&place)) {
+            return None;
+        }
+        Some(from.iter().filter(same).map(|place| self.look(*place)))
     }
 
     pub fn position(&self, is: impl FnMut(FieldRef<'_>) -> bool) -> Option<usize> {
@@ -181,13 +233,13 @@ impl Fields {
     /// Adds a field of `other`, which is of the same head.
     pub fn push_from(&mut self, other: &Self, n: usize) {
         match other.list.get(n) {
-            Some(Place::Added(at)) => {
-                if let Some(field) = other.added.get(*at as usize) {
+            Some(Place::Added { n, .. }) => {
+                if let Some(field) = other.added.get(*n as usize) {
                     self.push(field.clone());
                 }
             }
             Some(&came) => {
-                self.kinds |= kind(self.look(came).name);
+                self.kinds.add(came.kind());
                 self.list.push(came);
             }
             None => {}
@@ -196,13 +248,19 @@ impl Fields {
 
     /// No fields, but of the same head as these.
     pub fn like(&self) -> Self {
-        Self { came: self.came.clone(), list: List::with_capacity(self.list.len()), added: Added::new(), kinds: 0 }
+        Self {
+            came: self.came.clone(),
+            list: List::with_capacity(self.list.len()),
+            added: Added::new(),
+            kinds: Kinds::default(),
+        }
     }
 
     fn add(&mut self, field: Field) -> Place {
-        self.kinds |= kind(&field.name);
+        let kind = kind(&field.name);
+        self.kinds.add(kind);
         self.added.push(field);
-        Place::Added(u32::try_from(self.added.len() - 1).unwrap_or(u32::MAX))
+        Place::Added { kind, n: u32::try_from(self.added.len() - 1).unwrap_or(u32::MAX) }
     }
 
     /// Puts fields in front of all others.
@@ -241,10 +299,9 @@ impl Fields {
 
 impl FromIterator<Field> for Fields {
     fn from_iter<T: IntoIterator<Item = Field>>(fields: T) -> Self {
-        let added = Added::from_iter(fields);
-        let list = (0..u32::try_from(added.len()).unwrap_or(u32::MAX)).map(Place::Added).collect();
-        let kinds = added.iter().fold(0, |kinds, field| kinds | kind(&field.name));
-        Self { came: Bytes::new(), list, added, kinds }
+        let mut all = Self::default();
+        fields.into_iter().for_each(|field| all.push(field));
+        all
     }
 }
 

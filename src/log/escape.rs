@@ -3,6 +3,8 @@
 //! In: the bytes of one value. Out: the same appended to a line, made harmless for a reader of the log in the way that
 //! `log_format`'s `escape=` names. Most values need nothing, so a clean value costs one scan and one copy.
 
+use crate::wire::byte;
+
 /// How `log_format` escapes the value of a variable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Escape {
@@ -29,8 +31,10 @@ impl Escape {
     /// Appends `value` to `line`.
     pub fn append(self, value: &[u8], line: &mut Vec<u8>) {
         match self {
-            Self::Default => append_by(&PLAIN, value, line, hexadecimal),
-            Self::Json => append_by(&PLAIN_IN_JSON, value, line, json),
+            Self::Default if byte::all(value, plain) => line.extend_from_slice(value),
+            Self::Default => append_by(plain, value, line, hexadecimal),
+            Self::Json if byte::all(value, plain_in_json) => line.extend_from_slice(value),
+            Self::Json => append_by(plain_in_json, value, line, json),
             Self::None => line.extend_from_slice(value),
         }
     }
@@ -45,8 +49,8 @@ impl Escape {
 }
 
 /// Copies runs of plain bytes at once and hands each other byte to `escape`.
-fn append_by(plain: &[bool; 256], mut value: &[u8], line: &mut Vec<u8>, escape: fn(u8, &mut Vec<u8>)) {
-    while let Some(at) = value.iter().position(|&byte| !plain[usize::from(byte)]) {
+fn append_by(plain: fn(u8) -> bool, mut value: &[u8], line: &mut Vec<u8>, escape: fn(u8, &mut Vec<u8>)) {
+    while let Some(at) = value.iter().position(|&byte| !plain(byte)) {
         let (clean, rest) = value.split_at(at);
         line.extend_from_slice(clean);
         escape(rest[0], line);
@@ -78,18 +82,16 @@ fn json(byte: u8, line: &mut Vec<u8>) {
 }
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
-const PLAIN: [bool; 256] = plain(0x7e);
-const PLAIN_IN_JSON: [bool; 256] = plain(0xff);
 
-/// Bytes from the space to `last`, but neither quote nor backslash.
-const fn plain(last: u8) -> [bool; 256] {
-    let mut table = [false; 256];
-    let mut byte = 0x20;
-    while byte <= last as usize {
-        table[byte] = byte != b'"' as usize && byte != b'\\' as usize;
-        byte += 1;
-    }
-    table
+#[inline(always)]
+fn plain(byte: u8) -> bool {
+    plain_in_json(byte) & (byte < 0x7f)
+}
+
+/// From the space on, but neither quote nor backslash.
+#[inline(always)]
+fn plain_in_json(byte: u8) -> bool {
+    (byte >= b' ') & (byte != b'"') & (byte != b'\\')
 }
 
 #[cfg(test)]

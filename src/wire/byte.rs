@@ -14,9 +14,14 @@ pub(crate) const USUAL: u8 = 1 << 4;
 pub(crate) const NAME: u8 = 1 << 5;
 /// May stand in a Host: unreserved, sub-delims, `%`; `.` and `:` have rules of their own.
 pub(crate) const REG_NAME: u8 = 1 << 6;
+/// May stand between two dots of a host that is written as everyone does: small letters, digits, `-`.
+pub(crate) const LABEL: u8 = 1 << 7;
 
 /// The classes of every byte, or-ed.
 pub(crate) const CLASS: [u8; 256] = classes();
+
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGH: u64 = ONES * 0x80;
 
 /// True when `byte` is in one of `classes`.
 #[inline(always)]
@@ -34,19 +39,61 @@ pub(crate) fn skip(buf: &[u8], from: usize, classes: u8) -> usize {
 /// The first place at or after `from` with a control below space; the length when there is none.
 #[inline(always)]
 pub(crate) fn find_control(buf: &[u8], from: usize) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    let mut at = from;
-    // eight at a time: the lowest high bit that is left marks the first byte below 0x20
-    while let Some(eight) = buf.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*eight);
-        let below = word.wrapping_sub(ONES * 0x20) & !word & (ONES * 0x80);
-        if below != 0 {
-            return at + (below.trailing_zeros() / 8) as usize;
+    let rest = buf.get(from..).unwrap_or_default();
+    // Most values are longer than a name: as long as there is none in sixteen bytes, nobody looks where.
+    let (chunks, _) = rest.as_chunks::<16>();
+    let whole = |chunk: &[u8; 16]| chunk.iter().fold(true, |none, &byte| none & (byte >= b' '));
+    let clear = 16 * chunks.iter().take_while(|chunk| whole(chunk)).count();
+    let controls = |word: u64| word.wrapping_sub(ONES * 0x20) & !word;
+    from + clear + leap(rest.get(clear..).unwrap_or_default(), controls, |byte| byte < b' ')
+}
+
+/// The first place at or after `from` whose byte is not in [`NAME`]; the length when there is none.
+#[inline(always)]
+pub(crate) fn skip_name(buf: &[u8], from: usize) -> usize {
+    let rest = buf.get(from..).unwrap_or_default();
+    from + leap(rest, |word| !names(word), |byte| !is(byte, NAME))
+}
+
+/// The first place in `text` where `stops` is true; the length when there is none. Eight bytes at a time: `marks` sets the high
+/// bit of each that stops, and what it makes of those behind the first does not matter.
+#[inline(always)]
+fn leap(text: &[u8], marks: impl Fn(u64) -> u64, stops: impl Fn(u8) -> bool) -> usize {
+    let (words, rest) = text.as_chunks::<8>();
+    for (n, word) in words.iter().enumerate() {
+        let marked = marks(u64::from_le_bytes(*word)) & HIGH;
+        if marked != 0 {
+            return n * 8 + (marked.trailing_zeros() / 8) as usize;
         }
-        at += 8;
     }
-    let rest = buf.get(at..).unwrap_or_default();
-    at + rest.iter().position(|&byte| byte < b' ').unwrap_or(rest.len())
+    text.len() - rest.len() + rest.iter().position(|&byte| stops(byte)).unwrap_or(rest.len())
+}
+
+/// The high bit of each byte that is in [`NAME`]; what the other bits are means nothing.
+#[inline(always)]
+fn names(word: u64) -> u64 {
+    // Without their high bits no sum of two bytes reaches the next one.
+    let low = word & !HIGH;
+    let at_least = |of: u64, least: u8| of + ONES * u64::from(0x80 - least);
+    let between = |of: u64, least: u8, most: u8| at_least(of, least) & !at_least(of, most + 1);
+    let letters = between(low | (ONES * 0x20), b'a', b'z');
+    let others = between(low, b'0', b'9') | between(low, b'-', b'-');
+    (letters | others) & !word
+}
+
+/// Whether all of `text` is `good`. Sixteen bytes are looked at together, without a branch between them: what `good` does
+/// with a byte must be nothing but comparisons.
+#[inline(always)]
+pub(crate) fn all(text: &[u8], good: impl Fn(u8) -> bool + Copy) -> bool {
+    let whole = |part: &[u8]| part.iter().fold(true, |all, &byte| all & good(byte));
+    let (chunks, rest) = text.as_chunks::<16>();
+    // What is left at the end is looked at together too, with what stands before it.
+    chunks.iter().all(|chunk| whole(chunk))
+        && match (text.last_chunk::<16>(), rest.first_chunk::<8>(), rest.last_chunk::<8>()) {
+            (Some(last), ..) => rest.is_empty() || whole(last),
+            (None, Some(first), Some(last)) => whole(first) & whole(last),
+            (None, ..) => rest.iter().all(|&byte| good(byte)),
+        }
 }
 
 /// A decimal number that fills the whole of `text`: digits only, at least one, at most `i64::MAX`
@@ -99,11 +146,14 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Whether two names of fields are the same, letters of either case alike. Most names are written as everyone writes
-/// them, and most that differ do so in their first letter: both are told without a walk.
+/// them, and most that differ do so in their length, their first letter or their last: that is told without a walk.
 #[inline]
 pub fn same_name(one: &[u8], other: &[u8]) -> bool {
-    let (Some(first), Some(second)) = (one.first(), other.first()) else { return one.len() == other.len() };
-    one.len() == other.len() && (first ^ second) & !0x20 == 0 && (one == other || one.eq_ignore_ascii_case(other))
+    let ends = (one.first(), one.last(), other.first(), other.last());
+    let (Some(first), Some(last), Some(other_first), Some(other_last)) = ends else { return one.len() == other.len() };
+    one.len() == other.len()
+        && ((first ^ other_first) | (last ^ other_last)) & !0x20 == 0
+        && (one == other || one.eq_ignore_ascii_case(other))
 }
 
 /// Where `needle` begins in `text`, letters of either case alike.
@@ -142,6 +192,9 @@ const fn classes() -> [u8; 256] {
         }
         if b.is_ascii_alphanumeric() || b == b'-' {
             class |= NAME;
+        }
+        if b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' {
+            class |= LABEL;
         }
         table[byte] = class;
         byte += 1;
@@ -184,10 +237,53 @@ mod tests {
                     for from in 0..=len {
                         let steps = |stop: fn(u8) -> bool| (from..len).find(|&at| stop(text[at])).unwrap_or(len);
                         assert_eq!(skip(&text, from, NAME), steps(|byte| !is(byte, NAME)));
+                        assert_eq!(skip_name(&text, from), steps(|byte| !is(byte, NAME)));
                         assert_eq!(find_control(&text, from), steps(|byte| byte < b' '));
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn names_are_told_in_every_byte_of_a_word() {
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                let mut word = *b"aZ09-zAm";
+                word[place] = byte;
+                let expected = if is(byte, NAME) { 8 } else { place };
+                assert_eq!(skip_name(&word, 0), expected, "{byte:#x} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_is_all() {
+        for len in 0..70 {
+            let text = vec![b'a'; len];
+            assert!(all(&text, |byte| byte == b'a'), "{len}");
+            for odd in 0..len {
+                let mut text = text.clone();
+                text[odd] = b'b';
+                assert!(!all(&text, |byte| byte == b'a'), "{odd} of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_the_same_in_either_case() {
+        for (one, other, same) in [
+            ("", "", true),
+            ("", "A", false),
+            ("A", "a", true),
+            ("ETag", "etag", true),
+            ("ETag", "Etah", false),
+            ("ETag", "ETags", false),
+            ("Accept-Encoding", "Accept-Language", false),
+            ("Age", "a\x27e", false),
+        ] {
+            assert_eq!(same_name(one.as_bytes(), other.as_bytes()), same, "{one:?} {other:?}");
+            assert_eq!(same_name(other.as_bytes(), one.as_bytes()), same, "{other:?} {one:?}");
         }
     }
 

@@ -10,6 +10,7 @@ use std::task::{Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::base::place;
 use crate::http::connection::Connection;
 use crate::http::fields::{Fields, Lines};
 use crate::http::plan::ServerId;
@@ -330,7 +331,7 @@ impl<'a> Parts<'a> {
             _ => None,
         };
         let chunked = matches!(body, Ok(message::Body::Chunked));
-        let head = Rc::new(self.head(raw, fields, Some(line), (length, chunked)));
+        let head = place::counted(|| self.head(raw, fields, Some(line), (length, chunked)));
         let keepalive = keeps_alive(&head);
         let begun = Begun { path, args, server: self.server, body: Upload::new(framing), stream: None };
         let request = Request::new(connection.clone(), head, begun);
@@ -365,6 +366,7 @@ impl<'a> Parts<'a> {
     }
 
     /// What was understood so far, over the bytes `raw`.
+    #[inline(always)] // made where it will stand
     fn head(
         &self,
         raw: Bytes,

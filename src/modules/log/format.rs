@@ -43,7 +43,7 @@ enum Fact {
     RemoteUser,
     Request,
     Host,
-    /// A request field, by its name in small letters.
+    /// A request field, by its name as most clients write it: that is found soonest.
     Field(&'static str),
 }
 
@@ -62,9 +62,9 @@ const FACTS: [(&str, Fact); 16] = [
     ("remote_user", Fact::RemoteUser),
     ("request", Fact::Request),
     ("host", Fact::Host),
-    ("http_referer", Fact::Field("referer")),
-    ("http_user_agent", Fact::Field("user-agent")),
-    ("http_x_forwarded_for", Fact::Field("x-forwarded-for")),
+    ("http_referer", Fact::Field("Referer")),
+    ("http_user_agent", Fact::Field("User-Agent")),
+    ("http_x_forwarded_for", Fact::Field("X-Forwarded-For")),
 ];
 
 impl Format {
@@ -125,8 +125,8 @@ impl Format {
     fn fact(&self, fact: Fact, request: &Request, line: &mut Vec<u8>) {
         match fact {
             Fact::Pipe => line.push(if request.connection.pipelined.get() { b'p' } else { b'.' }),
-            Fact::TimeLocal => line.extend_from_slice(clock::time_local().as_bytes()),
-            Fact::TimeIso8601 => line.extend_from_slice(clock::time_iso8601().as_bytes()),
+            Fact::TimeLocal => line.extend_from_slice(clock::time_local().bytes()),
+            Fact::TimeIso8601 => line.extend_from_slice(clock::time_iso8601().bytes()),
             Fact::Msec => push_seconds(line, Duration::from_millis(clock::milliseconds())),
             Fact::RequestTime => push_seconds(line, request.elapsed()),
             Fact::Status => push_status(line, request.status_shown()),
@@ -199,7 +199,7 @@ mod tests {
                 Op::Variable(names.id("status")),
                 literal("-"),
                 Op::Variable(names.id("1")),
-                Op::Fact(Fact::Field("referer")),
+                Op::Fact(Fact::Field("Referer")),
             ]
         );
         let json = Format::new(&["escape=json", "{}"], &names).expect("good");

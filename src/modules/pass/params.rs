@@ -9,7 +9,7 @@ use crate::conf::error::Fault;
 use crate::conf::template::Template;
 use crate::conf::vars::Names;
 use crate::conf::words::Words;
-use crate::http::fields::{FieldRef, Fields};
+use crate::http::fields::Fields;
 use crate::http::request::Request;
 
 /// One line: a name, its value, whether an empty value is left out.
@@ -112,13 +112,12 @@ impl Params {
     fn write_fields(&self, fields: &Fields, writer: &mut impl Writer) {
         let mut values: Vec<&[u8]> = Vec::with_capacity(4);
         for (n, field) in fields.iter().enumerate() {
-            let is_same = |other: &FieldRef<'_>| other.name.eq_ignore_ascii_case(field.name);
-            let is_told = self.own.iter().any(|own| same(field.name, own));
-            if is_told || fields.iter().take(n).any(|other| is_same(&other)) {
+            if self.own.iter().any(|own| same(field.name, own)) {
                 continue;
             }
+            let Some(lines) = fields.lines_from(n) else { continue };
             values.clear();
-            values.extend(fields.iter().skip(n).filter(is_same).map(|field| field.value));
+            values.extend(lines.map(|line| line.value));
             writer.field(field.name, &values);
         }
     }

@@ -6,7 +6,7 @@
 //! CR may be doubled before LF, a name with odd bytes is taken and marked, so that `ignore_invalid_headers` decides.
 //! The settings come with every line because the Host line may choose another server, and with it other settings.
 
-use crate::wire::byte::{self, NAME};
+use crate::wire::byte;
 use crate::wire::span::{Span, visible};
 
 /// One field line.
@@ -141,7 +141,7 @@ impl FieldParser {
     #[inline]
     fn usual_line(&mut self, buf: &[u8]) -> Option<Field> {
         let start = self.pos;
-        let colon = byte::skip(buf, start, NAME);
+        let colon = byte::skip_name(buf, start);
         let [b':', b' ', first, ..] = *buf.get(colon..)? else {
             return None;
         };
@@ -185,7 +185,7 @@ impl FieldParser {
 
     fn name(&mut self, buf: &[u8], rules: NameRules) -> Result<Found, BrokenLine> {
         loop {
-            self.pos = byte::skip(buf, self.pos, NAME);
+            self.pos = byte::skip_name(buf, self.pos);
             let Some(&byte) = buf.get(self.pos) else {
                 self.part = Part::Name;
                 return Ok(Found::More);

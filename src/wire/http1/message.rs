@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::wire::byte::{self, REG_NAME};
+use crate::wire::byte::{self, LABEL, REG_NAME};
 use crate::wire::http1::method::{Method, Version};
 
 /// Why a whole head is refused. `text` is nginx's sentence for the log.
@@ -137,6 +137,10 @@ pub struct Host<'a> {
 
 /// Takes a host apart, from the Host field or the request line (nginx: `ngx_http_validate_host`). `None`: invalid.
 pub fn host(value: &[u8]) -> Option<Host<'_>> {
+    if let Some((name, port)) = usual_host(value) {
+        let port = port.split_first().map_or(Some(0), |(_, digits)| port_number(digits))?;
+        return Some(Host { name: Cow::Borrowed(name), port });
+    }
     let (name, port) = if value.first() == Some(&b'[') {
         let len = memchr::memchr(b']', value)? + 1;
         (value.get(..len)?, value.get(len..)?)
@@ -174,6 +178,21 @@ pub fn host(value: &[u8]) -> Option<Host<'_>> {
         false => Cow::Borrowed(name),
     };
     Some(Host { name, port })
+}
+
+/// The name that nearly all are, small letters and digits between single dots, and what is behind it: nothing, or a colon
+/// and the port. `None` says nothing against the host.
+fn usual_host(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut label = 0;
+    loop {
+        let end = byte::skip(value, label, LABEL);
+        match value.get(end) {
+            _ if end == label => return None,
+            Some(b'.') => label = end + 1,
+            None | Some(b':') => return value.split_at_checked(end),
+            Some(_) => return None,
+        }
+    }
 }
 
 /// Digits, or nothing, that fit a port.

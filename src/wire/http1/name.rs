@@ -1,5 +1,7 @@
 //! The request fields that the server itself understands, and what happens when one comes twice.
 
+use crate::wire::byte;
+
 /// A field of a request that nginx has a handler for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Name {
@@ -51,45 +53,40 @@ pub enum Rule {
 impl Name {
     /// Letters of either case alike. `None` for every other field: it is kept, and nothing follows from it.
     pub fn of(name: &[u8]) -> Option<Self> {
-        let mut lower = [0; 19];
-        let lower = lower.get_mut(..name.len())?;
-        lower.copy_from_slice(name);
-        lower.make_ascii_lowercase();
-        Some(match &*lower {
-            b"te" => Self::Te,
-            b"via" => Self::Via,
-            b"host" => Self::Host,
-            b"date" => Self::Date,
-            b"range" => Self::Range,
-            b"depth" => Self::Depth,
-            b"accept" => Self::Accept,
-            b"cookie" => Self::Cookie,
-            b"expect" => Self::Expect,
-            b"referer" => Self::Referer,
-            b"upgrade" => Self::Upgrade,
-            b"if-match" => Self::IfMatch,
-            b"if-range" => Self::IfRange,
-            b"x-real-ip" => Self::XRealIp,
-            b"overwrite" => Self::Overwrite,
-            b"connection" => Self::Connection,
-            b"user-agent" => Self::UserAgent,
-            b"keep-alive" => Self::KeepAlive,
-            b"destination" => Self::Destination,
-            b"content-type" => Self::ContentType,
-            b"if-none-match" => Self::IfNoneMatch,
-            b"authorization" => Self::Authorization,
-            b"content-range" => Self::ContentRange,
-            b"content-length" => Self::ContentLength,
-            b"accept-encoding" => Self::AcceptEncoding,
-            b"accept-language" => Self::AcceptLanguage,
-            b"x-forwarded-for" => Self::XForwardedFor,
-            b"proxy-connection" => Self::ProxyConnection,
-            b"if-modified-since" => Self::IfModifiedSince,
-            b"transfer-encoding" => Self::TransferEncoding,
-            b"if-unmodified-since" => Self::IfUnmodifiedSince,
-            b"proxy-authorization" => Self::ProxyAuthorization,
-            _ => return None,
-        })
+        // By length, and as most clients write them: few are left to compare with, and the first look tells.
+        let candidates: &[(&[u8], Self)] = match name.len() {
+            2 => &[(b"TE", Self::Te)],
+            3 => &[(b"Via", Self::Via)],
+            4 => &[(b"Host", Self::Host), (b"Date", Self::Date)],
+            5 => &[(b"Range", Self::Range), (b"Depth", Self::Depth)],
+            6 => &[(b"Accept", Self::Accept), (b"Cookie", Self::Cookie), (b"Expect", Self::Expect)],
+            7 => &[(b"Referer", Self::Referer), (b"Upgrade", Self::Upgrade)],
+            8 => &[(b"If-Match", Self::IfMatch), (b"If-Range", Self::IfRange)],
+            9 => &[(b"X-Real-IP", Self::XRealIp), (b"Overwrite", Self::Overwrite)],
+            10 => {
+                &[(b"Connection", Self::Connection), (b"User-Agent", Self::UserAgent), (b"Keep-Alive", Self::KeepAlive)]
+            }
+            11 => &[(b"Destination", Self::Destination)],
+            12 => &[(b"Content-Type", Self::ContentType)],
+            13 => &[
+                (b"If-None-Match", Self::IfNoneMatch),
+                (b"Authorization", Self::Authorization),
+                (b"Content-Range", Self::ContentRange),
+            ],
+            14 => &[(b"Content-Length", Self::ContentLength)],
+            15 => &[
+                (b"Accept-Encoding", Self::AcceptEncoding),
+                (b"Accept-Language", Self::AcceptLanguage),
+                (b"X-Forwarded-For", Self::XForwardedFor),
+            ],
+            16 => &[(b"Proxy-Connection", Self::ProxyConnection)],
+            17 => &[(b"If-Modified-Since", Self::IfModifiedSince), (b"Transfer-Encoding", Self::TransferEncoding)],
+            19 => {
+                &[(b"If-Unmodified-Since", Self::IfUnmodifiedSince), (b"Proxy-Authorization", Self::ProxyAuthorization)]
+            }
+            _ => &[],
+        };
+        candidates.iter().find(|(known, _)| byte::same_name(known, name)).map(|(_, known)| *known)
     }
 
     pub fn rule(self) -> Rule {
