@@ -33,6 +33,13 @@ fn it_measures() {
             return;
         }
     }
+    let floor = binary().with_file_name("examples/floor");
+    if !floor.exists() {
+        eprintln!(
+            "NOT TESTED: the bench's floor, for {} is not there; cargo test without --test builds it",
+            floor.display()
+        );
+    }
     let mut said = String::new();
     // On a machine that has no time for it, a load may end before it has asked anything; then it takes longer.
     for seconds in ["0.3", "3", "10"] {
@@ -40,6 +47,9 @@ fn it_measures() {
         command.arg("-B").arg(place().join("bench.py"));
         for side in ["--a", "--b", "--nginx"] {
             command.arg(side).arg(binary());
+        }
+        if floor.exists() {
+            command.arg("--floor").arg(&floor);
         }
         command.args(["--only", "static-1k,proxy-1k-keepalive,h2c-1k,ws-echo", "--rounds", "1", "--seconds", seconds]);
         let output = command.output().expect("python3 runs");
@@ -49,6 +59,7 @@ fn it_measures() {
                 let row = said.lines().rev().find(|line| line.starts_with(&format!("{scenario} ")));
                 assert!(row.is_some_and(|row| row.matches(" µs").count() == 2), "{scenario} has no figures:\n{said}");
             }
+            assert_eq!(said.matches("; the floor: ").count(), if floor.exists() { 2 } else { 0 }, "{said}");
             return;
         }
         if !said.contains("0 of 0 requests failed") {

@@ -43,6 +43,7 @@ def main() -> int:
     options.add_argument("--seconds", type=float, default=1.0, help="how long a load lasts (1)")
     options.add_argument("--minutes", type=float, default=10.0, help="how long the mixed load lasts (10)")
     options.add_argument("--nginx", metavar="BINARY", default="nginx", help="what is behind the servers (nginx)")
+    options.add_argument("--floor", metavar="BINARY", help="the floor (README.md): what the system calls alone take")
     options.add_argument("--nice", type=int, default=0, help="priority of servers and loads; below 0 needs root")
     options.add_argument("--tmp", metavar="DIRECTORY", help="where files are kept meanwhile; /dev/shm takes the disk out")
     options.add_argument("--json", metavar="FILE", type=Path, help="write all figures there")
@@ -81,7 +82,14 @@ def run(chosen: argparse.Namespace) -> report.Result:
     binaries = {"a": find(chosen.a), "b": find(chosen.b)}
     with Directory(chosen.tmp) as place:
         bench = measure.Bench(
-            binaries, find(chosen.nginx), place, chosen.rounds, chosen.seconds, chosen.minutes, chosen.nice
+            binaries=binaries,
+            nginx=find(chosen.nginx),
+            place=place,
+            floor=find(chosen.floor) if chosen.floor else None,
+            rounds=chosen.rounds,
+            seconds=chosen.seconds,
+            minutes=chosen.minutes,
+            nice=chosen.nice,
         )
         result: report.Result = {
             "date": time.strftime("%Y-%m-%d"),
@@ -97,6 +105,8 @@ def run(chosen: argparse.Namespace) -> report.Result:
             result["scenarios"].append(row)
             verdict = report.judge(row)
             said = f"{'met' if verdict.met else 'not met':<9}{row['fault'] or verdict.said}"
+            if row["floor"]:
+                said += f"; the floor: {report.spread(row['floor'], row['figures'][0])}"
             print(f"{scenario.name:<26}{report.target(row):<8}{said}", flush=True)
     return result
 
@@ -104,9 +114,11 @@ def run(chosen: argparse.Namespace) -> report.Result:
 def measured(bench: measure.Bench, scenario: Scenario) -> dict[str, Any]:
     """One scenario as the JSON has it."""
     pairs: list[measure.Pair] = []
+    floor: list[measure.Pair] = []
     fault = None
     try:
         pairs = measure.measure(bench, scenario)
+        floor = measure.floor(bench, scenario)
     except (Fault, OSError, ValueError, subprocess.SubprocessError) as error:
         fault = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
     return {
@@ -116,6 +128,7 @@ def measured(bench: measure.Bench, scenario: Scenario) -> dict[str, Any]:
         "target": scenario.target,
         "figures": list(scenario.figures),
         "pairs": pairs,
+        "floor": floor,
         "fault": fault,
     }
 

@@ -21,6 +21,8 @@ def fill(root: Path) -> None:
     chance = random.Random(1)
     for name, size in SIZES.items():
         put(root / f"{name}.bin", chance.randbytes(size))
+    put(root / "empty", b"")
+    put(root / "ok", b"ok")
     put(root / "1k.html", page(chance, 1 << 10))
     put(root / "20k.html", page(chance, 20 << 10))
     put(root / "200k.js", script(chance, 200 << 10))

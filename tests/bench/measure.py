@@ -26,7 +26,7 @@ import files
 import load
 import usage
 from load import H2load, Load, Outcome, Place, Playing, Wrk, url
-from scenarios import FRAME, UPSTREAM, Kind, Scenario
+from scenarios import FLOORS, FRAME, UPSTREAM, Kind, Scenario
 from servers import DEADLINE, Fault, Program, Server, free_port
 
 Figures = dict[str, float | None]
@@ -37,6 +37,9 @@ PACKED_SLACK = 1.10
 
 # How often the configuration is read again under load.
 RELOAD_EVERY = 0.5
+
+# The side that answers as `floor.rs` does.
+FLOOR = "f"
 
 # Of the latency scenario: connections that share the fixed rate.
 STEADY_CONNECTIONS = 16
@@ -49,6 +52,7 @@ class Bench:
     binaries: dict[str, Path]
     nginx: Path
     place: Path
+    floor: Path | None = None
     rounds: int = 5
     seconds: float = 1.0
     minutes: float = 10.0
@@ -88,7 +92,7 @@ class Side:
     """One of the two servers, running."""
 
     name: str
-    server: Server
+    server: Program
     tls_port: int
 
     @property
@@ -123,13 +127,21 @@ def running(bench: Bench, scenario: Scenario, names: str, workers: int = 1, pinn
             text = fill(text, {**values, "PORT": port, "TLS": tls_port, "LISTEN": scenario.listen})
             wrap = bench.wrap(bench.server_cpu if pinned else None)
             try:
-                server = Server(bench.binaries[name], bench.fresh(name), text, port, wrap)
+                if name == FLOOR:
+                    server: Program = Program([*wrap, *floor_command(bench, scenario, port, upstream)], bench.fresh(name), port)
+                else:
+                    server = Server(bench.binaries[name], bench.fresh(name), text, port, wrap)
             except Fault as fault:
                 raise Fault(f"{name}: {fault}") from None
             stack.callback(end, server)
             sides.append(Side(name, server, tls_port))
-        compare(bench, scenario, sides)
+        compare(bench, scenario, [side for side in sides if side.name != FLOOR])
         yield sides
+
+
+def floor_command(bench: Bench, scenario: Scenario, port: int, upstream: int) -> list[str]:
+    way, name = FLOORS[scenario.name]
+    return [str(bench.floor), str(port), way, str(bench.root / name if name else upstream)]
 
 
 def fill(text: str, values: dict[str, object]) -> str:
@@ -262,6 +274,14 @@ def measure(bench: Bench, scenario: Scenario) -> list[Pair]:
     if scenario.kind is Kind.MIXED:
         return mixed(bench, scenario)
     return [kinds[scenario.kind](bench, scenario, "ab" if number % 2 == 0 else "ba") for number in range(bench.rounds)]
+
+
+def floor(bench: Bench, scenario: Scenario) -> list[Pair]:
+    """What the scenario costs where only the system calls of its answers are made, against b; in a's place."""
+    if bench.floor is None or scenario.name not in FLOORS:
+        return []
+    orders = (f"{FLOOR}b" if number % 2 == 0 else f"b{FLOOR}" for number in range(bench.rounds))
+    return [{"a": pair[FLOOR], "b": pair["b"]} for pair in (under_load(bench, scenario, order) for order in orders)]
 
 
 def under_load(bench: Bench, scenario: Scenario, order: str) -> Pair:

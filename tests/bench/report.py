@@ -99,6 +99,7 @@ def cells(scenario: Result) -> list[str]:
     """A row of either table."""
     verdict = judge(scenario)
     pairs, figure = scenario["pairs"], scenario["figures"][0]
+    least = spread(scenario["floor"], figure)
     more = [spread(pairs, name) for name in ("rate", "p99_us", "memory")]
     return [
         scenario["name"],
@@ -106,6 +107,7 @@ def cells(scenario: Result) -> list[str]:
         amount(median(pairs, "b", figure), figure),
         verdict.said,
         target(scenario),
+        f"{least.median:.2f}" if least else "–",
         "yes" if verdict.met else "no",
         *(f"{found.median:.2f}" if found else "–" for found in more),
     ]
@@ -113,7 +115,7 @@ def cells(scenario: Result) -> list[str]:
 
 def heads(result: Result) -> list[str]:
     a, b = (result["versions"][side] for side in "ab")
-    return ["scenario", a, b, "ratio", "target", "met", "requests/s", "p99", "memory"]
+    return ["scenario", a, b, "ratio", "target", "floor", "met", "requests/s", "p99", "memory"]
 
 
 def table(result: Result) -> str:
@@ -143,7 +145,7 @@ def conditions(result: Result) -> str:
 def markdown(result: Result) -> str:
     """For the README: picture, conditions, table."""
     a, b = (result["versions"][side] for side in "ab")
-    rows = [heads(result), ["---"] * 9, *(cells(scenario) for scenario in result["scenarios"])]
+    rows = [heads(result), ["---"] * 10, *(cells(scenario) for scenario in result["scenarios"])]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(
         [
@@ -151,7 +153,8 @@ def markdown(result: Result) -> str:
             "",
             f"{conditions(result)}. The first two columns are processor time per request where nothing else is said; ratios "
             f"are {a} over {b}, medians of pairs with the lowest and the highest, and lower is better, but for requests/s. "
-            f"{summary(result)}.",
+            f"The floor is the ratio of a program that only makes the system calls of the answer "
+            f"([bench](tests/bench/README.md)). {summary(result)}.",
             "",
             *lines,
         ]
@@ -177,6 +180,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 .small { font-size: 11px; fill: #59636e; }
 .met { fill: #2f7d5b; }
 .missed { fill: #c2571a; }
+.floor { stroke: #59636e; stroke-width: 2; stroke-dasharray: 2 2; }
 .line { stroke: #1f2328; stroke-width: 1; }
 .target { stroke: #1f2328; stroke-width: 2; }
 .grid { stroke: #d1d9e0; stroke-width: 1; }
@@ -185,6 +189,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
   .small { fill: #9198a1; }
   .met { fill: #46a37a; }
   .missed { fill: #e0793a; }
+  .floor { stroke: #9198a1; }
   .line, .target { stroke: #f0f6fc; }
   .grid { stroke: #3d444d; }
 }
@@ -211,7 +216,7 @@ def picture(result: Result) -> str:
         "<desc>" + "; ".join(f"{escape(scenario['name'])} {found.median:.2f}" for scenario, found in rows) + "</desc>",
         f"<style>{STYLE}</style>",
         f'<text x="8" y="22">{a} over {b}: processor time per request</text>',
-        '<text class="small" x="8" y="40">shorter is better; a mark is the target; idle connections: memory; p99: latency</text>',
+        '<text class="small" x="8" y="40">shorter is better; a mark is the target, a dotted one the floor; idle connections: memory; p99: latency</text>',
     ]
     for tenths in (0, 25, 50, 75, 100, 125):
         x = at(tenths / 100)
@@ -224,6 +229,9 @@ def picture(result: Result) -> str:
         lines.append(f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(scenario["name"])}</text>')
         lines.append(f'<rect class="{kind}" x="{LABEL}" y="{y + 4}" width="{round(end - LABEL, 1)}" height="{ROW - 8}"/>')
         lines.append(f'<line class="target" x1="{mark}" y1="{y + 2}" x2="{mark}" y2="{y + ROW - 2}"/>')
+        if least := spread(scenario["floor"], scenario["figures"][0]):
+            low = at(least.median)
+            lines.append(f'<line class="floor" x1="{low}" y1="{y + 2}" x2="{low}" y2="{y + ROW - 2}"/>')
         lines.append(f'<text x="{max(end, mark) + 6}" y="{y + 15}">{found.median:.2f}</text>')
     lines.append(f'<line class="line" x1="{at(1.0)}" y1="{TOP - 6}" x2="{at(1.0)}" y2="{bottom}"/>')
     lines.append("</svg>")

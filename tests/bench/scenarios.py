@@ -369,3 +369,25 @@ SCENARIOS = (
         server=MIXED, upstream="nginx",
     ),
 )
+
+# How the floor (`floor.rs`) answers in the servers' place, and with which file, where it can do the same: what is left of the
+# scenario when only the kernel's part is done.
+FLOORS = {
+    "static-1k": ("answer", "1k.html"),
+    "static-1k-browser": ("answer", "1k.html"),
+    "static-many": ("answer", "4k.bin"),
+    "static-304": ("answer", "empty"),
+    "return-200": ("answer", "ok"),
+    "static-1k-close": ("once", "1k.html"),
+    "static-100k": ("file", "100k.bin"),
+    "static-10m": ("file", "10m.bin"),
+    "access-log-cost": ("answer", "1k.html"),
+    "gzip-static": ("file", "packed.html.gz"),
+    "proxy-1k-keepalive": ("pass", None),
+    "proxy-100k": ("pass", None),
+    "proxy-1m-buffered": ("splice", None),
+    "proxy-stream-unbuffered": ("splice", None),
+    "cache-hit-1k": ("answer", "1k.html"),
+    "cache-hit-100k": ("file", "100k.bin"),
+    "cache-hit-10m": ("file", "10m.bin"),
+}

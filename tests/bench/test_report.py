@@ -44,7 +44,7 @@ class Judging(unittest.TestCase):
 class Tables(unittest.TestCase):
     def test_a_row_has_figures_ratio_target_and_verdict(self) -> None:
         self.assertIn(
-            "| quick | 9.00 µs | 10.0 µs | 0.60 (0.50–0.90) | ≤ 0.62 | yes | 1.50 | 0.80 | 0.50 |", report.markdown(RESULT)
+            "| quick | 9.00 µs | 10.0 µs | 0.60 (0.50–0.90) | ≤ 0.62 | 0.50 | yes | 1.50 | 0.80 | 0.50 |", report.markdown(RESULT)
         )
 
     def test_the_conditions_are_told(self) -> None:
@@ -86,6 +86,8 @@ class Picture(unittest.TestCase):
         root = ElementTree.fromstring(report.picture(RESULT))
         bars = root.findall(f"{self.NAMESPACE}rect")
         self.assertEqual([bar.get("class") for bar in bars], ["met", "missed", "missed"])
+        floors = [line for line in root.findall(f"{self.NAMESPACE}line") if line.get("class") == "floor"]
+        self.assertEqual([line.get("x1") for line in floors], ["351.5"])
         self.assertIn("slow & <wide>", [text.text for text in root.iter(f"{self.NAMESPACE}text")])
 
     def test_every_bar_ends_inside(self) -> None:
@@ -105,6 +107,10 @@ class Scenarios(unittest.TestCase):
             for figure in row.figures:
                 self.assertIn(figure, report.UNITS)
                 self.assertIn(figure, report.WORDS)
+
+    def test_floors_are_of_scenarios_that_are_loads(self) -> None:
+        loads = {row.name for row in scenarios.SCENARIOS if row.kind is scenarios.Kind.LOAD}
+        self.assertLessEqual(set(scenarios.FLOORS), loads)
 
     def test_they_are_chosen_by_pattern(self) -> None:
         self.assertEqual([row.name for row in bench.choose("h2*,p99")], ["h2-1k", "h2-100k", "h2c-1k", "p99"])

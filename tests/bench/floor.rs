@@ -1,0 +1,259 @@
+//! The floor of a scenario: a program that makes the system calls of an answer and does next to nothing else.
+//!
+//! In: a port, a way of answering and what it needs. Out: answers to whoever asks, and what of a server's processor time
+//! is the kernel's. It is no server: it takes whatever comes for a whole request, and whatever its upstream sends for an answer.
+//!
+//!     floor PORT answer FILE      epoll_wait, recv, send: head and body from memory
+//!     floor PORT once FILE        the same on a connection for each: accept4, epoll_ctl and close beside
+//!     floor PORT file FILE        epoll_wait, recv, send with MSG_MORE, sendfile
+//!     floor PORT pass UPSTREAM    recv, send, recv, send over kept connections to that port
+//!     floor PORT splice UPSTREAM  recv, send, and splice through a pipe for what comes back
+
+use std::collections::HashMap;
+use std::env;
+use std::error::Error;
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fs::sendfile;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+/// As much as is read at once, and held in a pipe.
+const ROOM: usize = 256 * 1024;
+
+enum Way {
+    Answer { answer: Vec<u8>, once: bool },
+    File { head: Vec<u8>, file: File, size: usize },
+    Pass { upstream: u16, splice: bool },
+}
+
+/// One connection, to a client or to the upstream.
+struct Link {
+    socket: OwnedFd,
+    /// Its client, or its own connection to the upstream.
+    other: Option<RawFd>,
+    /// Bytes of the answer that the socket did not take yet, or where in the answer it stands.
+    rest: Vec<u8>,
+    sent: usize,
+    pipe: Option<(OwnedFd, OwnedFd)>,
+    piped: usize,
+    upstream: bool,
+}
+
+struct Floor {
+    way: Way,
+    epoll: OwnedFd,
+    links: HashMap<RawFd, Link>,
+    buffer: Vec<u8>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let [port, way, what] = words.as_slice() else {
+        return Err("usage: floor PORT answer|once|file|pass|splice WHAT".into());
+    };
+    let way = match way.as_str() {
+        "answer" | "once" => {
+            let body = std::fs::read(what)?;
+            let answer = [head(body.len(), way == "once"), body].concat();
+            Way::Answer { answer, once: way == "once" }
+        }
+        "file" => {
+            let file = File::open(what)?;
+            let size = usize::try_from(file.metadata()?.len())?;
+            Way::File { head: head(size, false), file, size }
+        }
+        "pass" | "splice" => Way::Pass { upstream: what.parse()?, splice: way == "splice" },
+        _ => return Err(format!("unknown way \"{way}\"").into()),
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.parse()?))?;
+    listener.set_nonblocking(true)?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, &listener, EventData::new_u64(u64::MAX), EventFlags::IN)?;
+    Floor { way, epoll, links: HashMap::new(), buffer: vec![0; ROOM] }.run(&listener)
+}
+
+fn head(length: usize, once: bool) -> Vec<u8> {
+    let connection = if once { "close" } else { "keep-alive" };
+    format!(
+        "HTTP/1.1 200 OK\r\nServer: floor\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/html\r\n\
+         Content-Length: {length}\r\nLast-Modified: Tue, 14 Nov 2023 22:13:20 GMT\r\nConnection: {connection}\r\n\
+         ETag: \"6553f100-400\"\r\nAccept-Ranges: bytes\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+impl Link {
+    /// Something has come that its other side did not take yet.
+    fn holds_back(&self) -> bool {
+        self.piped > 0 || !self.rest.is_empty()
+    }
+}
+
+impl Floor {
+    fn run(&mut self, listener: &TcpListener) -> Result<(), Box<dyn Error>> {
+        let mut events = Vec::with_capacity(512);
+        loop {
+            events.clear();
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None)?;
+            for event in &events {
+                let flags = event.flags;
+                match RawFd::try_from(event.data.u64()) {
+                    Err(_) => self.accept(listener)?,
+                    Ok(fd) => {
+                        let done = self.turn(fd, flags);
+                        if !matches!(done, Ok(true) | Err(Errno::AGAIN)) {
+                            self.part(fd);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a connection, and the one that is there for it alone.
+    fn part(&mut self, fd: RawFd) {
+        if let Some(other) = self.links.remove(&fd).and_then(|link| link.other) {
+            self.links.remove(&other);
+        }
+    }
+
+    fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
+        loop {
+            match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(socket) => self.join(socket, false)?,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            if matches!(self.way, Way::Answer { once: true, .. }) {
+                return Ok(()); // the listener is level-triggered: what is left comes in the next turn
+            }
+        }
+    }
+
+    fn join(&mut self, socket: OwnedFd, upstream: bool) -> io::Result<()> {
+        let fd = socket.as_raw_fd();
+        if !matches!(self.way, Way::Answer { once: true, .. }) {
+            rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
+        }
+        let out = match self.way {
+            Way::Answer { .. } => EventFlags::empty(),
+            Way::File { .. } | Way::Pass { .. } => EventFlags::OUT,
+        };
+        epoll::add(&self.epoll, &socket, EventData::new_u64(fd as u64), EventFlags::IN | EventFlags::ET | out)?;
+        let link = Link { socket, other: None, rest: Vec::new(), sent: 0, pipe: None, piped: 0, upstream };
+        self.links.insert(fd, link);
+        Ok(())
+    }
+
+    /// What a socket is ready for. `false`: its connection is over.
+    fn turn(&mut self, fd: RawFd, flags: EventFlags) -> Result<bool, Errno> {
+        let Some(link) = self.links.get_mut(&fd) else { return Ok(true) };
+        match &self.way {
+            Way::Answer { answer, once } => {
+                if recv(&link.socket, &mut self.buffer[..], RecvFlags::empty())?.0 == 0 {
+                    return Ok(false);
+                }
+                send(&link.socket, answer, SendFlags::NOSIGNAL)?;
+                Ok(!once)
+            }
+            Way::File { head, file, size } => {
+                if link.sent == 0 {
+                    if recv(&link.socket, &mut self.buffer[..], RecvFlags::empty())?.0 == 0 {
+                        return Ok(false);
+                    }
+                    send(&link.socket, head, SendFlags::NOSIGNAL | SendFlags::MORE)?;
+                    link.sent = 1;
+                }
+                while link.sent <= *size {
+                    let mut at = link.sent as u64 - 1;
+                    link.sent += sendfile(&link.socket, file, Some(&mut at), *size + 1 - link.sent)?;
+                }
+                link.sent = 0;
+                Ok(true)
+            }
+            Way::Pass { .. } if link.upstream => self.answer_comes(fd),
+            Way::Pass { .. } => self.asked(fd, flags),
+        }
+    }
+
+    fn asked(&mut self, fd: RawFd, flags: EventFlags) -> Result<bool, Errno> {
+        let Way::Pass { upstream, .. } = self.way else { return Ok(true) };
+        let Some(link) = self.links.get_mut(&fd) else { return Ok(true) };
+        let other = link.other;
+        if let Some(waiting) = other.filter(|other| self.links.get(other).is_some_and(Link::holds_back)) {
+            match self.answer_comes(waiting) {
+                Ok(true) | Err(Errno::AGAIN) => {}
+                over => return over,
+            }
+        }
+        let Some(link) = self.links.get_mut(&fd).filter(|_| flags.contains(EventFlags::IN)) else { return Ok(true) };
+        let (read, _) = recv(&link.socket, &mut self.buffer[..], RecvFlags::empty())?;
+        if read == 0 {
+            return Ok(false);
+        }
+        let other = match link.other {
+            Some(other) => other,
+            None => {
+                let stream = TcpStream::connect(SocketAddrV4::new(Ipv4Addr::LOCALHOST, upstream));
+                let stream = stream.map_err(|_| Errno::CONNREFUSED)?;
+                stream.set_nonblocking(true).map_err(|_| Errno::BADF)?;
+                let other = stream.as_raw_fd();
+                self.join(stream.into(), true).map_err(|_| Errno::BADF)?;
+                other
+            }
+        };
+        if let Some(link) = self.links.get_mut(&fd) {
+            link.other = Some(other);
+        }
+        if let Some(peer) = self.links.get_mut(&other) {
+            peer.other = Some(fd);
+            send(&peer.socket, &self.buffer[..read], SendFlags::NOSIGNAL)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes what the upstream has sent to the client, as far as both let it.
+    fn answer_comes(&mut self, fd: RawFd) -> Result<bool, Errno> {
+        let Way::Pass { splice: spliced, .. } = self.way else { return Ok(true) };
+        let Some(to) = self.links.get(&fd).and_then(|link| link.other) else { return Ok(true) };
+        let [Some(from), Some(to)] = self.links.get_disjoint_mut([&fd, &to]) else { return Ok(true) };
+        if !spliced {
+            loop {
+                while from.sent < from.rest.len() {
+                    from.sent += send(&to.socket, &from.rest[from.sent..], SendFlags::NOSIGNAL)?;
+                }
+                (from.sent, from.rest) = (0, Vec::new());
+                let (read, _) = recv(&from.socket, &mut self.buffer[..], RecvFlags::empty())?;
+                let taken = match send(&to.socket, &self.buffer[..read], SendFlags::NOSIGNAL) {
+                    Err(Errno::AGAIN) => 0,
+                    taken => taken?,
+                };
+                from.rest.extend_from_slice(&self.buffer[taken..read]);
+                if read < ROOM && from.rest.is_empty() {
+                    return Ok(read > 0);
+                }
+            }
+        }
+        if from.pipe.is_none() {
+            let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+            fcntl_setpipe_size(&write, ROOM)?;
+            from.pipe = Some((read, write));
+        }
+        let Some((read, write)) = &from.pipe else { return Ok(true) };
+        loop {
+            while from.piped > 0 {
+                from.piped -= splice(read, None, &to.socket, None, from.piped, SpliceFlags::NONBLOCK)?;
+            }
+            from.piped = splice(&from.socket, None, write, None, ROOM, SpliceFlags::NONBLOCK)?;
+            if from.piped == 0 {
+                return Ok(false);
+            }
+        }
+    }
+}
