@@ -71,7 +71,7 @@ impl Link {
 }
 
 struct Idle {
-    link: Link,
+    link: Box<Link>,
     address: Address,
     /// Whose it is, where connections are not shared between locations.
     tag: usize,
@@ -91,7 +91,7 @@ thread_local! {
 }
 
 /// Takes an idle connection to `address`.
-pub fn take(group: &Group, address: &Address, tag: usize, kind: u64) -> Option<Link> {
+pub fn take(group: &Group, address: &Address, tag: usize, kind: u64) -> Option<Box<Link>> {
     let keepalive = group.keepalive.as_ref()?;
     POOLS.with_borrow_mut(|pools| {
         let pool = pools.get_mut(&group.id)?;
@@ -112,7 +112,7 @@ pub fn take(group: &Group, address: &Address, tag: usize, kind: u64) -> Option<L
 }
 
 /// Keeps a connection, if its group keeps any and it is not too old.
-pub fn put(group: &Arc<Group>, address: &Address, tag: usize, mut link: Link) {
+pub fn put(group: &Arc<Group>, address: &Address, tag: usize, mut link: Box<Link>) {
     let Some(keepalive) = &group.keepalive else { return };
     let now = clock::now();
     if link.requests >= keepalive.requests || now.saturating_duration_since(link.started) > keepalive.time {

@@ -130,6 +130,7 @@ impl From<Refusal> for Failed {
 pub struct Ready<C>(Box<Exchange<C>>);
 
 /// Makes an exchange of what is to be sent; by TLS where it is `wanted`.
+#[inline(always)] // the job is taken apart where it was made, and does not move first
 pub fn ready<C: Codec>(job: Job<C>, wanted: Option<Wanted>) -> Ready<C> {
     let request = job.request.clone();
     let seen = request.attempts.borrow().len();
@@ -269,7 +270,7 @@ struct Exchange<C> {
 pub struct At {
     pub request: Rc<Request>,
     pub held: Option<Held>,
-    pub link: Option<Link>,
+    pub link: Option<Box<Link>>,
     /// When this try began.
     since: Instant,
     /// Its place in the request's attempts.
@@ -417,7 +418,7 @@ impl<C: Codec> Exchange<C> {
         Arc::as_ptr(&self.settings) as usize
     }
 
-    async fn connect(&mut self) -> Result<Link, Stop> {
+    async fn connect(&mut self) -> Result<Box<Link>, Stop> {
         let request = self.at.request.clone();
         let settings = self.settings.clone();
         let Some(held) = &self.at.held else { return Err(Stop::Next(Next::ERROR)) };
@@ -456,7 +457,7 @@ impl<C: Codec> Exchange<C> {
         });
         connected.await?;
         timer.disarm();
-        let mut link = Link::new(connecting.into_io(), slot);
+        let mut link = Box::new(Link::new(connecting.into_io(), slot));
         link.timer = timer;
         Ok(link)
     }

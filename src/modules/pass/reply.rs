@@ -266,7 +266,7 @@ impl Reply {
         let mut head = Head::boxed(self.status);
         head.status_line.clone_from(&self.status_line);
         let came = &self.replied.fields;
-        let mut fields = came.like();
+        head.fields = came.like();
         let mut own = (false, false);
         let mut allows_ranges = settings.force_ranges;
         for (n, (known, field)) in self.fields().enumerate() {
@@ -293,33 +293,32 @@ impl Reply {
                         if target.starts_with(b"/") {
                             head.location = Some(target);
                         } else {
-                            fields.push(Field { name: field.name_bytes(), value: target });
+                            head.fields.push(Field { name: field.name_bytes(), value: target });
                         }
                         continue;
                     }
                 }
                 Some(Known::Refresh) => {
                     if let Some(value) = refresh(&field.value_bytes(), &rewrite) {
-                        fields.push(Field { name: field.name_bytes(), value });
+                        head.fields.push(Field { name: field.name_bytes(), value });
                         continue;
                     }
                 }
                 Some(Known::SetCookie) => {
                     if let Some(value) = rewrite(Rewritten::Cookie, &field.value_bytes()) {
-                        fields.push(Field { name: field.name_bytes(), value });
+                        head.fields.push(Field { name: field.name_bytes(), value });
                         continue;
                     }
                 }
                 _ => {}
             }
-            fields.push_from(came, n);
+            head.fields.push_from(came, n);
         }
         if settings.drops_connection_fields {
             let connection = came.iter().filter(|field| field.is("Connection"));
             let connection: Vec<u8> = connection.flat_map(|field| [field.value, b","].concat()).collect();
-            fields.retain(|field| rfc9111::is_stored(field.name, &connection));
+            head.fields.retain(|field| rfc9111::is_stored(field.name, &connection));
         }
-        head.fields = fields;
         // nginx: what is passed and yet missing stays missing
         head.no_server = settings.are_servers && !own.0 && !settings.hide.has(b"Server");
         head.no_date = settings.are_servers && !own.1 && !settings.hide.has(b"Date");

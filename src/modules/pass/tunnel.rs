@@ -24,7 +24,7 @@ use crate::upstream::pool::Link;
 /// See the module's head.
 pub struct Tunnel {
     at: At,
-    link: Link,
+    link: Box<Link>,
     settings: Arc<Settings>,
     /// From the client to the upstream.
     up: Way,
@@ -64,7 +64,7 @@ thread_local! {
 
 impl Tunnel {
     /// `rest`: what came behind the upstream's head.
-    pub fn new(at: At, link: Link, settings: Arc<Settings>, rest: BytesMut) -> Self {
+    pub fn new(at: At, link: Box<Link>, settings: Arc<Settings>, rest: BytesMut) -> Self {
         let early = at.request.take_early();
         if at.request.plan().core.tcp_nodelay {
             link.io.socket().set_nodelay();

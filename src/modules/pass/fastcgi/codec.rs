@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::FastCgi;
 use crate::http::body::{FilePiece, Piece};
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, Lines};
 use crate::http::request::Request;
 use crate::http::response::Field;
 use crate::http::upload::Stored;
@@ -21,7 +21,7 @@ use crate::modules::pass::exchange::{Pieces, action};
 use crate::modules::pass::params::Writer;
 use crate::modules::pass::reply::Reply;
 use crate::wire::fastcgi::{self, MAX_STDIN, Record, RecordReader, RequestWriter, STDIN_END, trim_stderr};
-use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
+use crate::wire::http1::field::{FieldParser, Line, NameRules};
 
 /// One exchange in FastCGI.
 pub struct Records {
@@ -33,7 +33,7 @@ pub struct Records {
     /// is still on its way.
     text: BytesMut,
     parser: FieldParser,
-    fields: Vec<field::Field>,
+    fields: Lines,
     /// The lines of the head, once it is whole.
     head: Bytes,
     state: State,
@@ -81,7 +81,7 @@ impl Records {
             seen: 0,
             text: BytesMut::new(),
             parser: FieldParser::new(0),
-            fields: Vec::new(),
+            fields: Lines::default(),
             head: Bytes::new(),
             state: State::Open,
             left: Left::Unknown,

@@ -59,10 +59,10 @@ enum Left {
 }
 
 impl Http1 {
-    pub fn new(proxy: Arc<Proxy>, request: &Request, method: &[u8], chunked_request: bool) -> Self {
+    pub fn new(proxy: Arc<Proxy>, request: &Request, head_only: bool, chunked_request: bool) -> Self {
         Self {
             proxy,
-            head_only: method.eq_ignore_ascii_case(b"HEAD"),
+            head_only,
             chunked_request,
             may_upgrade: request.field("Upgrade").is_some() && !request.is_subrequest(),
             parsing: Parsing::StatusLine,

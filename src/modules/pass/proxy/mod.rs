@@ -500,7 +500,7 @@ impl Origin for Proxy {
     }
 
     fn codec(self: &Arc<Self>, request: &Request) -> Http1 {
-        Http1::new(self.clone(), request, b"GET", false)
+        Http1::new(self.clone(), request, false, false)
     }
 
     fn rewrite(&self, request: &Request, what: Rewritten, value: &Bytes) -> Option<Bytes> {
@@ -574,10 +574,9 @@ impl Origin for Proxy {
                 chunked,
                 body: set_body.as_ref(),
             };
-            let built = own_head.unwrap_or(&self.head).build(&parts);
-            built.map(|(head, uri)| (head, uri, Http1::new(self.clone(), request, method, chunked)))
+            own_head.unwrap_or(&self.head).build(&parts)
         };
-        let (head, uri, codec) = match &method {
+        let (head, uri) = match &method {
             Some(method) => build(method),
             None => request.with_method(build),
         }?;
@@ -596,6 +595,9 @@ impl Origin for Proxy {
         }
         let choice = group::choice(request, group);
         let wanted = self.tls.as_ref().filter(|_| upstream.secure).map(|tls| tls.wanted(request, &upstream.host));
+        let head_only =
+            method.as_ref().map_or_else(|| request.is_head(), |method| method.eq_ignore_ascii_case(b"HEAD"));
+        let codec = Http1::new(self.clone(), request, head_only, chunked);
         let request = request.clone();
         let job = Job { request, settings, choice, codec, pieces, streamed, early, uri, keeping };
         Ok(exchange::ready(job, wanted))
