@@ -93,7 +93,7 @@ def run(chosen: argparse.Namespace) -> report.Result:
         )
         result: report.Result = {
             "date": time.strftime("%Y-%m-%d"),
-            "machine": machine(),
+            "machine": machine(place),
             "kernel": platform.release(),
             "versions": {**{side: version(binary) for side, binary in binaries.items()}, **tools()},
             "method": {"rounds": chosen.rounds, "seconds": chosen.seconds, "minutes": chosen.minutes},
@@ -163,10 +163,16 @@ def tools() -> dict[str, str]:
     return {name: f"{name} {match[1]}" if match else name for name, match in found.items()}
 
 
-def machine() -> dict[str, Any]:
+def machine(place: Path) -> dict[str, Any]:
+    """What the figures depend on; `place` has the files."""
     text = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    return {"processor": model[1].strip() if model else platform.machine(), "processors": len(os.sched_getaffinity(0))}
+    files = subprocess.run(["stat", "-f", "-c", "%T", place], capture_output=True, text=True).stdout.strip()
+    return {
+        "processor": model[1].strip() if model else platform.machine(),
+        "processors": len(os.sched_getaffinity(0)),
+        "files": files,
+    }
 
 
 def interrupted(number: int, _: object) -> None:
