@@ -27,9 +27,20 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 const ROOM: usize = 256 * 1024;
 
 enum Way {
-    Answer { answer: Vec<u8>, once: bool },
-    File { head: Vec<u8>, file: File, size: usize },
-    Pass { upstream: u16, splice: bool },
+    /// Small enough for any socket to take it whole.
+    Answer {
+        answer: Vec<u8>,
+        once: bool,
+    },
+    File {
+        head: Vec<u8>,
+        file: File,
+        size: u64,
+    },
+    Pass {
+        upstream: u16,
+        splice: bool,
+    },
 }
 
 /// One connection, to a client or to the upstream.
@@ -37,12 +48,13 @@ struct Link {
     socket: OwnedFd,
     /// Its client, or its own connection to the upstream.
     other: Option<RawFd>,
-    /// Bytes of the answer that the socket did not take yet, or where in the answer it stands.
+    upstream: bool,
+    /// Where in the file the answer stands, while the socket has not taken all of it.
+    at: Option<u64>,
+    /// What came from the upstream and its client did not take yet: in memory, or so many bytes in the pipe.
     rest: Vec<u8>,
-    sent: usize,
     pipe: Option<(OwnedFd, OwnedFd)>,
     piped: usize,
-    upstream: bool,
 }
 
 struct Floor {
@@ -60,12 +72,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let way = match way.as_str() {
         "answer" | "once" => {
             let body = std::fs::read(what)?;
-            let answer = [head(body.len(), way == "once"), body].concat();
+            let answer = [head(body.len() as u64, way == "once"), body].concat();
             Way::Answer { answer, once: way == "once" }
         }
         "file" => {
             let file = File::open(what)?;
-            let size = usize::try_from(file.metadata()?.len())?;
+            let size = file.metadata()?.len();
             Way::File { head: head(size, false), file, size }
         }
         "pass" | "splice" => Way::Pass { upstream: what.parse()?, splice: way == "splice" },
@@ -78,7 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Floor { way, epoll, links: HashMap::new(), buffer: vec![0; ROOM] }.run(&listener)
 }
 
-fn head(length: usize, once: bool) -> Vec<u8> {
+fn head(length: u64, once: bool) -> Vec<u8> {
     let connection = if once { "close" } else { "keep-alive" };
     format!(
         "HTTP/1.1 200 OK\r\nServer: floor\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/html\r\n\
@@ -146,7 +158,7 @@ impl Floor {
             Way::File { .. } | Way::Pass { .. } => EventFlags::OUT,
         };
         epoll::add(&self.epoll, &socket, EventData::new_u64(fd as u64), EventFlags::IN | EventFlags::ET | out)?;
-        let link = Link { socket, other: None, rest: Vec::new(), sent: 0, pipe: None, piped: 0, upstream };
+        let link = Link { socket, other: None, upstream, at: None, rest: Vec::new(), pipe: None, piped: 0 };
         self.links.insert(fd, link);
         Ok(())
     }
@@ -163,18 +175,20 @@ impl Floor {
                 Ok(!once)
             }
             Way::File { head, file, size } => {
-                if link.sent == 0 {
-                    if recv(&link.socket, &mut self.buffer[..], RecvFlags::empty())?.0 == 0 {
-                        return Ok(false);
+                let mut at = match link.at {
+                    Some(at) => at,
+                    None if recv(&link.socket, &mut self.buffer[..], RecvFlags::empty())?.0 == 0 => return Ok(false),
+                    None => {
+                        send(&link.socket, head, SendFlags::NOSIGNAL | SendFlags::MORE)?;
+                        0
                     }
-                    send(&link.socket, head, SendFlags::NOSIGNAL | SendFlags::MORE)?;
-                    link.sent = 1;
+                };
+                while at < *size {
+                    link.at = Some(at);
+                    let left = usize::try_from(*size - at).unwrap_or(ROOM);
+                    sendfile(&link.socket, file, Some(&mut at), left)?;
                 }
-                while link.sent <= *size {
-                    let mut at = link.sent as u64 - 1;
-                    link.sent += sendfile(&link.socket, file, Some(&mut at), *size + 1 - link.sent)?;
-                }
-                link.sent = 0;
+                link.at = None;
                 Ok(true)
             }
             Way::Pass { .. } if link.upstream => self.answer_comes(fd),
@@ -220,40 +234,48 @@ impl Floor {
 
     /// Takes what the upstream has sent to the client, as far as both let it.
     fn answer_comes(&mut self, fd: RawFd) -> Result<bool, Errno> {
-        let Way::Pass { splice: spliced, .. } = self.way else { return Ok(true) };
         let Some(to) = self.links.get(&fd).and_then(|link| link.other) else { return Ok(true) };
         let [Some(from), Some(to)] = self.links.get_disjoint_mut([&fd, &to]) else { return Ok(true) };
-        if !spliced {
-            loop {
-                while from.sent < from.rest.len() {
-                    from.sent += send(&to.socket, &from.rest[from.sent..], SendFlags::NOSIGNAL)?;
-                }
-                (from.sent, from.rest) = (0, Vec::new());
-                let (read, _) = recv(&from.socket, &mut self.buffer[..], RecvFlags::empty())?;
-                let taken = match send(&to.socket, &self.buffer[..read], SendFlags::NOSIGNAL) {
-                    Err(Errno::AGAIN) => 0,
-                    taken => taken?,
-                };
-                from.rest.extend_from_slice(&self.buffer[taken..read]);
-                if read < ROOM && from.rest.is_empty() {
-                    return Ok(read > 0);
-                }
-            }
+        if matches!(self.way, Way::Pass { splice: true, .. }) {
+            splices(from, to)
+        } else {
+            copies(from, to, &mut self.buffer)
         }
-        if from.pipe.is_none() {
-            let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-            fcntl_setpipe_size(&write, ROOM)?;
-            from.pipe = Some((read, write));
+    }
+}
+
+fn copies(from: &mut Link, to: &Link, buffer: &mut [u8]) -> Result<bool, Errno> {
+    loop {
+        while !from.rest.is_empty() {
+            let sent = send(&to.socket, &from.rest, SendFlags::NOSIGNAL)?;
+            from.rest.drain(..sent);
         }
-        let Some((read, write)) = &from.pipe else { return Ok(true) };
-        loop {
-            while from.piped > 0 {
-                from.piped -= splice(read, None, &to.socket, None, from.piped, SpliceFlags::NONBLOCK)?;
-            }
-            from.piped = splice(&from.socket, None, write, None, ROOM, SpliceFlags::NONBLOCK)?;
-            if from.piped == 0 {
-                return Ok(false);
-            }
+        let (read, _) = recv(&from.socket, &mut *buffer, RecvFlags::empty())?;
+        let sent = match send(&to.socket, &buffer[..read], SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN) => 0,
+            sent => sent?,
+        };
+        from.rest.extend_from_slice(&buffer[sent..read]);
+        if read < buffer.len() && from.rest.is_empty() {
+            return Ok(read > 0);
+        }
+    }
+}
+
+fn splices(from: &mut Link, to: &Link) -> Result<bool, Errno> {
+    if from.pipe.is_none() {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        fcntl_setpipe_size(&write, ROOM)?;
+        from.pipe = Some((read, write));
+    }
+    let Some((read, write)) = &from.pipe else { return Ok(true) };
+    loop {
+        while from.piped > 0 {
+            from.piped -= splice(read, None, &to.socket, None, from.piped, SpliceFlags::NONBLOCK)?;
+        }
+        from.piped = splice(&from.socket, None, write, None, ROOM, SpliceFlags::NONBLOCK)?;
+        if from.piped == 0 {
+            return Ok(false);
         }
     }
 }
