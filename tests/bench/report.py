@@ -229,10 +229,12 @@ def picture(result: Result) -> str:
         lines.append(f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(scenario["name"])}</text>')
         lines.append(f'<rect class="{kind}" x="{LABEL}" y="{y + 4}" width="{round(end - LABEL, 1)}" height="{ROW - 8}"/>')
         lines.append(f'<line class="target" x1="{mark}" y1="{y + 2}" x2="{mark}" y2="{y + ROW - 2}"/>')
+        behind = max(end, mark)
         if least := spread(scenario["floor"], scenario["figures"][0]):
-            low = at(least.median)
-            lines.append(f'<line class="floor" x1="{low}" y1="{y + 2}" x2="{low}" y2="{y + ROW - 2}"/>')
-        lines.append(f'<text x="{max(end, mark) + 6}" y="{y + 15}">{found.median:.2f}</text>')
+            floor = at(least.median)
+            behind = max(behind, floor)
+            lines.append(f'<line class="floor" x1="{floor}" y1="{y + 2}" x2="{floor}" y2="{y + ROW - 2}"/>')
+        lines.append(f'<text x="{behind + 6}" y="{y + 15}">{found.median:.2f}</text>')
     lines.append(f'<line class="line" x1="{at(1.0)}" y1="{TOP - 6}" x2="{at(1.0)}" y2="{bottom}"/>')
     lines.append("</svg>")
     return "\n".join(lines) + "\n"
