@@ -3,7 +3,7 @@
 //! In: the bytes of one value. Out: the same appended to a line, made harmless for a reader of the log in the way that
 //! `log_format`'s `escape=` names. Most values need nothing, so a clean value costs one scan and one copy.
 
-use crate::wire::byte;
+use crate::wire::byte::{self, UPPER};
 
 /// How `log_format` escapes the value of a variable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +60,7 @@ fn append_by(plain: fn(u8) -> bool, mut value: &[u8], line: &mut Vec<u8>, escape
 }
 
 fn hexadecimal(byte: u8, line: &mut Vec<u8>) {
-    line.extend_from_slice(&[b'\\', b'x', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+    line.extend_from_slice(&[b'\\', b'x', UPPER[usize::from(byte >> 4)], UPPER[usize::from(byte & 15)]]);
 }
 
 // RFC 8259, 7. nginx leaves bytes from 0x7f on alone, valid UTF-8 or not.
@@ -74,14 +74,12 @@ fn json(byte: u8, line: &mut Vec<u8>) {
         0x0c => b'f',
         _ => {
             line.extend_from_slice(b"\\u00");
-            line.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            line.extend_from_slice(&[UPPER[usize::from(byte >> 4)], UPPER[usize::from(byte & 15)]]);
             return;
         }
     };
     line.extend_from_slice(&[b'\\', short]);
 }
-
-const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 #[inline(always)]
 fn plain(byte: u8) -> bool {

@@ -369,6 +369,7 @@ def reload_under_load(bench: Bench, scenario: Scenario, order: str) -> Pair:
     seconds = max(bench.seconds, 3 * RELOAD_EVERY)
     for name in order:
         with running(bench, scenario, name) as (side,):
+            assert isinstance(side.server, Server)
             over = threading.Event()
             reloads = 0
             plays = scenario.load.start(side.server.port, seconds, bench.load_place())
