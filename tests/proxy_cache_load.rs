@@ -265,17 +265,18 @@ fn expect_rest(client: &mut Client, rest: &[u8]) {
     }
 }
 
-/// Half of a thousand entries are second variants; every tenth path is stale from the start.
+/// Half of a thousand entries are second variants; every tenth path is stale from the start, and every tenth is long.
 #[test]
 fn nginx_and_weir_share_a_directory() {
     const PATHS: usize = 500;
     let Some(nginx) = oracle() else { return };
-    let upstream = Upstream::start().serve(|asked: &Asked| {
+    let body = |path: &str, kind: &str| format!("{path} {kind}\n").repeat(if path.ends_with('5') { 10_000 } else { 1 });
+    let upstream = Upstream::start().serve(move |asked: &Asked| {
         let kind = asked.field("X-Kind").unwrap_or("none").to_owned();
         let fresh = if asked.target().ends_with('0') { "X-Accel-Expires: @1" } else { "Cache-Control: max-age=600" };
         let fields =
             format!("{fresh}\r\nVary: X-Kind\r\nETag: \"e\"\r\nLast-Modified: Tue, 02 Jan 2024 03:04:05 GMT\r\n");
-        vec![Step::Bytes(answer(&fields, &format!("{} {kind}", asked.target())))]
+        vec![Step::Bytes(answer(&fields, &body(asked.target(), &kind)))]
     });
     let address = upstream.address.to_string();
     let requests: Vec<(String, &str)> =
@@ -292,6 +293,9 @@ fn nginx_and_weir_share_a_directory() {
         copy(&filler.path("cache"), &target);
         let kept = files(&target).iter().filter(|path| !path.ends_with("index.weir")).count();
         assert_eq!(kept, requests.len());
+        if first != nginx {
+            expect_pages(&target);
+        }
         let server = start_with(setup, &address, "", "");
         let mut client = Requests::new(&server);
         for (path, kind) in &requests {
@@ -301,7 +305,7 @@ fn nginx_and_weir_share_a_directory() {
                 .expect_field("X-Cache", status)
                 .expect_field("ETag", "\"e\"")
                 .expect_field("Last-Modified", "Tue, 02 Jan 2024 03:04:05 GMT")
-                .expect_body(format!("{path} {kind}"));
+                .expect_body(body(path, kind));
         }
         client.get("/7", "X-Kind: b\r\nIf-None-Match: \"e\"\r\n").expect_status(304);
         client.get("/7", "X-Kind: a\r\nIf-None-Match: \"f\"\r\n").expect_status(200);
@@ -310,6 +314,15 @@ fn nginx_and_weir_share_a_directory() {
     let weir = crate::kit::binary();
     both(&weir, &nginx);
     both(&nginx, &weir);
+}
+
+/// Long bodies begin with a page of memory.
+fn expect_pages(directory: &Path) {
+    let long = files(directory).into_iter().filter(|path| path.metadata().is_ok_and(|file| file.len() > 50_000));
+    let bodies = long.map(|path| fs::read(path).expect("it is there")[4096..4100].to_vec());
+    let bodies: Vec<_> = bodies.collect();
+    assert_eq!(bodies.len(), 100);
+    assert!(bodies.iter().all(|start| start.starts_with(b"/")), "{bodies:?}");
 }
 
 /// Requests on connections that are kept as long as the server keeps them.

@@ -1,6 +1,6 @@
 //! A cache file that is being made: a temporary file, and at the end its name.
 //!
-//! In: a header, the upstream's head, and the body as it comes. Out: the file in its place and counted, by rename, so
+//! In: what stands before the body, and the body as it comes. Out: the file in its place and counted, by rename, so
 //! that nobody sees half of it but those who know that it grows. Dropped before, it is deleted. A disk that refuses ends
 //! the file, not the answer: whoever writes is told once.
 
@@ -58,14 +58,14 @@ pub struct Refused {
 }
 
 impl Filling {
-    /// Begins a file with `header`, which is the header and the upstream's head. `temporary`: where it stands until it is
+    /// Begins a file with `front`, which stands before the body. `temporary`: where it stands until it is
     /// whole; beside its place without. `open`: the body tells itself where it ends, so others may have what there is.
     pub fn begin(
         store: &Arc<Store>,
         (key, name): (Key, Name),
         turn: Turn,
         temporary: Option<&TempPath>,
-        header: Vec<u8>,
+        front: Vec<u8>,
         open: bool,
     ) -> Result<Self, Refused> {
         let created = match temporary {
@@ -76,14 +76,14 @@ impl Filling {
             }
         };
         let (file, temp) = created.map_err(|(path, error)| Refused { call: "open", path, error })?;
-        let start = header.len() as u64;
+        let start = front.len() as u64;
         Ok(Self {
             store: store.clone(),
             key,
             turn: Some(turn),
             file: Arc::new(file),
             temp,
-            buffer: header,
+            buffer: front,
             len: 0,
             start,
             open,

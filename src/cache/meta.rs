@@ -11,6 +11,9 @@
 //!                                                        body_start  the body
 //! ```
 //!
+//! Behind the head of a body that is long, zeros go on to the next page of memory: so the body's pages are sent as they are,
+//! and are not cut anew for each packet. nginx goes by `body_start` and so does not see them.
+//!
 //! In: the first bytes of a file, and the key that was looked for. Out: a [`Meta`], or why the file is of no use. The
 //! file may have been cut, overwritten or made by anybody: every length is checked here, and more strictly than nginx does
 //! (which trusts the length of the entity tag and where head and body begin), so that a broken file is a miss.
@@ -32,6 +35,9 @@ pub const SMALLEST: usize = FIXED + LABEL.len() + 1;
 pub const MAX_ETAG: usize = 128;
 pub const MAX_VARY: usize = 128;
 
+/// The body of an answer that is longer than a small file begins at a multiple of this.
+const PAGE: usize = 4096;
+
 const VERSION: u64 = 5;
 const LABEL: &[u8] = b"\nKEY: ";
 
@@ -52,7 +58,8 @@ pub struct Meta {
     pub valid_msec: u16,
     /// Where the upstream's head begins.
     pub header_start: u16,
-    /// Where the body begins: where the head ends. The same as `header_start` for an answer that had no head.
+    /// Where the body begins: where the head ends, or at the next page. The same as `header_start` for an answer that had
+    /// no head.
     pub body_start: u16,
     pub etag: Bytes,
     /// The names in the answer's `Vary`, with `", "` between its lines; empty without.
@@ -162,23 +169,34 @@ impl Meta {
         Ok((meta, crc))
     }
 
-    /// Appends the header of a file of this key: what stands before the upstream's head. The two offsets are counted here,
-    /// from the key and from the length of the head.
-    pub fn encode(&self, out: &mut Vec<u8>, key: &[u8], head_len: usize) -> Result<(), TooLong> {
+    /// What stands before the body in a file of this key: the header, the upstream's head, and zeros up to the next page if
+    /// the body is `long` and what is before it is read at once even so, which `limit` says. The two offsets are counted here.
+    pub fn front(&self, key: &[u8], head: &[u8], long: bool, limit: usize) -> Result<Vec<u8>, TooLong> {
         let header_start = header_start(key.len()).ok_or(TooLong)?;
-        let body_start = u16::try_from(usize::from(header_start) + head_len.min(1 << 16)).map_err(|_| TooLong)?;
+        let end = usize::from(header_start) + head.len().min(1 << 16);
+        let page = end.next_multiple_of(PAGE);
+        let start = if long && !head.is_empty() && page <= limit { page } else { end };
+        let body_start = u16::try_from(start).map_err(|_| TooLong)?;
+        let mut out = Vec::with_capacity(start);
+        Self { header_start, body_start, ..self.clone() }.encode(&mut out, key)?;
+        out.extend_from_slice(head);
+        out.resize(start, 0);
+        Ok(out)
+    }
+
+    /// Appends the header of a file of this key: what stands before the upstream's head.
+    pub fn encode(&self, out: &mut Vec<u8>, key: &[u8]) -> Result<(), TooLong> {
         if self.vary.len() > MAX_VARY {
             return Err(TooLong);
         }
         let etag: &[u8] = if self.etag.len() > MAX_ETAG { b"" } else { &self.etag };
         let from = out.len();
-        out.reserve(usize::from(body_start));
         out.extend_from_slice(&VERSION.to_le_bytes());
         for time in [self.valid, self.updating, self.error, self.last_modified, self.date] {
             out.extend_from_slice(&time.to_le_bytes());
         }
         out.extend_from_slice(&crc32fast::hash(key).to_le_bytes());
-        for short in [self.valid_msec, header_start, body_start] {
+        for short in [self.valid_msec, self.header_start, self.body_start] {
             out.extend_from_slice(&short.to_le_bytes());
         }
         for text in [etag, &self.vary[..]] {
@@ -208,6 +226,11 @@ impl Meta {
     pub fn stale_on_error(&self, now: i64) -> bool {
         self.valid.saturating_add(self.error) >= now
     }
+}
+
+/// Of what stands before the body, how much is the head.
+pub fn head_len(head: &[u8]) -> usize {
+    head.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
 }
 
 /// The key in the line before `header_start`.
@@ -294,26 +317,46 @@ mod tests {
     #[test]
     fn what_is_written_is_the_same_to_the_byte() {
         let meta = Meta::decode(&file(), b"/a").expect("nginx wrote it");
-        let mut out = b"before".to_vec();
-        assert_eq!(meta.encode(&mut out, b"/a", 687 - 345), Ok(()));
-        assert_eq!(&out[6..], &FILE[..345]);
+        assert_eq!(meta.front(b"/a", &FILE[345..687], false, 4096).as_deref(), Ok(&FILE[..687]));
+    }
+
+    #[test]
+    fn a_long_body_begins_with_a_page() {
+        let (meta, head) = (Meta::default(), |len: usize| vec![b'h'; len]);
+        let start = |key: &[u8], len, long, limit| {
+            let front: Bytes = meta.front(key, &head(len), long, limit).expect("fits").into();
+            let meta = Meta::decode(&front, key).expect("whole");
+            let (from, to) = (usize::from(meta.header_start), usize::from(meta.body_start));
+            assert_eq!(front.len(), to);
+            assert_eq!(front[from..from + len], head(len));
+            assert!(front[from + len..].iter().all(|&byte| byte == 0));
+            to
+        };
+        assert_eq!(start(b"k", 100, true, 4096), 4096);
+        assert_eq!(start(b"k", 4096 - 344, true, 4096), 4096);
+        assert_eq!(start(b"k", 4096 - 343, true, 8192), 8192);
+        // it would not be read at once
+        assert_eq!(start(b"k", 100, true, 4095), 444);
+        assert_eq!(start(b"k", 4096 - 343, true, 8191), 4097);
+        assert_eq!(start(b"k", 100, false, 4096), 444);
+        assert_eq!(start(b"k", 65_535 - 344, true, 1 << 20), 65_535);
+        // an answer without a head stays one
+        assert_eq!(start(b"k", 0, true, 4096), 344);
     }
 
     #[test]
     fn what_does_not_fit_is_not_written() {
-        let mut out = Vec::new();
         let mut meta = Meta { etag: Bytes::from(vec![b'e'; 129]), last_modified: -1, ..Meta::default() };
-        assert_eq!(meta.encode(&mut out, b"k", 10), Ok(()));
-        out.extend_from_slice(b"HTTP/1.0\n\n");
-        assert_eq!(Meta::decode(&out.clone().into(), b"k").expect("whole").etag, "");
+        let front = |meta: &Meta, key: &[u8], head: &[u8]| meta.front(key, head, false, 4096);
+        let short = front(&meta, b"k", b"HTTP/1.0\n\n").expect("fits").into();
+        assert_eq!(Meta::decode(&short, b"k").expect("whole").etag, "");
 
-        out.clear();
-        assert_eq!(meta.encode(&mut out, &[b'k'; 65_192], 0), Ok(()));
-        assert_eq!(meta.encode(&mut out, &[b'k'; 65_192], 1), Err(TooLong));
-        assert_eq!(meta.encode(&mut out, &[b'k'; 65_193], 0), Err(TooLong));
-        assert_eq!(meta.encode(&mut out, b"k", usize::MAX), Err(TooLong));
+        assert!(front(&meta, &[b'k'; 65_192], b"").is_ok());
+        assert_eq!(front(&meta, &[b'k'; 65_192], b"h"), Err(TooLong));
+        assert_eq!(front(&meta, &[b'k'; 65_193], b""), Err(TooLong));
+        assert_eq!(front(&meta, b"k", &[b'h'; 1 << 17]), Err(TooLong));
         meta.vary = Bytes::from(vec![b'v'; 129]);
-        assert_eq!(meta.encode(&mut out, b"k", 0), Err(TooLong));
+        assert_eq!(front(&meta, b"k", b""), Err(TooLong));
     }
 
     #[test]

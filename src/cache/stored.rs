@@ -76,17 +76,17 @@ impl Stored {
     /// Understands `bytes`, with which a file begins that has `len` bytes so far.
     pub fn read(bytes: Bytes, stamp: Stamp, len: u64, key: &Bytes) -> Result<Self, Unusable> {
         let mut meta = Meta::decode(&bytes, key)?;
-        let range = usize::from(meta.header_start)..usize::from(meta.body_start);
-        let Some(start) = bytes.get(..range.end) else { return Err(Unusable::Broken) };
-        let (mut head, text) = (bytes.slice(range.clone()), key.clone());
-        let body = (bytes.len() as u64 == len).then(|| bytes.slice(range.end..));
-        if body.is_none() && start.len() < bytes.len() {
-            // the head may be kept, and with it all of the memory that it is in
-            let start = Bytes::copy_from_slice(start);
-            meta = Meta::decode(&start, key)?;
-            head = start.slice(range);
+        let (from, to) = (usize::from(meta.header_start), usize::from(meta.body_start));
+        let Some(head) = bytes.get(from..to) else { return Err(Unusable::Broken) };
+        let mut head = bytes.slice(from..from + meta::head_len(head));
+        let body = (bytes.len() as u64 == len).then(|| bytes.slice(to..));
+        if body.is_none() && to < bytes.len() {
+            // these may be kept, and with them all of the memory that they are in
+            for kept in [&mut head, &mut meta.etag, &mut meta.vary] {
+                *kept = Bytes::copy_from_slice(kept);
+            }
         }
-        Ok(Self { meta, text, head, body, len, stamp, reading: Reading::default() })
+        Ok(Self { meta, text: key.clone(), head, body, len, stamp, reading: Reading::default() })
     }
 
     /// Reads an open file, of which `len` bytes are written so far.
@@ -106,7 +106,7 @@ impl Stored {
 
     /// What of it is in memory, with a second copy of the head for who understands it.
     pub fn bytes_in_memory(&self) -> usize {
-        usize::from(self.meta.body_start) + self.head.len() + self.body.as_ref().map_or(0, Bytes::len)
+        meta::FIXED + self.text.len() + 2 * self.head.len() + self.body.as_ref().map_or(0, Bytes::len)
     }
 
     /// What [`Stored::set_reading`] was told.
@@ -149,7 +149,8 @@ impl Stored {
             return Ok(());
         }
         let mut header = Vec::new();
-        if meta.encode(&mut header, &self.text, self.head.len()).is_err() {
+        let meta = Meta { header_start: self.meta.header_start, body_start: self.meta.body_start, ..meta.clone() };
+        if meta.encode(&mut header, &self.text).is_err() {
             return Ok(());
         }
         header.truncate(meta::FIXED);

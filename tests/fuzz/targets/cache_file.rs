@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use weir::cache::key::{Key, Levels};
-use weir::cache::meta::Meta;
+use weir::cache::meta::{self, Meta};
 
 fuzz_target!(|input: (&[u8], &[u8], &[u8])| {
     let (file, key, name) = input;
@@ -16,16 +16,19 @@ fuzz_target!(|input: (&[u8], &[u8], &[u8])| {
         let (head, body) = (usize::from(meta.header_start), usize::from(meta.body_start));
         assert!(head <= body && body <= file.len());
         let mut again = Vec::new();
-        assert_eq!(meta.encode(&mut again, key, body - head), Ok(()));
+        assert_eq!(meta.encode(&mut again, key), Ok(()));
         again.extend_from_slice(&file[head..]);
         assert_eq!(Meta::decode(&again.into(), key), Ok(meta));
+        assert!(meta::head_len(&file[head..body]) <= body - head);
     }
     // the same header, made whole: random bytes seldom are
     let meta = Meta { etag: file.clone(), vary: file.slice(..file.len().min(128)), ..Meta::default() };
-    let mut made = Vec::new();
-    if meta.encode(&mut made, key, name.len()).is_ok() {
-        made.extend_from_slice(name);
-        assert!(Meta::decode(&made.into(), key).is_ok());
+    for long in [false, true] {
+        if let Ok(front) = meta.front(key, name, long, 8192) {
+            let front = Bytes::from(front);
+            let again = Meta::decode(&front, key).expect("just made");
+            assert_eq!(usize::from(again.body_start), front.len());
+        }
     }
 
     let _ = Key::of(key).variant(&file, [(name, key), (key, name)].into_iter());

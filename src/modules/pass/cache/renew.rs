@@ -20,7 +20,7 @@ use crate::cache::hot;
 use crate::cache::index::{Found, Turn};
 use crate::cache::policy::{Rules, Verdict};
 use crate::cache::purge::What;
-use crate::cache::stored::Stored;
+use crate::cache::stored::{SMALL, Stored};
 use crate::http::fields::Fields;
 use crate::http::open_file::OpenFile;
 use crate::http::request::Request;
@@ -82,13 +82,11 @@ pub(super) async fn replace<O: Origin>(
     let (Verdict::Keep(keep), Some(turn)) = (verdict, turn) else { return fresh };
     let Stored { meta, head, .. } = Arc::make_mut(&mut fresh.stored);
     (meta.valid, meta.updating, meta.error, meta.date) = (keep.valid, keep.updating, keep.error, now());
-    let mut header = Vec::new();
-    if keep.vary != meta.vary || meta.encode(&mut header, &entry.text, head.len()).is_err() {
-        return fresh;
-    }
-    header.extend_from_slice(head);
+    let long = copied.stored.body_len() > SMALL;
+    let front = meta.front(&entry.text, head, long, origin.settings().buffer_size);
+    let Some(front) = front.ok().filter(|_| keep.vary == meta.vary) else { return fresh };
     let temporary = entry.zone.use_temp_path.then_some(&origin.settings().temp_path);
-    let made = match Filling::begin(&entry.zone.store, (entry.key, entry.name()), turn, temporary, header, true) {
+    let made = match Filling::begin(&entry.zone.store, (entry.key, entry.name()), turn, temporary, front, true) {
         Ok(filling) => filled(filling, &copied.stored, copied.file).await,
         Err(refused) => Err(refused),
     };

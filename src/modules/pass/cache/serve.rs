@@ -38,7 +38,7 @@ use crate::cache::meta::{self, Meta, Unusable};
 use crate::cache::policy::{self, Verdict, Why};
 use crate::cache::purge::What;
 use crate::cache::rfc9111::Reuse;
-use crate::cache::stored::{Stored, Unread};
+use crate::cache::stored::{SMALL, Stored, Unread};
 use crate::cache::{Seen, Status};
 use crate::http::body::Body;
 use crate::http::open_file::OpenFile;
@@ -564,17 +564,14 @@ fn begin<C: Codec>(
         true => head::without_connection(&asked.head).into(),
         false => asked.head.clone(),
     };
-    let mut header = Vec::new();
-    meta.encode(&mut header, &entry.text, kept.len()).ok()?;
-    header.extend_from_slice(&kept);
+    // What answers HEAD announces a body that does not come.
+    let bodiless = !asked.has_body() || request.is_head() && !plan.convert_head && !plan.measures_head;
+    let length = reply.framing.length.filter(|_| !bodiless);
+    let long = length.is_some_and(|length| length > SMALL);
+    let front = meta.front(&entry.text, &kept, long, settings.buffer_size).ok()?;
     let temporary = entry.zone.use_temp_path.then_some(&settings.temp_path);
-    match Filling::begin(store, (key, entry.name()), turn, temporary, header, asked.ends_by_itself()) {
-        Ok(filling) => {
-            // What answers HEAD announces a body that does not come.
-            let bodiless = !asked.has_body() || request.is_head() && !plan.convert_head && !plan.measures_head;
-            let length = reply.framing.length.filter(|_| !bodiless);
-            Some(Copy::Cache(Kept::new(filling, length)))
-        }
+    match Filling::begin(store, (key, entry.name()), turn, temporary, front, asked.ends_by_itself()) {
+        Ok(filling) => Some(Copy::Cache(Kept::new(filling, length))),
         Err(refused) => {
             keep::log(request, &refused);
             None
