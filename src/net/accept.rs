@@ -28,6 +28,7 @@ use rustix::net::{SocketAddrUnix, SocketFlags};
 use tokio::io::Interest;
 
 use super::crowd::{ACCEPTED, Crowd, Life, Slot};
+use super::unpaced;
 use super::watch;
 use crate::base::addr::Address;
 use crate::log::{self, ErrorLog, Level};
@@ -62,6 +63,8 @@ pub struct Door {
     pub life: Arc<Life>,
     /// The listener's place in the configuration's list.
     pub listener: usize,
+    /// What is decided for the listening socket holds for all that it takes.
+    pub within: bool,
     pub multi_accept: bool,
     pub log: ErrorLog,
 }
@@ -117,6 +120,9 @@ fn accept_one(listening: &OwnedFd) -> io::Result<(OwnedFd, Peer)> {
 /// Starts the task of one connection, if there is room for it.
 fn admit(socket: OwnedFd, peer: Peer, door: &Door) {
     ACCEPTED.fetch_add(1, Ordering::Relaxed);
+    if !door.within {
+        let _ = unpaced::spare(&socket, &peer); // a connection that is paced is as good
+    }
     let Some(slot) = Slot::of_client(&door.life, &door.log) else { return }; // and the connection closes
     let place = slot.place();
     let accepted = Accepted { socket, peer, slot };
@@ -178,6 +184,7 @@ mod tests {
                 serve: Arc::new(Echo),
                 life: Arc::new(Life::new(1)),
                 listener: 0,
+                within: true,
                 multi_accept: false,
                 log: ErrorLog::none(),
             };

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::io::Io;
 use super::socket::Socket;
+use super::unpaced;
 use crate::base::addr::Address;
 
 /// How a socket is set before it connects.
@@ -52,6 +53,7 @@ pub fn connect(address: &Address, options: &Options) -> Result<Connecting, Faile
         Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path).map_err(failed("connect"))?),
     };
     let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None).map_err(failed("socket"))?;
+    let _ = unpaced::spare(&socket, address); // a connection that is paced is as good
     if options.keepalive {
         socket.set_keepalive(true).map_err(failed("setsockopt(SO_KEEPALIVE)"))?;
     }
@@ -123,6 +125,8 @@ impl Connecting {
 mod tests {
     use std::future::poll_fn;
 
+    use rustix::net::sockopt;
+
     use super::*;
 
     fn connected(address: SocketAddr) -> io::Result<bool> {
@@ -132,6 +136,9 @@ mod tests {
                 connect(&Address::Inet(address), &Options::default()).map_err(|failed| failed.error)?;
             let at_once = connecting.is_done();
             poll_fn(|cx| connecting.poll(cx)).await?;
+            let choice = connecting.into_io().socket().with(|socket| sockopt::tcp_congestion(socket))??;
+            let fresh = std::net::TcpListener::bind("127.0.0.1:0")?;
+            assert_eq!(choice, unpaced::tests::expected(&sockopt::tcp_congestion(fresh)?));
             Ok(at_once)
         })
     }

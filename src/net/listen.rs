@@ -17,6 +17,7 @@ use nix::sys::socket::SetSockOpt;
 use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
+use super::unpaced;
 pub use crate::base::addr::Address;
 use crate::conf::error::Fault;
 use crate::log::error::errno_text;
@@ -312,6 +313,7 @@ fn configure(listener: &Listener, previous: Option<&Listener>, log: &ErrorLog) {
         if let Address::Inet(_) = address {
             // Connections inherit it: answers leave as they are written, and no connection costs a call of its own.
             check("TCP_NODELAY, 1", socket.set_tcp_nodelay(true));
+            check("TCP_CONGESTION, reno", unpaced::spare(&*socket, address));
         }
         if let Some(size) = rcvbuf {
             check(&format!("SO_RCVBUF, {size}"), socket.set_recv_buffer_size(*size));

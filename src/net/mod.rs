@@ -12,4 +12,5 @@ pub mod socket;
 pub mod tcp_info;
 pub mod timer;
 pub mod tls;
+pub mod unpaced;
 pub mod watch;

@@ -19,6 +19,7 @@ use super::turn;
 use crate::log::{Context, Level, batch, error};
 use crate::net::accept;
 use crate::net::crowd::Crowd;
+use crate::net::unpaced;
 
 /// What a thread is told.
 enum Order {
@@ -198,6 +199,7 @@ fn open_doors(index: usize, generation: &Arc<Generation>) -> JoinSet<()> {
             serve: door.serve.clone(),
             life: generation.life.clone(),
             listener: door.index,
+            within: unpaced::is_within(&door.listener.options.address),
             multi_accept: generation.settings.multi_accept,
             log: generation.log.clone(),
         };

@@ -168,10 +168,12 @@ def machine(place: Path) -> dict[str, Any]:
     text = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     files = subprocess.run(["stat", "-f", "-c", "%T", place], capture_output=True, text=True).stdout.strip()
+    congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     return {
         "processor": model[1].strip() if model else platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
         "files": files,
+        "congestion": congestion,
     }
 
 

@@ -20,7 +20,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::sendfile;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 /// As much as is read at once, and held in a pipe.
@@ -85,6 +85,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.parse()?))?;
     listener.set_nonblocking(true)?;
+    // Within a machine weir sends without the timers that BBR has.
+    sockopt::set_tcp_congestion(&listener, "reno")?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(u64::MAX), EventFlags::IN)?;
     Floor { way, epoll, links: HashMap::new(), buffer: vec![0; ROOM] }.run(&listener)
@@ -151,7 +153,7 @@ impl Floor {
     fn join(&mut self, socket: OwnedFd, upstream: bool) -> io::Result<()> {
         let fd = socket.as_raw_fd();
         if !matches!(self.way, Way::Answer { once: true, .. }) {
-            rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
+            sockopt::set_tcp_nodelay(&socket, true)?;
         }
         let out = match self.way {
             Way::Answer { .. } => EventFlags::empty(),

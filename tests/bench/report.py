@@ -136,7 +136,7 @@ def conditions(result: Result) -> str:
     """When, where and with what."""
     machine, method, versions = result["machine"], result["method"], result["versions"]
     return (
-        f"{result['date']}, {machine['processor']}, {machine['processors']} processors, Linux {result['kernel']}, files on {machine['files']}; "
+        f"{result['date']}, {machine['processor']}, {machine['processors']} processors, Linux {result['kernel']} with {machine['congestion']}, files on {machine['files']}; "
         f"{versions['a']} against {versions['b']}, {versions['wrk']}, {versions['h2load']}; "
         f"{method['rounds']} pairs of {method['seconds']:g} s"
     )

@@ -49,7 +49,7 @@ class Tables(unittest.TestCase):
 
     def test_the_conditions_are_told(self) -> None:
         said = (
-            "2026-01-02, A Processor, 2 processors, Linux 6.1.0, files on tmpfs; "
+            "2026-01-02, A Processor, 2 processors, Linux 6.1.0 with cubic, files on tmpfs; "
             "weir/0.1.0 against nginx/1.22.1, wrk 4.1.0, h2load 1.52.0; 3 pairs of 1 s"
         )
         self.assertEqual(report.conditions(RESULT), said)
