@@ -76,7 +76,7 @@ struct Temp {
 const READ: usize = 256 * 1024;
 
 /// Less than this is copied.
-const SPLICE: u64 = 16 * 1024;
+const SPLICE: usize = 16 * 1024;
 
 /// What is there when the body's relay begins.
 pub struct Start {
@@ -212,7 +212,7 @@ impl<C: Codec> Inner<C> {
         let idle = self.queue.is_empty() && self.input.is_empty() && self.temp.is_none();
         let free = self.copy.is_none() && self.pace.is_none() && !self.hold;
         let secure = self.at.link.as_ref().is_none_or(|link| link.io.is_secure());
-        self.state == State::Reading && idle && free && !secure && self.codec.plain() >= SPLICE
+        self.state == State::Reading && idle && free && !secure && self.codec.plain() >= SPLICE as u64
     }
 
     /// Moves bytes from the upstream to the client through a pipe: a body of known length that is not kept, not slowed
@@ -237,7 +237,10 @@ impl<C: Codec> Inner<C> {
             let Ok(pipe) = self.pipe.take().map_or_else(Pipe::take, Ok) else { return Spliced::Not };
             let pipe = self.pipe.insert(pipe);
             let Some(link) = &mut self.at.link else { return Spliced::Not };
-            let limit = usize::try_from(plain).unwrap_or(usize::MAX).min(self.settings.buffers.total());
+            // A short rest goes with what is before it: by itself it would have to be copied, in two calls of its own.
+            let most = self.settings.buffers.total();
+            let rest = usize::try_from(plain).unwrap_or(usize::MAX);
+            let limit = if rest < most.saturating_add(SPLICE) { rest } else { most };
             match pipe.poll_fill(cx, &link.io, limit) {
                 Poll::Pending => {
                     return match self.poll_patience(cx) {
