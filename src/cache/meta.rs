@@ -175,7 +175,7 @@ impl Meta {
         let header_start = header_start(key.len()).ok_or(TooLong)?;
         let end = usize::from(header_start) + head.len().min(1 << 16);
         let page = end.next_multiple_of(PAGE);
-        let start = if long && !head.is_empty() && page <= limit { page } else { end };
+        let start = if long && !head.is_empty() && page <= limit.min(usize::from(u16::MAX)) { page } else { end };
         let body_start = u16::try_from(start).map_err(|_| TooLong)?;
         let mut out = Vec::with_capacity(start);
         Self { header_start, body_start, ..self.clone() }.encode(&mut out, key)?;
