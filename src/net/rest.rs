@@ -19,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::crowd::{Crowd, Idle, LAST_CHANCE, Slot};
+pub use super::watch::Pause;
 use super::watch::{self, BATCH, Watch};
 use crate::base::clock;
 use crate::base::row::Row;
@@ -43,14 +44,6 @@ const STOCK: Duration = Duration::from_millis(250);
 /// Has a connection that rested go on, in a task of its own. It is told how long it was idle.
 pub type GoOn = Box<dyn FnOnce(OwnedFd, Slot, Duration) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// While a connection is idle.
-#[derive(Clone, Copy, Debug)]
-pub struct Pause {
-    pub since: Instant,
-    /// Then it is closed.
-    pub until: Instant,
-}
-
 /// One thread's connections that can rest, and those that do.
 #[derive(Default)]
 pub(super) struct Rest {
@@ -71,7 +64,6 @@ pub(super) struct Rest {
 struct Resting {
     slot: Slot,
     go_on: GoOn,
-    since: Instant,
 }
 
 impl Slot {
@@ -87,13 +79,12 @@ impl Slot {
         let crowd = self.crowd.clone();
         self.outlives_its_task();
         let again = self.rested.replace(true);
-        let Pause { since, until } = pause;
-        let resting = Resting { slot: self, go_on, since };
+        let resting = Resting { slot: self, go_on };
         let put = socket.and_then(|socket| match &mut *crowd.rest.watch.borrow_mut() {
-            Some(watch) => watch.put(socket, resting, until, again),
+            Some(watch) => watch.put(socket, resting, pause, again),
             None => Ok(()), // the thread ends, and so does the connection
         });
-        if crowd.rest.next.get().is_none_or(|next| until < next) {
+        if crowd.rest.next.get().is_none_or(|next| pause.until < next) {
             crowd.rest.stir.notify_one();
         }
         if let Err(error) = put {
@@ -117,7 +108,7 @@ impl Rest {
 
     /// Since when that one is idle who rests for longest.
     pub(super) fn longest(&self) -> Option<Instant> {
-        Some(self.watch.borrow().as_ref()?.front()?.since)
+        self.watch.borrow().as_ref()?.longest()
     }
 
     pub(super) fn close_longest(&self) {
@@ -179,7 +170,7 @@ impl Rest {
     /// Has those go on that have something to say, a batch of them. `true`: there may be more.
     fn hear(&self, crowd: &Crowd) -> bool {
         let Some(watch) = &mut *self.watch.borrow_mut() else { return false };
-        let more = watch.hear(|socket, Resting { slot, go_on, since }| {
+        let more = watch.hear(|socket, Resting { slot, go_on }, since| {
             let pause = clock::now().saturating_duration_since(since);
             crowd.spawn(slot.place(), async move { go_on(socket, slot, pause).await });
         });

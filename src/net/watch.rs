@@ -1,4 +1,4 @@
-//! Sockets that nobody waits for in a task: a descriptor, what belongs to it, and until when.
+//! Sockets that nobody waits for in a task: a descriptor, what belongs to it, since when, and until when.
 //!
 //! In: sockets of which nothing is expected soon. Out: those that have something to say, and those whose time is over.
 //! The sockets are in an epoll set of their own, which is itself one descriptor of the thread's loop: what such a socket costs is
@@ -18,6 +18,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::base::row::{Place, Row};
+
+/// For how long a socket is expected to be silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    pub since: Instant,
+    /// Then it is closed.
+    pub until: Instant,
+}
 
 /// How many sockets are heard of in one call.
 pub const BATCH: usize = 64;
@@ -40,12 +48,13 @@ pub struct Watch<T> {
     made: Instant,
 }
 
-/// Milliseconds: half of what an `Instant` takes.
-type Moment = u64;
+/// Milliseconds since the set was made, or before: half of what an `Instant` takes.
+type Moment = i64;
 
 struct Watched<T> {
     socket: OwnedFd,
     what: T,
+    since: Moment,
     until: Moment,
 }
 
@@ -66,10 +75,10 @@ impl<T> Watch<T> {
         self.set.clone()
     }
 
-    /// Watches a socket. `again`: it was here before. An error drops it, and what belongs to it.
-    pub fn put(&mut self, socket: OwnedFd, what: T, until: Instant, again: bool) -> io::Result<()> {
-        let until = self.moment(until) + 1; // not before its time
-        let place = self.row.push(Watched { socket, what, until });
+    /// Watches a socket in its `pause`. `again`: it was here before. An error drops it, and what belongs to it.
+    pub fn put(&mut self, socket: OwnedFd, what: T, pause: Pause, again: bool) -> io::Result<()> {
+        let until = self.moment(pause.until) + 1; // not before its time
+        let place = self.row.push(Watched { socket, what, since: self.moment(pause.since), until });
         let Some(watched) = self.row.get_mut(place) else { return Ok(()) };
         let (set, socket, number) = (&*self.set, &watched.socket, EventData::new_u64(place.number()));
         let once = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
@@ -85,9 +94,9 @@ impl<T> Watch<T> {
         Ok(())
     }
 
-    /// Whoever has been here for longest.
-    pub fn front(&self) -> Option<&T> {
-        self.row.front().map(|watched| &watched.what)
+    /// Since when whoever has been here for longest is silent.
+    pub fn longest(&self) -> Option<Instant> {
+        self.row.front().map(|watched| self.instant(watched.since))
     }
 
     pub fn count(&self) -> usize {
@@ -99,14 +108,15 @@ impl<T> Watch<T> {
         self.take(place)
     }
 
-    /// Takes those out that have something to say, a batch of them. `true`: there may be more.
-    pub fn hear(&mut self, mut heard: impl FnMut(OwnedFd, T)) -> io::Result<bool> {
+    /// Takes those out that have something to say, and tells since when they were silent: a batch of them. `true`: there may
+    /// be more.
+    pub fn hear(&mut self, mut heard: impl FnMut(OwnedFd, T, Instant)) -> io::Result<bool> {
         let mut events = std::mem::take(&mut self.events);
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let count = epoll::wait(&*self.set, spare_capacity(&mut events), Some(&at_once));
         for event in &events {
-            if let Some((socket, what)) = self.take(Place::of(event.data.u64())) {
-                heard(socket, what);
+            if let Some(Watched { socket, what, since, .. }) = self.remove(Place::of(event.data.u64())) {
+                heard(socket, what, self.instant(since));
             }
         }
         events.clear();
@@ -116,7 +126,7 @@ impl<T> Watch<T> {
 
     /// When the first one's time ends.
     pub fn next_end(&self) -> Option<Instant> {
-        self.ends.first().map(|(until, _)| self.made + Duration::from_millis(*until))
+        self.ends.first().map(|(until, _)| self.instant(*until))
     }
 
     /// Takes one out whose time is over.
@@ -152,13 +162,27 @@ impl<T> Watch<T> {
     }
 
     fn moment(&self, time: Instant) -> Moment {
-        Moment::try_from(time.saturating_duration_since(self.made).as_millis()).unwrap_or(Moment::MAX - 1)
+        let milliseconds = |span: Duration| Moment::try_from(span.as_millis()).unwrap_or(Moment::MAX - 1);
+        match time.checked_duration_since(self.made) {
+            Some(after) => milliseconds(after),
+            None => -milliseconds(self.made.saturating_duration_since(time)),
+        }
+    }
+
+    fn instant(&self, moment: Moment) -> Instant {
+        let span = Duration::from_millis(moment.unsigned_abs());
+        let time = if moment < 0 { self.made.checked_sub(span) } else { self.made.checked_add(span) };
+        time.unwrap_or(self.made)
     }
 
     fn take(&mut self, place: Place) -> Option<(OwnedFd, T)> {
-        let Watched { socket, what, until } = self.row.remove(place)?;
-        self.ends.remove(&(until, place));
-        Some((socket, what))
+        self.remove(place).map(|watched| (watched.socket, watched.what))
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Watched<T>> {
+        let watched = self.row.remove(place)?;
+        self.ends.remove(&(watched.until, place));
+        Some(watched)
     }
 }
 
@@ -171,14 +195,15 @@ mod tests {
 
     fn heard(watch: &mut Watch<u32>) -> Vec<(OwnedFd, u32)> {
         let mut heard = Vec::new();
-        assert!(!watch.hear(|socket, what| heard.push((socket, what))).expect("a set of sockets"));
+        assert!(!watch.hear(|socket, what, _| heard.push((socket, what))).expect("a set of sockets"));
         heard
     }
 
     #[test]
     fn who_has_something_to_say_is_heard_once_and_may_come_back() {
         let mut watch = Watch::new().expect("descriptors are left");
-        let later = Instant::now() + Duration::from_secs(60);
+        let now = Instant::now();
+        let later = Pause { since: now, until: now + Duration::from_secs(60) };
         let (mut one, socket) = UnixStream::pair().expect("descriptors are left");
         let (other, silent) = UnixStream::pair().expect("descriptors are left");
         one.write_all(b"before").expect("it is open");
@@ -205,17 +230,25 @@ mod tests {
         let (mut peers, after) = (Vec::new(), |seconds| now + Duration::from_secs(seconds));
         for (what, seconds) in [(1, 30), (2, 10), (3, 20), (4, 40)] {
             let (peer, socket) = UnixStream::pair().expect("descriptors are left");
-            watch.put(socket.into(), what, after(seconds), false).expect("a socket");
+            watch.put(socket.into(), what, Pause { since: now, until: after(seconds) }, false).expect("a socket");
             peers.push(peer);
         }
-        assert_eq!(watch.front(), Some(&1));
         assert!(watch.ended(after(9)).is_none());
         assert_eq!(watch.ended(after(11)).map(|(_, what)| what), Some(2));
         watch.hasten(after(15), |&what| what == 4);
         assert!(watch.next_end().is_some_and(|end| end >= after(15) - Duration::from_millis(1) && end < after(16)));
         assert_eq!(watch.ended(after(16)).map(|(_, what)| what), Some(4));
         assert_eq!(watch.take_those(|&what| what == 3), [3]);
+        let since = now - Duration::from_secs(5);
+        let (mut peer, socket) = UnixStream::pair().expect("descriptors are left");
+        watch.put(socket.into(), 5, Pause { since, until: now }, false).expect("a socket");
         assert_eq!(watch.pop_front().map(|(_, what)| what), Some(1));
+        let near = |time: Instant| time.max(since) - time.min(since) < Duration::from_millis(2);
+        assert!(watch.longest().is_some_and(near), "that is before the set was made");
+        peer.write_all(b"!").expect("it is open");
+        let mut silent = None;
+        watch.hear(|_, what, since| silent = Some((what, since))).expect("a set of sockets");
+        assert!(silent.is_some_and(|(what, since)| what == 5 && near(since)));
         assert!(peers[0].read(&mut [0]).is_ok_and(|read| read == 0)); // its socket is closed
     }
 }
