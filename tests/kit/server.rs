@@ -12,7 +12,10 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use nix::fcntl::AT_FDCWD;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 use regex::Regex;
 use tempfile::TempDir;
@@ -89,6 +92,12 @@ impl Setup {
 
     pub fn mode(self, path: &str, mode: u32) -> Setup {
         fs::set_permissions(self.prefix.join(path), Permissions::from_mode(mode)).expect("the mode is set");
+        self
+    }
+
+    /// Gives every directory and link below the prefix the fixed time of last change, once all files are there.
+    pub fn settle(self) -> Setup {
+        settle(&self.prefix);
         self
     }
 
@@ -410,6 +419,20 @@ pub fn write_file(path: &Path, content: &[u8]) {
     let mut file = File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     file.write_all(content).expect("the file is written");
     file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(MODIFIED)).expect("the time is set");
+}
+
+/// Sets the time of last change of a directory, and of all directories and links in it.
+fn settle(path: &Path) {
+    let kind = fs::symlink_metadata(path).expect("it is ours").file_type();
+    if kind.is_dir() {
+        for entry in fs::read_dir(path).expect("the directory is ours") {
+            settle(&entry.expect("the directory can be read").path());
+        }
+    }
+    if !kind.is_file() {
+        let time = TimeSpec::new(MODIFIED.cast_signed(), 0);
+        utimensat(AT_FDCWD, path, &time, &time, UtimensatFlags::NoFollowSymlink).expect("the time is set");
+    }
 }
 
 /// Makes a directory that a worker of any user may use.

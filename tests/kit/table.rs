@@ -88,7 +88,8 @@ fn play(act: &Act, path: &Path) -> Option<Vec<String>> {
         if let Some(php) = &php {
             setup = setup.set("PHP", php.socket());
         }
-        setup.set("UPSTREAM", upstream.address).main(&act.main)
+        // Listings show when a directory has changed.
+        setup.settle().set("UPSTREAM", upstream.address).main(&act.main)
     };
     let mut both = Both::within(&root, |setup| prepare(setup).start(&act.conf))?;
     both.known.push((upstream.address.to_string(), "UPSTREAM".to_owned()));
