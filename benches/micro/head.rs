@@ -4,10 +4,11 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
-use weir::http::fields::Fields;
+use weir::http::fields::{Fields, Lines};
 use weir::http::request::{LineText, RequestHead};
 use weir::wire::http1::field::{FieldParser, Line, NameRules};
 use weir::wire::http1::message;
+use weir::wire::http1::name::Kind;
 use weir::wire::http1::request::LineParser;
 use weir::wire::uri;
 
@@ -33,14 +34,14 @@ pub fn parse(raw: &Bytes) -> (RequestHead, uri::Uri) {
     let line = LineParser::new(0).parse(raw).expect("a good line").expect("a whole line");
     let normal = uri::normalise(raw, line.target, &line.shape, true).expect("a good target");
     let mut parser = FieldParser::new(line.end as usize);
-    let mut fields = Vec::with_capacity(16);
+    let mut fields = Lines::default();
     let end = loop {
         match parser.next(raw, NameRules::default()).expect("good fields").expect("a whole head") {
-            Line::Field(field) => fields.push(field),
+            Line::Field(field) => fields.push(field, Kind::of(field.name.of(raw))),
             Line::End(end) => break end,
         }
     };
-    let fields = Fields::of(raw.clone(), &fields);
+    let fields = Fields::of(raw.clone(), fields);
     let host = fields.first("Host").and_then(|field| message::host(field.value).map(|host| host.name.into_owned()));
     let head = RequestHead {
         line: LineText {

@@ -3,15 +3,14 @@
 //! A head that came in is one piece of memory, and its fields are places in it: taking them in costs no reference each,
 //! and handing them on to the client costs one for all. What is added later stands beside them, in the same order.
 
-use std::cell::Cell;
-use std::ops::{Deref, DerefMut};
+use std::cell::RefCell;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use super::response::Field;
 use crate::wire::byte::same_name;
 use crate::wire::http1::field;
+use crate::wire::http1::name::{Kind, Kinds};
 use crate::wire::span::Span;
 
 /// See the module's head.
@@ -19,50 +18,20 @@ use crate::wire::span::Span;
 pub struct Fields {
     /// The head that came.
     came: Bytes,
-    list: List,
-    added: Added,
+    lists: Lists,
     kinds: Kinds,
 }
-
-/// A number below 64 for a name, by its length, its first letter and its last. The factors are those with which fewest of the
-/// names that browsers and servers send have the number of another that is asked for.
-#[inline]
-fn kind(name: &[u8]) -> u8 {
-    let small = |letter: Option<&u8>| letter.map_or(0, |letter| usize::from(letter | 0x20));
-    ((name.len() * 20 + small(name.first()) * 9 + small(name.last())) % 64) as u8
-}
-
-/// The kinds of name that are or were among fields, a bit each: most names that are asked for are not there.
-#[derive(Clone, Copy, Debug, Default)]
-struct Kinds(u64);
-
-impl Kinds {
-    #[inline]
-    fn add(&mut self, kind: u8) {
-        self.0 |= 1 << (kind % 64);
-    }
-
-    #[inline]
-    fn have(self, kind: u8) -> bool {
-        self.0 & 1 << (kind % 64) != 0
-    }
-}
-
-/// Few heads have more fields.
-type List = SmallVec<[Place; 8]>;
-/// A file's head gets one, its entity tag.
-type Added = SmallVec<[Field; 1]>;
 
 /// Where a field is, and the kind of its name.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    Came { kind: u8, name: Span, value: Span },
-    Added { kind: u8, n: u32 },
+    Came { kind: Kind, name: Span, value: Span },
+    Added { kind: Kind, n: u32 },
 }
 
 impl Place {
     #[inline]
-    fn kind(self) -> u8 {
+    fn kind(self) -> Kind {
         match self {
             Self::Came { kind, .. } | Self::Added { kind, .. } => kind,
         }
@@ -105,79 +74,141 @@ impl<'a> From<&'a Field> for FieldRef<'a> {
     }
 }
 
-/// The fields of a head while it is read: where the parser saw them. One list serves all heads of a thread.
-#[derive(Debug)]
-pub struct Lines(Vec<field::Field>);
+/// Which fields there are, in their order, and those that were added. The memory serves one head after another.
+#[derive(Debug, Default)]
+struct Lists {
+    order: Vec<Place>,
+    added: Vec<Field>,
+}
 
 thread_local! {
-    static SPARE: Cell<Vec<field::Field>> = const { Cell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<(Vec<Place>, Vec<Field>)>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Default for Lines {
-    fn default() -> Self {
-        Self(SPARE.try_with(Cell::take).unwrap_or_default())
+/// So many lists wait for another head, each with room for so many fields at most.
+const SPARE_LISTS: usize = 16;
+const SPARE_FIELDS: usize = 64;
+
+impl Lists {
+    #[inline]
+    fn push(&mut self, place: Place) {
+        self.make_room();
+        self.order.push(place);
     }
-}
 
-impl Drop for Lines {
-    fn drop(&mut self) {
-        let mut list = std::mem::take(&mut self.0);
-        list.clear();
-        if list.capacity() > 0 {
-            let _ = SPARE.try_with(|spare| spare.set(list)); // the thread ends
+    /// Keeps a field; its place is still to be found.
+    #[inline]
+    fn add(&mut self, field: Field) -> Place {
+        self.make_room();
+        let (kind, n) = (Kind::of(&field.name), u32::try_from(self.added.len()).unwrap_or(u32::MAX));
+        self.added.push(field);
+        Place::Added { kind, n }
+    }
+
+    #[inline]
+    fn make_room(&mut self) {
+        if self.order.capacity() == 0 {
+            let spare = SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten();
+            (self.order, self.added) = spare.unwrap_or_else(|| (Vec::with_capacity(8), Vec::new()));
         }
     }
 }
 
-impl Deref for Lines {
-    type Target = Vec<field::Field>;
-
-    fn deref(&self) -> &Vec<field::Field> {
-        &self.0
+impl Drop for Lists {
+    #[inline]
+    fn drop(&mut self) {
+        if self.order.capacity() == 0 || self.order.capacity().max(self.added.capacity()) > SPARE_FIELDS {
+            return;
+        }
+        let (mut order, mut added) = (std::mem::take(&mut self.order), std::mem::take(&mut self.added));
+        order.clear();
+        added.clear();
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_LISTS {
+                spare.push((order, added));
+            }
+        }); // else the thread ends
     }
 }
 
-impl DerefMut for Lines {
-    fn deref_mut(&mut self) -> &mut Vec<field::Field> {
-        &mut self.0
+impl Clone for Lists {
+    fn clone(&self) -> Self {
+        let mut lists = Self::default();
+        if !self.order.is_empty() {
+            lists.make_room();
+            lists.order.extend_from_slice(&self.order);
+            lists.added.extend_from_slice(&self.added);
+        }
+        lists
+    }
+}
+
+/// The fields of a head while it is read: where the parser saw them in it.
+#[derive(Clone, Debug, Default)]
+pub struct Lines {
+    lists: Lists,
+    kinds: Kinds,
+}
+
+impl Lines {
+    pub fn len(&self) -> usize {
+        self.lists.order.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lists.order.is_empty()
+    }
+
+    /// Takes in what the parser saw; `kind` is that of its name.
+    #[inline]
+    pub fn push(&mut self, line: field::Field, kind: Kind) {
+        self.kinds.add(kind);
+        self.lists.push(Place::Came { kind, name: line.name, value: line.value });
+    }
+
+    /// The first of a name that is of this kind: name and value. `head` is what has come of it.
+    #[inline]
+    pub fn first<'a>(&self, name: &[u8], kind: Kind, head: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let list = if self.kinds.have(kind) { &self.lists.order[..] } else { &[] };
+        list.iter().find_map(|place| match *place {
+            Place::Came { kind: of, name: at, value } if of == kind && same_name(at.of(head), name) => {
+                Some((at.of(head), value.of(head)))
+            }
+            _ => None,
+        })
     }
 }
 
 impl Fields {
     /// Those of a head, where its parser saw them.
-    pub fn of(head: Bytes, lines: &[field::Field]) -> Self {
-        let mut kinds = Kinds::default();
-        let place = |line: &field::Field| {
-            let kind = kind(line.name.of(&head));
-            kinds.add(kind);
-            Place::Came { kind, name: line.name, value: line.value }
-        };
-        let list = lines.iter().map(place).collect();
-        Self { came: head, list, added: Added::new(), kinds }
+    pub fn of(head: Bytes, lines: Lines) -> Self {
+        let Lines { lists, kinds } = lines;
+        Self { came: head, lists, kinds }
     }
 
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.lists.order.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.lists.order.is_empty()
     }
 
     pub fn iter(&self) -> impl ExactSizeIterator<Item = FieldRef<'_>> + Clone {
-        self.list.iter().map(|place| self.look(*place))
+        self.lists.order.iter().map(|place| self.look(*place))
     }
 
     /// The field at a place; none behind the last.
     pub fn get(&self, n: usize) -> Option<FieldRef<'_>> {
-        self.list.get(n).map(|place| self.look(*place))
+        self.lists.order.get(n).map(|place| self.look(*place))
     }
 
     #[inline]
     fn name(&self, place: Place) -> &[u8] {
         match place {
             Place::Came { name, .. } => name.of(&self.came),
-            Place::Added { n, .. } => self.added.get(n as usize).map_or(b"", |field| &field.name),
+            Place::Added { n, .. } => self.lists.added.get(n as usize).map_or(b"", |field| &field.name),
         }
     }
 
@@ -187,7 +218,7 @@ impl Fields {
                 let head = &self.came;
                 FieldRef { name: name.of(head), value: value.of(head), holders: (head, head) }
             }
-            Place::Added { n, .. } => match self.added.get(n as usize) {
+            Place::Added { n, .. } => match self.lists.added.get(n as usize) {
                 Some(field) => field.into(),
                 None => FieldRef { name: b"", value: b"", holders: (&self.came, &self.came) },
             },
@@ -203,15 +234,15 @@ impl Fields {
     /// All of that name.
     #[inline]
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = FieldRef<'a>> + Clone {
-        let kind = kind(name.as_bytes());
-        let list = if self.kinds.have(kind) { &self.list[..] } else { &[] };
+        let kind = Kind::of(name.as_bytes());
+        let list = if self.kinds.have(kind) { &self.lists.order[..] } else { &[] };
         let named = move |place: &&Place| place.kind() == kind && same_name(self.name(**place), name.as_bytes());
         list.iter().filter(named).map(|place| self.look(*place))
     }
 
     /// All of the name that the `n`th has, if it is the first of them.
     pub fn lines_from(&self, n: usize) -> Option<impl Iterator<Item = FieldRef<'_>>> {
-        let (before, from) = self.list.split_at_checked(n)?;
+        let (before, from) = self.lists.order.split_at_checked(n)?;
         let first = *from.first()?;
         let name = self.name(first);
         let same = move |place: &&Place| place.kind() == first.kind() && same_name(self.name(**place), name);
@@ -227,20 +258,20 @@ impl Fields {
 
     pub fn push(&mut self, field: Field) {
         let place = self.add(field);
-        self.list.push(place);
+        self.lists.push(place);
     }
 
     /// Adds a field of `other`, which is of the same head.
     pub fn push_from(&mut self, other: &Self, n: usize) {
-        match other.list.get(n) {
+        match other.lists.order.get(n) {
             Some(Place::Added { n, .. }) => {
-                if let Some(field) = other.added.get(*n as usize) {
+                if let Some(field) = other.lists.added.get(*n as usize) {
                     self.push(field.clone());
                 }
             }
             Some(&came) => {
                 self.kinds.add(came.kind());
-                self.list.push(came);
+                self.lists.push(came);
             }
             None => {}
         }
@@ -248,44 +279,37 @@ impl Fields {
 
     /// No fields, but of the same head as these.
     pub fn like(&self) -> Self {
-        Self {
-            came: self.came.clone(),
-            list: List::with_capacity(self.list.len()),
-            added: Added::new(),
-            kinds: Kinds::default(),
-        }
+        Self { came: self.came.clone(), lists: Lists::default(), kinds: Kinds::default() }
     }
 
     fn add(&mut self, field: Field) -> Place {
-        let kind = kind(&field.name);
-        self.kinds.add(kind);
-        self.added.push(field);
-        Place::Added { kind, n: u32::try_from(self.added.len() - 1).unwrap_or(u32::MAX) }
+        let place = self.lists.add(field);
+        self.kinds.add(place.kind());
+        place
     }
 
     /// Puts fields in front of all others.
     pub fn prepend(&mut self, fields: Vec<Field>) {
-        let mut list: List = fields.into_iter().map(|field| self.add(field)).collect();
-        list.append(&mut self.list);
-        self.list = list;
+        let places: Vec<Place> = fields.into_iter().map(|field| self.add(field)).collect();
+        self.lists.order.splice(0..0, places);
     }
 
     pub fn remove(&mut self, n: usize) {
-        if n < self.list.len() {
-            self.list.remove(n);
+        if n < self.lists.order.len() {
+            self.lists.order.remove(n);
         }
     }
 
     pub fn retain(&mut self, mut keep: impl FnMut(FieldRef<'_>) -> bool) {
-        let mut list = std::mem::take(&mut self.list);
-        list.retain(|place| keep(self.look(*place)));
-        self.list = list;
+        let mut order = std::mem::take(&mut self.lists.order);
+        order.retain(|place| keep(self.look(*place)));
+        self.lists.order = order;
     }
 
     /// Puts another field in the place of one.
     pub fn replace(&mut self, n: usize, field: Field) {
-        if n < self.list.len() {
-            self.list[n] = self.add(field);
+        if n < self.lists.order.len() {
+            self.lists.order[n] = self.add(field);
         }
     }
 
@@ -318,11 +342,11 @@ mod tests {
     fn head() -> Fields {
         let head = Bytes::from_static(b"A: 1\r\nB: 2\r\nA: 3\r\n\r\n");
         let mut parser = field::FieldParser::new(0);
-        let mut lines = Vec::new();
+        let mut lines = Lines::default();
         while let Ok(Some(field::Line::Field(line))) = parser.next(&head, field::NameRules::UPSTREAM) {
-            lines.push(line);
+            lines.push(line, Kind::of(line.name.of(&head)));
         }
-        Fields::of(head, &lines)
+        Fields::of(head, lines)
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Classes of bytes as one table, and the small numbers that many formats share.
 
+use wide::u8x16;
+
 /// May stand in a method: `A-Z`, `_`, `-`.
 pub(crate) const METHOD: u8 = 1;
 /// May stand in a scheme after its first letter.
@@ -40,45 +42,42 @@ pub(crate) fn skip(buf: &[u8], from: usize, classes: u8) -> usize {
 #[inline(always)]
 pub(crate) fn find_control(buf: &[u8], from: usize) -> usize {
     let rest = buf.get(from..).unwrap_or_default();
-    // Most values are longer than a name: as long as there is none in sixteen bytes, nobody looks where.
-    let (chunks, _) = rest.as_chunks::<16>();
-    let whole = |chunk: &[u8; 16]| chunk.iter().fold(true, |none, &byte| none & (byte >= b' '));
-    let clear = 16 * chunks.iter().take_while(|chunk| whole(chunk)).count();
-    let controls = |word: u64| word.wrapping_sub(ONES * 0x20) & !word;
-    from + clear + leap(rest.get(clear..).unwrap_or_default(), controls, |byte| byte < b' ')
+    from + leap(rest, |bytes| at_most(bytes, 0x1f), |byte| byte < b' ')
 }
 
 /// The first place at or after `from` whose byte is not in [`NAME`]; the length when there is none.
 #[inline(always)]
 pub(crate) fn skip_name(buf: &[u8], from: usize) -> usize {
     let rest = buf.get(from..).unwrap_or_default();
-    from + leap(rest, |word| !names(word), |byte| !is(byte, NAME))
+    from + leap(rest, |bytes| !names(bytes), |byte| !is(byte, NAME))
 }
 
-/// The first place in `text` where `stops` is true; the length when there is none. Eight bytes at a time: `marks` sets the high
-/// bit of each that stops, and what it makes of those behind the first does not matter.
+/// The first place in `text` where `stops` is true; the length when there is none. Sixteen bytes at a time, of which `marks`
+/// sets those that stop.
 #[inline(always)]
-fn leap(text: &[u8], marks: impl Fn(u64) -> u64, stops: impl Fn(u8) -> bool) -> usize {
-    let (words, rest) = text.as_chunks::<8>();
-    for (n, word) in words.iter().enumerate() {
-        let marked = marks(u64::from_le_bytes(*word)) & HIGH;
+fn leap(text: &[u8], marks: impl Fn(u8x16) -> u8x16, stops: impl Fn(u8) -> bool) -> usize {
+    let (chunks, rest) = text.as_chunks::<16>();
+    for (n, chunk) in chunks.iter().enumerate() {
+        let marked = marks(u8x16::new(*chunk)).to_bitmask();
         if marked != 0 {
-            return n * 8 + (marked.trailing_zeros() / 8) as usize;
+            return n * 16 + marked.trailing_zeros() as usize;
         }
     }
     text.len() - rest.len() + rest.iter().position(|&byte| stops(byte)).unwrap_or(rest.len())
 }
 
-/// The high bit of each byte that is in [`NAME`]; what the other bits are means nothing.
+/// Sets the bytes that are in [`NAME`].
 #[inline(always)]
-fn names(word: u64) -> u64 {
-    // Without their high bits no sum of two bytes reaches the next one.
-    let low = word & !HIGH;
-    let at_least = |of: u64, least: u8| of + ONES * u64::from(0x80 - least);
-    let between = |of: u64, least: u8, most: u8| at_least(of, least) & !at_least(of, most + 1);
-    let letters = between(low | (ONES * 0x20), b'a', b'z');
-    let others = between(low, b'0', b'9') | between(low, b'-', b'-');
-    (letters | others) & !word
+fn names(bytes: u8x16) -> u8x16 {
+    let letters = at_most((bytes | u8x16::splat(0x20)) - u8x16::splat(b'a'), b'z' - b'a');
+    let digits = at_most(bytes - u8x16::splat(b'0'), 9);
+    letters | digits | bytes.simd_eq(u8x16::splat(b'-'))
+}
+
+/// Sets the bytes that are `most` or less.
+#[inline(always)]
+fn at_most(bytes: u8x16, most: u8) -> u8x16 {
+    bytes.min(u8x16::splat(most)).simd_eq(bytes)
 }
 
 /// Whether all of `text` is `good`. Sixteen bytes are looked at together, without a branch between them: what `good` does
@@ -149,11 +148,42 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
 /// them, and most that differ do so in their length, their first letter or their last: that is told without a walk.
 #[inline]
 pub fn same_name(one: &[u8], other: &[u8]) -> bool {
-    let ends = (one.first(), one.last(), other.first(), other.last());
-    let (Some(first), Some(last), Some(other_first), Some(other_last)) = ends else { return one.len() == other.len() };
+    let edges = (one.first(), one.last(), other.first(), other.last());
+    let (Some(first), Some(last), Some(other_first), Some(other_last)) = edges else { return one.len() == other.len() };
     one.len() == other.len()
         && ((first ^ other_first) | (last ^ other_last)) & !0x20 == 0
-        && (one == other || one.eq_ignore_ascii_case(other))
+        && (one == other || same_letters(one, other))
+}
+
+/// The same of names of one length, a word at a time.
+fn same_letters(one: &[u8], other: &[u8]) -> bool {
+    let mut words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
+    words.all(|(one, other)| differ(*one, *other) == 0)
+        && match (ends(one), ends(other)) {
+            (Some(one), Some(other)) => differ(one, other) == 0,
+            _ => one.eq_ignore_ascii_case(other),
+        }
+}
+
+/// What is left of a name behind its words, with what stands before that; `None` for the shortest names.
+#[inline(always)]
+fn ends(name: &[u8]) -> Option<[u8; 8]> {
+    if let Some(end) = name.last_chunk::<8>() {
+        return Some(*end);
+    }
+    let (&[a, b, c, d], &[e, f, g, h]) = (name.first_chunk::<4>()?, name.last_chunk::<4>()?);
+    Some([a, b, c, d, e, f, g, h])
+}
+
+/// Zero when the letters of two words differ in nothing but their case, and the other bytes in nothing.
+#[inline(always)]
+fn differ(one: [u8; 8], other: [u8; 8]) -> u64 {
+    let (one, other) = (u64::from_le_bytes(one), u64::from_le_bytes(other));
+    // Without their high bits no sum of two bytes reaches the next one.
+    let low = (one | (ONES * 0x20)) & !HIGH;
+    let at_least = |least: u8| low + ONES * u64::from(0x80 - least);
+    let letters = at_least(b'a') & !at_least(b'z' + 1) & !one & HIGH;
+    (one ^ other) & !(letters >> 2)
 }
 
 /// Where `needle` begins in `text`, letters of either case alike.
@@ -246,13 +276,13 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_in_every_byte_of_a_word() {
+    fn names_are_told_in_every_byte() {
         for byte in 0..=u8::MAX {
-            for place in 0..8 {
-                let mut word = *b"aZ09-zAm";
-                word[place] = byte;
-                let expected = if is(byte, NAME) { 8 } else { place };
-                assert_eq!(skip_name(&word, 0), expected, "{byte:#x} at {place}");
+            for place in 0..16 {
+                let mut name = *b"aZ09-zAm-mAz90Za";
+                name[place] = byte;
+                let expected = if is(byte, NAME) { 16 } else { place };
+                assert_eq!(skip_name(&name, 0), expected, "{byte:#x} at {place}");
             }
         }
     }
@@ -284,6 +314,20 @@ mod tests {
         ] {
             assert_eq!(same_name(one.as_bytes(), other.as_bytes()), same, "{one:?} {other:?}");
             assert_eq!(same_name(other.as_bytes(), one.as_bytes()), same, "{other:?} {one:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_another_with_one_byte_changed() {
+        for len in 1..24 {
+            let name: Vec<u8> = b"aZ09-z@[`{Am".iter().copied().cycle().take(len).collect();
+            for place in 0..len {
+                for byte in 0..=u8::MAX {
+                    let mut other = name.clone();
+                    other[place] = byte;
+                    assert_eq!(same_name(&name, &other), name.eq_ignore_ascii_case(&other), "{byte:#x} at {place}");
+                }
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use crate::net::timer::Timer;
 use crate::wire::http1::chunked::{Decoder, Trailers};
 use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
 use crate::wire::http1::message::{self, Essentials};
-use crate::wire::http1::name::{Name, Rule};
+use crate::wire::http1::name::{Kind, Rule};
 use crate::wire::http1::request::{LineParser, RequestLine, Version};
 use crate::wire::span::Span;
 use crate::wire::uri::{self, Normal};
@@ -92,12 +92,25 @@ struct Parts<'a> {
     fields: Lines,
     /// Of the request line, or of `Host`.
     host: Option<KnownHost>,
+    /// The request line or a field speaks of a host.
+    has_host: bool,
     /// Where the last line ended that was understood.
     end: usize,
     /// What is being read, for the log.
     doing: &'static str,
     server: ServerId,
     settings: &'a ServerSettings,
+}
+
+/// What a walk over the field lines at hand came to.
+enum Walked {
+    /// The head ends here.
+    End(usize),
+    /// So many more bytes may be read.
+    More(usize),
+    Refused(u16, Cow<'static, str>),
+    /// The line at hand fits in no buffer.
+    TooLarge,
 }
 
 /// Reads one head. The first byte is there or about to come.
@@ -143,6 +156,7 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
         return parts.finish(line, end);
     }
     if let Some(host) = line.host {
+        parts.has_host = true;
         let input = connection.input.borrow();
         match message::host(host.of(&input)) {
             Some(name) => {
@@ -159,40 +173,15 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
     // The fields.
     parts.doing = READING_FIELDS;
     let mut parser = FieldParser::new(end);
-    let mut begun = end;
     loop {
-        let settings = &http.server(parts.server).settings;
-        let rules = NameRules { underscores: settings.underscores_in_headers, upstream: false };
-        let found = parser.next(&connection.input.borrow(), rules);
-        match found {
-            Ok(Some(Line::End(end))) => return parts.finish(line, end as usize),
-            Ok(Some(Line::Field(field))) => {
-                if buffers.take((field.end as usize).saturating_sub(begun)).is_err() {
-                    return parts.too_large(begun);
+        match parts.walk(&mut parser, &mut buffers) {
+            Walked::End(end) => return parts.finish(line, end),
+            Walked::Refused(status, why) => return parts.refuse(status, &why),
+            Walked::TooLarge => return parts.too_large(),
+            Walked::More(room) => {
+                if let Err(gone) = parts.fill(room, timer).await {
+                    return gone;
                 }
-                begun = field.end as usize;
-                parts.end = begun;
-                if let Some(refused) = parts.field(field, settings) {
-                    return refused;
-                }
-            }
-            Ok(None) => {
-                let len = connection.input.borrow().len().saturating_sub(begun);
-                match buffers.more(len) {
-                    Err(Full) => return parts.too_large(begun),
-                    Ok(room) => {
-                        if let Err(gone) = parts.fill(room, timer).await {
-                            return gone;
-                        }
-                    }
-                }
-            }
-            Err(broken) => {
-                let input = connection.input.borrow();
-                let line = Bytes::copy_from_slice(broken.line.of(&input));
-                drop(input);
-                let text = format!("client sent invalid header line: \"{}\\x{:02x}...\"", Raw(&line), broken.byte);
-                return parts.refuse(400, &text);
             }
         }
     }
@@ -200,8 +189,18 @@ pub async fn read(connection: &Rc<Connection>, timer: &mut Timer) -> Head {
 
 impl<'a> Parts<'a> {
     fn new(connection: &'a Rc<Connection>, server: ServerId, settings: &'a ServerSettings) -> Self {
-        let fields = Lines::default();
-        Self { connection, line: None, normal: None, fields, host: None, end: 0, doing: READING_LINE, server, settings }
+        Self {
+            connection,
+            line: None,
+            normal: None,
+            fields: Lines::default(),
+            host: None,
+            has_host: false,
+            end: 0,
+            doing: READING_LINE,
+            server,
+            settings,
+        }
     }
 
     /// Reads more from the socket, at most `room`.
@@ -245,71 +244,101 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// Takes one field line in.
-    fn field(&mut self, field: field::Field, settings: &ServerSettings) -> Option<Head> {
-        let input = self.connection.input.borrow();
-        let (name, value) = (field.name.of(&input), field.value.of(&input));
+    /// Takes in the field lines that are there.
+    fn walk(&mut self, parser: &mut FieldParser, buffers: &mut Buffers) -> Walked {
+        let connection = self.connection;
+        let input = connection.input.borrow();
+        let (mut server, mut settings) = (self.server, &connection.http.server(self.server).settings);
+        loop {
+            // The Host line may have chosen another server.
+            if server != self.server {
+                (server, settings) = (self.server, &connection.http.server(self.server).settings);
+            }
+            let rules = NameRules { underscores: settings.underscores_in_headers, upstream: false };
+            match parser.next(&input, rules) {
+                Ok(Some(Line::End(end))) => return Walked::End(end as usize),
+                Ok(Some(Line::Field(field))) => {
+                    let end = field.end as usize;
+                    if buffers.take(end.saturating_sub(self.end)).is_err() {
+                        return Walked::TooLarge;
+                    }
+                    self.end = end;
+                    if let Err((status, why)) = self.field(field, settings, &input) {
+                        return Walked::Refused(status, why);
+                    }
+                }
+                Ok(None) => {
+                    let room = buffers.more(input.len().saturating_sub(self.end));
+                    return room.map_or(Walked::TooLarge, Walked::More);
+                }
+                Err(broken) => {
+                    let line = Raw(broken.line.of(&input));
+                    let why = format!("client sent invalid header line: \"{line}\\x{:02x}...\"", broken.byte);
+                    return Walked::Refused(400, why.into());
+                }
+            }
+        }
+    }
+
+    /// Takes one field line in, or says why it is refused.
+    #[inline]
+    fn field(
+        &mut self,
+        field: field::Field,
+        settings: &ServerSettings,
+        input: &[u8],
+    ) -> Result<(), (u16, Cow<'static, str>)> {
+        let name = field.name.of(input);
         if field.invalid && settings.ignore_invalid_headers {
-            let line = Bytes::copy_from_slice(field.line().of(&input));
-            drop(input);
-            let request = self.begin();
-            request.log(Level::Info, format_args!("client sent invalid header line: \"{}\"{}", Raw(&line), self.doing));
-            return None;
+            let line = Raw(field.line().of(input));
+            let message = format_args!("client sent invalid header line: \"{line}\"{}", self.doing);
+            self.begin().log(Level::Info, message);
+            return Ok(());
         }
         if self.fields.len() as u64 >= settings.max_headers {
-            drop(input);
-            return Some(self.refuse(494, "client sent too many header lines"));
+            return Err((494, "client sent too many header lines".into()));
         }
-        let known = Name::of(name);
-        match known.map_or(Rule::Many, Name::rule) {
-            Rule::Many => {}
-            rule @ (Rule::Unique | Rule::Host) => {
-                let same = |other: &&field::Field| other.name.of(&input).eq_ignore_ascii_case(name);
-                if let Some(before) = self.fields.iter().find(same) {
-                    let kind = if rule == Rule::Host { "host header" } else { "header line" };
-                    let text = format!(
-                        "client sent duplicate {kind}: \"{}: {}\", previous value: \"{}: {}\"",
-                        Raw(name),
-                        Raw(value),
-                        Raw(before.name.of(&input)),
-                        Raw(before.value.of(&input))
-                    );
-                    drop(input);
-                    return Some(self.refuse(400, &text));
-                }
+        let kind = Kind::of(name);
+        let rule = Rule::of(name, kind);
+        if rule != Rule::Many
+            && let Some((before, previous)) = self.fields.first(name, kind, input)
+        {
+            let what = if rule == Rule::Host { "host header" } else { "header line" };
+            let why = format!(
+                "client sent duplicate {what}: \"{}: {}\", previous value: \"{}: {}\"",
+                Raw(name),
+                Raw(field.value.of(input)),
+                Raw(before),
+                Raw(previous)
+            );
+            return Err((400, why.into()));
+        }
+        self.fields.push(field, kind);
+        if rule == Rule::Host {
+            self.has_host = true;
+            let Some(host) = message::host(field.value.of(input)) else {
+                return Err((400, "client sent invalid host header".into()));
+            };
+            // The host of the request line, where there is one, has precedence (RFC 9112, 3.2.2).
+            if self.line.is_some_and(|line| line.host.is_none()) {
+                self.server = self.connection.address().names.choose(&host.name).id();
+                self.host = Some(KnownHost::new(host, field.value));
             }
         }
-        if known == Some(Name::Host) {
-            match message::host(value) {
-                None => {
-                    drop(input);
-                    self.fields.push(field); // variables show what was wrong
-                    return Some(self.refuse(400, "client sent invalid host header"));
-                }
-                // The host of the request line, where there is one, has precedence (RFC 9112, 3.2.2).
-                Some(host) if self.line.is_some_and(|line| line.host.is_none()) => {
-                    self.server = self.connection.address().names.choose(&host.name).id();
-                    self.host = Some(KnownHost::new(host, field.value));
-                }
-                Some(_) => {}
-            }
-        }
-        drop(input);
-        self.fields.push(field);
-        None
+        Ok(())
     }
 
     /// The head is whole: takes it off the connection and makes the request of it.
     fn finish(mut self, line: RequestLine, end: usize) -> Head {
         let connection = self.connection.clone();
-        if !self.has_host() {
+        if !self.has_host {
             // Without a host it is the server without a name that is meant, where there is one.
             self.server = connection.address().names.choose(b"").id();
         }
         let raw = connection.input.borrow_mut().split_to(end).freeze();
         self.end = end;
         let uri = self.normal.take().map(|normal| normal.freeze(&raw));
-        let fields = Fields::of(raw.clone(), &self.fields);
+        let fields = Fields::of(raw.clone(), std::mem::take(&mut self.fields));
         let first = |name| fields.first(name).map(|field| field.value);
         let essentials = Essentials {
             host: first("Host"),
@@ -359,12 +388,6 @@ impl<'a> Parts<'a> {
         Head::Request(request)
     }
 
-    fn has_host(&self) -> bool {
-        let input = self.connection.input.borrow();
-        let named = |field: &field::Field| field.name.of(&input).eq_ignore_ascii_case(b"Host");
-        self.line.is_some_and(|line| line.host.is_some()) || self.fields.iter().any(named)
-    }
-
     /// What was understood so far, over the bytes `raw`.
     #[inline(always)] // made where it will stand
     fn head(
@@ -398,7 +421,7 @@ impl<'a> Parts<'a> {
     #[cold]
     fn begin(&self) -> Rc<Request> {
         let raw = Bytes::copy_from_slice(&self.connection.input.borrow());
-        let head = self.head(raw.clone(), Fields::of(raw.clone(), &self.fields), self.line, (None, false));
+        let head = self.head(raw.clone(), Fields::of(raw.clone(), self.fields.clone()), self.line, (None, false));
         let head = match self.line {
             Some(_) => head,
             // nginx shows what it has of a line that it could not read, and answers as to HTTP/1.0.
@@ -421,9 +444,9 @@ impl<'a> Parts<'a> {
     }
 
     #[cold]
-    fn too_large(&self, begun: usize) -> Head {
+    fn too_large(&self) -> Head {
         let input = self.connection.input.borrow();
-        let line = input.get(begun..).unwrap_or_default();
+        let line = input.get(self.end..).unwrap_or_default();
         if line.is_empty() {
             drop(input);
             return self.refuse(494, "client sent too large request");

@@ -20,7 +20,7 @@ use crate::log::{Level, Raw};
 use crate::wire::byte;
 use crate::wire::http1::message;
 use crate::wire::http1::method::{Method, Version};
-use crate::wire::http1::name::{Name, Rule};
+use crate::wire::http1::name::{Kind, Rule};
 use crate::wire::http2::hpack::Fields;
 use crate::wire::span::Span;
 use crate::wire::uri::{self, Normal, Shape};
@@ -201,24 +201,21 @@ impl<'a> Parts<'a> {
     /// Takes a field in, by the rules for its name.
     fn push(&mut self, name: Bytes, value_at: Span) -> Result<(), Fault> {
         let value = value_at.slice(self.text);
-        let known = Name::of(&name);
-        match known.map_or(Rule::Many, Name::rule) {
-            Rule::Many => {}
-            rule @ (Rule::Unique | Rule::Host) => {
-                if let Some(before) = self.fields.iter().find(|field| field.name == name) {
-                    let kind = if rule == Rule::Host { "host header" } else { "header line" };
-                    let why = format!(
-                        "client sent duplicate {kind}: \"{}: {}\", previous value: \"{}: {}\"",
-                        Raw(&name),
-                        Raw(&value),
-                        Raw(&before.name),
-                        Raw(&before.value)
-                    );
-                    return Err(refused(400, why));
-                }
-            }
+        let rule = Rule::of(&name, Kind::of(&name));
+        if rule != Rule::Many
+            && let Some(before) = self.fields.iter().find(|field| field.name == name)
+        {
+            let what = if rule == Rule::Host { "host header" } else { "header line" };
+            let why = format!(
+                "client sent duplicate {what}: \"{}: {}\", previous value: \"{}: {}\"",
+                Raw(&name),
+                Raw(&value),
+                Raw(&before.name),
+                Raw(&before.value)
+            );
+            return Err(refused(400, why));
         }
-        if known == Some(Name::Host) && self.host.is_none() {
+        if rule == Rule::Host && self.host.is_none() {
             match message::host(&value) {
                 Some(host) => {
                     self.server = self.connection.address().names.choose(&host.name).id();

@@ -1,45 +1,8 @@
-//! The request fields that the server itself understands, and what happens when one comes twice.
+//! Names of fields: those that a request may have once, and kinds that tell most names apart at a glance.
 
 use crate::wire::byte;
 
-/// A field of a request that nginx has a handler for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Name {
-    Host,
-    Connection,
-    ProxyConnection,
-    IfModifiedSince,
-    IfUnmodifiedSince,
-    IfMatch,
-    IfNoneMatch,
-    UserAgent,
-    Referer,
-    ContentLength,
-    ContentRange,
-    ContentType,
-    Range,
-    IfRange,
-    TransferEncoding,
-    Te,
-    Expect,
-    Upgrade,
-    AcceptEncoding,
-    Via,
-    Authorization,
-    ProxyAuthorization,
-    KeepAlive,
-    XForwardedFor,
-    XRealIp,
-    Accept,
-    AcceptLanguage,
-    Depth,
-    Destination,
-    Overwrite,
-    Date,
-    Cookie,
-}
-
-/// What several lines of one name mean.
+/// What several lines of one name in a request mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// They are kept, in order.
@@ -50,80 +13,83 @@ pub enum Rule {
     Host,
 }
 
-impl Name {
-    /// Letters of either case alike. `None` for every other field: it is kept, and nothing follows from it.
-    pub fn of(name: &[u8]) -> Option<Self> {
-        // By length, and as most clients write them: few are left to compare with, and the first look tells.
-        let candidates: &[(&[u8], Self)] = match name.len() {
-            2 => &[(b"TE", Self::Te)],
-            3 => &[(b"Via", Self::Via)],
-            4 => &[(b"Host", Self::Host), (b"Date", Self::Date)],
-            5 => &[(b"Range", Self::Range), (b"Depth", Self::Depth)],
-            6 => &[(b"Accept", Self::Accept), (b"Cookie", Self::Cookie), (b"Expect", Self::Expect)],
-            7 => &[(b"Referer", Self::Referer), (b"Upgrade", Self::Upgrade)],
-            8 => &[(b"If-Match", Self::IfMatch), (b"If-Range", Self::IfRange)],
-            9 => &[(b"X-Real-IP", Self::XRealIp), (b"Overwrite", Self::Overwrite)],
-            10 => {
-                &[(b"Connection", Self::Connection), (b"User-Agent", Self::UserAgent), (b"Keep-Alive", Self::KeepAlive)]
-            }
-            11 => &[(b"Destination", Self::Destination)],
-            12 => &[(b"Content-Type", Self::ContentType)],
-            13 => &[
-                (b"If-None-Match", Self::IfNoneMatch),
-                (b"Authorization", Self::Authorization),
-                (b"Content-Range", Self::ContentRange),
-            ],
-            14 => &[(b"Content-Length", Self::ContentLength)],
-            15 => &[
-                (b"Accept-Encoding", Self::AcceptEncoding),
-                (b"Accept-Language", Self::AcceptLanguage),
-                (b"X-Forwarded-For", Self::XForwardedFor),
-            ],
-            16 => &[(b"Proxy-Connection", Self::ProxyConnection)],
-            17 => &[(b"If-Modified-Since", Self::IfModifiedSince), (b"Transfer-Encoding", Self::TransferEncoding)],
-            19 => {
-                &[(b"If-Unmodified-Since", Self::IfUnmodifiedSince), (b"Proxy-Authorization", Self::ProxyAuthorization)]
-            }
-            _ => &[],
+const HOST: &str = "Host";
+
+/// nginx: `ngx_http_process_unique_header_line`
+const UNIQUE: [&str; 11] = [
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "If-Match",
+    "If-None-Match",
+    "Content-Length",
+    "Content-Range",
+    "If-Range",
+    "Transfer-Encoding",
+    "Expect",
+    "Authorization",
+    "Proxy-Authorization",
+];
+
+/// The kinds of [`HOST`] and [`UNIQUE`].
+const RULED: Kinds = {
+    let mut kinds = Kinds(0);
+    kinds.add(Kind::of(HOST.as_bytes()));
+    let mut n = 0;
+    while n < UNIQUE.len() {
+        kinds.add(Kind::of(UNIQUE[n].as_bytes()));
+        n += 1;
+    }
+    kinds
+};
+
+impl Rule {
+    /// Of a name and its kind. Letters of either case are alike.
+    #[inline]
+    pub fn of(name: &[u8], kind: Kind) -> Self {
+        let is = |known: &&str| byte::same_name(known.as_bytes(), name);
+        if !RULED.have(kind) {
+            Self::Many
+        } else if is(&HOST) {
+            Self::Host
+        } else if UNIQUE.iter().any(is) {
+            Self::Unique
+        } else {
+            Self::Many
+        }
+    }
+}
+
+/// A number below 64 for a name, by its length, its first letter and its last; of either case alike. The factors are those with
+/// which fewest of the names that browsers and servers send have the number of another that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind(u8);
+
+impl Kind {
+    #[inline]
+    pub const fn of(name: &[u8]) -> Self {
+        let (first, last) = match name {
+            [only] => (*only, *only),
+            [first, .., last] => (*first, *last),
+            [] => (0, 0),
         };
-        candidates.iter().find(|(known, _)| byte::same_name(known, name)).map(|(_, known)| *known)
+        let (first, last) = (first as usize | 0x20, last as usize | 0x20);
+        Self(((name.len() * 20 + first * 9 + last) % 64) as u8)
+    }
+}
+
+/// The kinds of name that are or were among fields, a bit each: most names that are asked for are not there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kinds(u64);
+
+impl Kinds {
+    #[inline]
+    pub const fn add(&mut self, kind: Kind) {
+        self.0 |= 1 << (kind.0 % 64);
     }
 
-    pub fn rule(self) -> Rule {
-        match self {
-            Self::Host => Rule::Host,
-            Self::IfModifiedSince
-            | Self::IfUnmodifiedSince
-            | Self::IfMatch
-            | Self::IfNoneMatch
-            | Self::ContentLength
-            | Self::ContentRange
-            | Self::IfRange
-            | Self::TransferEncoding
-            | Self::Expect
-            | Self::Authorization
-            | Self::ProxyAuthorization => Rule::Unique,
-            Self::Connection
-            | Self::ProxyConnection
-            | Self::UserAgent
-            | Self::Referer
-            | Self::ContentType
-            | Self::Range
-            | Self::Te
-            | Self::Upgrade
-            | Self::AcceptEncoding
-            | Self::Via
-            | Self::KeepAlive
-            | Self::XForwardedFor
-            | Self::XRealIp
-            | Self::Accept
-            | Self::AcceptLanguage
-            | Self::Depth
-            | Self::Destination
-            | Self::Overwrite
-            | Self::Date
-            | Self::Cookie => Rule::Many,
-        }
+    #[inline]
+    pub const fn have(self, kind: Kind) -> bool {
+        self.0 & 1 << (kind.0 % 64) != 0
     }
 }
 
@@ -132,22 +98,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_any_case() {
+    fn rules_of_names_in_any_case() {
         let cases = [
-            ("Host", Name::Host),
-            ("cOnTeNt-LeNgTh", Name::ContentLength),
-            ("TRANSFER-ENCODING", Name::TransferEncoding),
-            ("X-Forwarded-For", Name::XForwardedFor),
-            ("te", Name::Te),
+            ("Host", Rule::Host),
+            ("hOST", Rule::Host),
+            ("cOnTeNt-LeNgTh", Rule::Unique),
+            ("TRANSFER-ENCODING", Rule::Unique),
+            ("proxy-authorization", Rule::Unique),
+            ("X-Forwarded-For", Rule::Many),
+            ("Cookie", Rule::Many),
+            ("", Rule::Many),
+            ("X", Rule::Many),
+            ("Hosts", Rule::Many),
+            ("Content_Length", Rule::Many),
         ];
-        for (text, name) in cases {
-            assert_eq!(Name::of(text.as_bytes()), Some(name), "{text}");
+        for (name, rule) in cases {
+            assert_eq!(Rule::of(name.as_bytes(), Kind::of(name.as_bytes())), rule, "{name}");
         }
-        for other in ["", "X", "Hosts", "Content_Length", "X-Forwarded-Foo"] {
-            assert_eq!(Name::of(other.as_bytes()), None, "{other}");
+    }
+
+    #[test]
+    fn a_name_of_the_kind_of_another_has_no_rule_of_its() {
+        let all = (0..=u8::MAX).flat_map(|first| (1..20).map(move |len| vec![first; len]));
+        let same: Vec<_> = all.filter(|name| RULED.have(Kind::of(name))).collect();
+        assert!(same.len() > 100, "{}", same.len());
+        for name in same {
+            assert_eq!(Rule::of(&name, Kind::of(&name)), Rule::Many, "{name:?}");
         }
-        assert_eq!(Name::Host.rule(), Rule::Host);
-        assert_eq!(Name::ContentLength.rule(), Rule::Unique);
-        assert_eq!(Name::Cookie.rule(), Rule::Many);
     }
 }

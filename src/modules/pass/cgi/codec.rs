@@ -16,7 +16,8 @@ use crate::log::{Level, Raw};
 use crate::modules::pass::codec::{Codec, Flow, Looked};
 use crate::modules::pass::exchange::action;
 use crate::modules::pass::reply::Reply;
-use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
+use crate::wire::http1::field::{FieldParser, Line, NameRules};
+use crate::wire::http1::name::Kind;
 use crate::wire::http1::response::{StatusLine, status_line};
 
 /// One exchange with such a program.
@@ -60,11 +61,11 @@ impl Program {
         input: &mut BytesMut,
         end: usize,
         line: Option<StatusLine>,
-        spans: &[field::Field],
+        lines: Lines,
     ) -> Looked {
         let bytes = input.split_to(end.min(input.len())).freeze();
         let said = line.map(|line| (line.code, Some(line.text.slice(&bytes))));
-        let fields = Fields::of(bytes, spans);
+        let fields = Fields::of(bytes, lines);
         let Some((status, words)) = said.or_else(|| status(request, &fields)) else { return Looked::Invalid };
         let Ok(reply) = Reply::new(request, status, words, fields) else { return Looked::Invalid };
         self.left = match (status, reply.framing.length) {
@@ -104,11 +105,11 @@ impl Codec for Program {
                 }
                 Parsing::Fields { line, parser, fields } => match parser.next(input, NameRules::UPSTREAM) {
                     Ok(None) => return Looked::More,
-                    Ok(Some(Line::Field(field))) => fields.push(field),
+                    Ok(Some(Line::Field(field))) => fields.push(field, Kind::of(field.name.of(input))),
                     Ok(Some(Line::End(end))) => {
                         let (line, fields) = (*line, std::mem::take(fields));
                         self.parsing = Parsing::Begin;
-                        return self.finish(request, input, end as usize, line, &fields);
+                        return self.finish(request, input, end as usize, line, fields);
                     }
                     Err(broken) => {
                         let message = format_args!(

@@ -22,6 +22,7 @@ use crate::modules::pass::params::Writer;
 use crate::modules::pass::reply::Reply;
 use crate::wire::fastcgi::{self, MAX_STDIN, Record, RecordReader, RequestWriter, STDIN_END, trim_stderr};
 use crate::wire::http1::field::{FieldParser, Line, NameRules};
+use crate::wire::http1::name::Kind;
 
 /// One exchange in FastCGI.
 pub struct Records {
@@ -94,7 +95,7 @@ impl Records {
         loop {
             match self.parser.next(&self.text, NameRules::UPSTREAM) {
                 Ok(None) => return None,
-                Ok(Some(Line::Field(field))) => self.fields.push(field),
+                Ok(Some(Line::Field(field))) => self.fields.push(field, Kind::of(field.name.of(&self.text))),
                 Ok(Some(Line::End(end))) => return Some(self.finish(request, input, end as usize)),
                 Err(broken) => {
                     let message = format_args!(
@@ -118,7 +119,7 @@ impl Records {
         self.reader.put_back(body);
         input.advance(self.seen.saturating_sub(body).min(input.len()));
         self.seen = 0;
-        let fields = Fields::of(head, &self.fields);
+        let fields = Fields::of(head, std::mem::take(&mut self.fields));
         let Some((status, line)) = status(request, &fields) else { return Looked::Invalid };
         let Ok(reply) = Reply::new(request, status, line, fields) else { return Looked::Invalid };
         self.left = match status {

@@ -19,6 +19,7 @@ use crate::modules::pass::exchange::action;
 use crate::modules::pass::reply::{Reply, Rewritten};
 use crate::wire::http1::chunked::{Chunk, Decoder, SizeLine, Trailers};
 use crate::wire::http1::field::{self, FieldParser, Line, NameRules};
+use crate::wire::http1::name::Kind;
 use crate::wire::http1::request::Version;
 use crate::wire::http1::response::{StatusLine, status_line};
 
@@ -81,12 +82,12 @@ impl Http1 {
         input: &mut BytesMut,
         end: usize,
         line: StatusLine,
-        spans: &[field::Field],
+        lines: Lines,
     ) -> Looked {
         let bytes = input.split_to(end.min(input.len())).freeze();
         // The usual one goes to the client without being kept.
         let text = Some(line.text).filter(|text| text.of(&bytes) != b"200 OK").map(|text| text.slice(&bytes));
-        let fields = Fields::of(bytes, spans);
+        let fields = Fields::of(bytes, lines);
         if line.is_early_hints() {
             return Looked::Hints(fields);
         }
@@ -274,11 +275,11 @@ impl Codec for Http1 {
                 },
                 Parsing::Fields { line, parser, fields } => match parser.next(input, NameRules::UPSTREAM) {
                     Ok(None) => return Looked::More,
-                    Ok(Some(Line::Field(field))) => fields.push(field),
+                    Ok(Some(Line::Field(field))) => fields.push(field, Kind::of(field.name.of(input))),
                     Ok(Some(Line::End(end))) => {
                         let (line, fields) = (*line, std::mem::take(fields));
                         self.parsing = Parsing::StatusLine;
-                        return self.finish(request, input, end as usize, line, &fields);
+                        return self.finish(request, input, end as usize, line, fields);
                     }
                     Err(broken) => {
                         let message = format_args!(
