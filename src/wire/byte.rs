@@ -38,18 +38,23 @@ pub(crate) fn skip(buf: &[u8], from: usize, classes: u8) -> usize {
     from + rest.iter().position(|&byte| !is(byte, classes)).unwrap_or(rest.len())
 }
 
-/// The first place at or after `from` with a control below space; the length when there is none.
+/// The first place with a control below space; the length when there is none.
 #[inline(always)]
-pub(crate) fn find_control(buf: &[u8], from: usize) -> usize {
-    let rest = buf.get(from..).unwrap_or_default();
-    from + leap(rest, |bytes| at_most(bytes, 0x1f), |byte| byte < b' ')
+pub(crate) fn find_control(text: &[u8]) -> usize {
+    leap(text, |bytes| at_most(bytes, 0x1f), |byte| byte < b' ')
 }
 
-/// The first place at or after `from` whose byte is not in [`NAME`]; the length when there is none.
+/// The first place whose byte is not in [`NAME`]; the length when there is none.
 #[inline(always)]
-pub(crate) fn skip_name(buf: &[u8], from: usize) -> usize {
-    let rest = buf.get(from..).unwrap_or_default();
-    from + leap(rest, |bytes| !names(bytes), |byte| !is(byte, NAME))
+pub(crate) fn skip_name(text: &[u8]) -> usize {
+    leap(text, |bytes| !names(bytes), |byte| !is(byte, NAME))
+}
+
+/// The first place of one of two bytes; the length when there is none.
+#[inline(always)]
+pub(crate) fn find_either(text: &[u8], one: u8, other: u8) -> usize {
+    let either = |bytes: u8x16| bytes.simd_eq(u8x16::splat(one)) | bytes.simd_eq(u8x16::splat(other));
+    leap(text, either, |byte| byte == one || byte == other)
 }
 
 /// The first place in `text` where `stops` is true; the length when there is none. Sixteen bytes at a time, of which `marks`
@@ -267,8 +272,9 @@ mod tests {
                     for from in 0..=len {
                         let steps = |stop: fn(u8) -> bool| (from..len).find(|&at| stop(text[at])).unwrap_or(len);
                         assert_eq!(skip(&text, from, NAME), steps(|byte| !is(byte, NAME)));
-                        assert_eq!(skip_name(&text, from), steps(|byte| !is(byte, NAME)));
-                        assert_eq!(find_control(&text, from), steps(|byte| byte < b' '));
+                        assert_eq!(from + skip_name(&text[from..]), steps(|byte| !is(byte, NAME)));
+                        assert_eq!(from + find_control(&text[from..]), steps(|byte| byte < b' '));
+                        assert_eq!(from + find_either(&text[from..], 0, b'.'), steps(|byte| matches!(byte, 0 | b'.')));
                     }
                 }
             }
@@ -282,7 +288,7 @@ mod tests {
                 let mut name = *b"aZ09-zAm-mAz90Za";
                 name[place] = byte;
                 let expected = if is(byte, NAME) { 16 } else { place };
-                assert_eq!(skip_name(&name, 0), expected, "{byte:#x} at {place}");
+                assert_eq!(skip_name(&name), expected, "{byte:#x} at {place}");
             }
         }
     }

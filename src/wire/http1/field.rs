@@ -140,27 +140,25 @@ impl FieldParser {
     /// nothing against the line: it is read byte by byte then.
     #[inline]
     fn usual_line(&mut self, buf: &[u8]) -> Option<Field> {
-        let start = self.pos;
-        let colon = byte::skip_name(buf, start);
-        let [b':', b' ', first, ..] = *buf.get(colon..)? else {
-            return None;
-        };
-        let value = colon + 2;
-        let mut end = byte::find_control(buf, value);
+        let line = buf.get(self.pos..)?;
+        let colon = byte::skip_name(line);
+        let (name, rest) = line.split_at_checked(colon)?;
+        let [b':', b' ', value @ ..] = rest else { return None };
+        let mut len = byte::find_control(value);
         // a tab is part of the value
-        while buf.get(end) == Some(&b'\t') {
-            end = byte::find_control(buf, end + 1);
+        while value.get(len) == Some(&b'\t') {
+            len += 1 + byte::find_control(&value[len + 1..]);
         }
-        let [b'\r', b'\n', ..] = *buf.get(end..)? else {
-            return None;
-        };
-        if colon == start || first == b' ' || buf.get(end - 1) == Some(&b' ') {
+        let (value, rest) = value.split_at_checked(len)?;
+        if name.is_empty() || value.first() == Some(&b' ') || value.last() == Some(&b' ') || !rest.starts_with(b"\r\n")
+        {
             return None;
         }
-        self.start = start;
-        self.pos = end + 2;
-        let end_of_line = self.pos as u32;
-        Some(Field { name: Span::new(start, colon), value: Span::new(value, end), invalid: false, end: end_of_line })
+        self.start = self.pos;
+        let name = Span::new(self.start, self.start + colon);
+        let value = Span::new(name.end as usize + 2, name.end as usize + 2 + len);
+        self.pos = value.end as usize + 2;
+        Some(Field { name, value, invalid: false, end: value.end + 2 })
     }
 
     fn start_of_line(&mut self, buf: &[u8], rules: NameRules) -> Result<Found, BrokenLine> {
@@ -185,7 +183,7 @@ impl FieldParser {
 
     fn name(&mut self, buf: &[u8], rules: NameRules) -> Result<Found, BrokenLine> {
         loop {
-            self.pos = byte::skip_name(buf, self.pos);
+            self.pos += byte::skip_name(buf.get(self.pos..).unwrap_or_default());
             let Some(&byte) = buf.get(self.pos) else {
                 self.part = Part::Name;
                 return Ok(Found::More);

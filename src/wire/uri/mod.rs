@@ -193,15 +193,19 @@ impl Deref for CleanPath {
 
 /// True when no segment of `path` is `..` and there is no NUL in it.
 fn is_clean(path: &[u8]) -> bool {
-    let at = |at: usize| path.get(at).copied();
-    memchr::memchr2_iter(b'.', 0, path).all(|dot| {
-        if at(dot) == Some(0) {
-            return false;
+    let mut rest = path;
+    let mut begins = true; // a segment, with what is left
+    loop {
+        let (before, at) = rest.split_at(byte::find_either(rest, b'.', 0));
+        begins = before.last().map_or(begins, |&byte| byte == b'/');
+        match at {
+            [] => return true,
+            [0, ..] => return false,
+            [b'.', b'.'] | [b'.', b'.', b'/', ..] if begins => return false,
+            [_, after @ ..] => rest = after,
         }
-        let begins = dot == 0 || at(dot - 1) == Some(b'/');
-        let ends = matches!(at(dot + 2), None | Some(b'/'));
-        !(begins && at(dot + 1) == Some(b'.') && ends)
-    })
+        begins = false;
+    }
 }
 
 /// A target of the configuration: the path, and behind the first `?` the arguments.
@@ -489,6 +493,19 @@ mod tests {
         }
         for path in ["/..", "..", "/../", "../a", "/a/../b", "/a/..", "/.../..", "/a\0", "\0"] {
             assert!(CleanPath::new(Bytes::from(path)).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn clean_is_what_has_no_segment_that_climbs() {
+        let letters = b"/.a\0";
+        for number in 0..4_u32.pow(7) {
+            for len in [number as usize % 7 + 1, 7] {
+                let at = |n: usize| letters[number as usize / 4_usize.pow(n as u32) % 4];
+                let path: Vec<u8> = [vec![b'x'; 16 * (len % 2)], (0..len).map(at).collect()].concat();
+                let climbs = path.split(|&byte| byte == b'/').any(|segment| segment == b"..");
+                assert_eq!(is_clean(&path), !climbs && !path.contains(&0), "{path:?}");
+            }
         }
     }
 
