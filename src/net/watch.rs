@@ -53,9 +53,21 @@ type Moment = i64;
 
 struct Watched<T> {
     socket: OwnedFd,
-    what: T,
+    /// Its time, in milliseconds from `since` on: 49 days at most.
+    lasts: u32,
     since: Moment,
-    until: Moment,
+    what: T,
+}
+
+impl<T> Watched<T> {
+    fn until(&self) -> Moment {
+        self.since.saturating_add(self.lasts.into())
+    }
+
+    fn set_until(&mut self, until: Moment) {
+        let lasts = until.saturating_sub(self.since).max(0);
+        self.lasts = u32::try_from(lasts).unwrap_or(u32::MAX);
+    }
 }
 
 impl<T> Watch<T> {
@@ -77,8 +89,10 @@ impl<T> Watch<T> {
 
     /// Watches a socket in its `pause`. `again`: it was here before. An error drops it, and what belongs to it.
     pub fn put(&mut self, socket: OwnedFd, what: T, pause: Pause, again: bool) -> io::Result<()> {
-        let until = self.moment(pause.until) + 1; // not before its time
-        let place = self.row.push(Watched { socket, what, since: self.moment(pause.since), until });
+        let mut watched = Watched { socket, lasts: 0, since: self.moment(pause.since), what };
+        watched.set_until(self.moment(pause.until) + 1); // not before its time
+        let until = watched.until();
+        let place = self.row.push(watched);
         let Some(watched) = self.row.get_mut(place) else { return Ok(()) };
         let (set, socket, number) = (&*self.set, &watched.socket, EventData::new_u64(place.number()));
         let once = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
@@ -140,10 +154,10 @@ impl<T> Watch<T> {
         let until = self.moment(until);
         let ends = &mut self.ends;
         self.row.visit(|place, watched| {
-            if watched.until > until && some(&watched.what) {
-                ends.remove(&(watched.until, place));
-                ends.insert((until, place));
-                watched.until = until;
+            if watched.until() > until && some(&watched.what) {
+                ends.remove(&(watched.until(), place));
+                watched.set_until(until);
+                ends.insert((watched.until(), place));
             }
             true
         });
@@ -181,7 +195,7 @@ impl<T> Watch<T> {
 
     fn remove(&mut self, place: Place) -> Option<Watched<T>> {
         let watched = self.row.remove(place)?;
-        self.ends.remove(&(watched.until, place));
+        self.ends.remove(&(watched.until(), place));
         Some(watched)
     }
 }
@@ -221,6 +235,16 @@ mod tests {
         drop(other); // an end is something to say, too
         assert_eq!(heard(&mut watch).pop().map(|(_, what)| what), Some(2));
         assert_eq!((watch.count(), watch.next_end()), (0, None));
+    }
+
+    #[test]
+    fn a_time_ends_after_49_days_and_not_before_it_began() {
+        let (_peer, socket) = UnixStream::pair().expect("descriptors are left");
+        let mut watched = Watched { socket: socket.into(), lasts: 0, since: -5, what: () };
+        for (until, told) in [(7, 7), (-5, -5), (-9, -5), (Moment::MAX, Moment::from(u32::MAX) - 5)] {
+            watched.set_until(until);
+            assert_eq!(watched.until(), told);
+        }
     }
 
     #[test]
