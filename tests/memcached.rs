@@ -118,6 +118,19 @@ fn a_value_and_its_end_may_come_in_pieces() {
     client.get("/k");
     memcached.expect_bytes("get /k\r\n").reply("VALUE /k 0 0\r\n\r\nEND\r\n");
     client.response().expect_status(200).expect_body("");
+    // A value that is moved through a pipe, and what ends it, at once and later.
+    let value = "x".repeat(100_000);
+    for end in [&["\r\nEND\r\n"][..], &["", "\r\nEN", "D\r\n"]] {
+        client.get("/k");
+        memcached.expect_bytes("get /k\r\n").reply("VALUE /k 0 100000\r\n").reply([&value, end[0]].concat());
+        for later in &end[1..] {
+            memcached.reply(later);
+        }
+        client.response().expect_status(200).expect_body(&value);
+    }
+    client.get("/none");
+    memcached.expect_bytes("get /none\r\n").reply("END\r\n");
+    client.response().expect_status(404);
     assert_eq!(upstream.connections(), 1);
 }
 

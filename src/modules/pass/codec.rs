@@ -60,8 +60,8 @@ pub trait Codec: 'static {
     /// The upstream has closed: whether the body may end so.
     fn ends_with_connection(&self) -> bool;
 
-    /// How many bytes follow in the connection that are the body's and need no look, if they are all that follows; 0 where
-    /// each must be looked at.
+    /// How many bytes follow in the connection that are the body's and need no look; 0 where each must be looked at. What
+    /// [`Codec::expected`] counts beyond them comes behind them, and is no body.
     fn plain(&self) -> u64 {
         0
     }
@@ -69,7 +69,7 @@ pub trait Codec: 'static {
     /// So many of them passed by.
     fn passed(&mut self, _: u64) {}
 
-    /// How many bytes are worth reading at once.
+    /// How many bytes are worth reading at once; 0 where the answer has come to its end.
     fn expected(&self) -> u64;
 
     /// The body has ended and the connection may serve another request.

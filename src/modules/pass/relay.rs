@@ -255,14 +255,16 @@ impl<C: Codec> Inner<C> {
                 Poll::Ready(Ok(read)) => {
                     link.timer.disarm();
                     self.codec.passed(read as u64);
-                    if self.codec.plain() == 0 {
+                    // Something that is no body may follow, and be here already.
+                    let ended = self.codec.expected() == 0;
+                    if ended {
                         link.io.drained();
                     }
                     self.at.note(|attempt| {
                         attempt.bytes_received += read as u64;
                         attempt.response_length += read as u64;
                     });
-                    if self.codec.plain() == 0 {
+                    if ended {
                         self.end();
                     }
                 }
