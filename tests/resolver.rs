@@ -18,6 +18,8 @@ struct Records {
     /// Priority, weight, port, host.
     services: Vec<(u16, u16, u16, &'static str)>,
     alias: Option<&'static str>,
+    /// The server says that it does not understand.
+    puzzling: bool,
 }
 
 /// A name server for IPv4 addresses: a known name has its addresses for `ttl` seconds, any other does not exist.
@@ -93,7 +95,11 @@ fn answer(query: &[u8], names: &Names, ttl: u32, asked: &AtomicUsize) -> Option<
     if kind == [0, 1] {
         asked.fetch_add(1, Ordering::SeqCst);
     }
-    let code = if known.is_some() { 0 } else { 3 };
+    let code = match known {
+        Some(records) if records.puzzling => 1,
+        Some(_) => 0,
+        None => 3,
+    };
     let records = known.cloned().unwrap_or_default();
     let mut answers: Vec<([u8; 2], Vec<u8>)> = Vec::new();
     if let Some(alias) = records.alias {
@@ -172,6 +178,24 @@ fn a_silent_name_server_is_given_up() {
     );
     server.fetch("/").expect_status(502);
     server.wait_for_log("slow.example could not be resolved (110: Operation timed out)");
+}
+
+#[test]
+fn one_that_does_not_understand_is_asked_no_more_but_the_next() {
+    let (puzzled, knowing) = (Dns::start(300), Dns::start(300));
+    puzzled.put("one.example", Records { puzzling: true, ..Records::default() });
+    puzzled.put("two.example", Records { puzzling: true, ..Records::default() });
+    knowing.name("one.example", &[Ipv4Addr::LOCALHOST]);
+    let setup = Setup::new().set("FIRST", puzzled.address).set("SECOND", knowing.address);
+    let server = setup.start(
+        "server { listen %%ADDR_0%%; location /end { return 200 ok; } \
+         location /two { resolver %%FIRST%% ipv6=off; resolver_timeout 500ms; set $name two.example; proxy_pass http://$name; } \
+         location / { resolver %%FIRST%% %%SECOND%% ipv6=off; set $name one.example; proxy_pass http://$name:%%PORT_0%%/end; } }",
+    );
+    server.fetch("/two").expect_status(502);
+    server.wait_for_log("two.example could not be resolved (110: Operation timed out)");
+    server.fetch("/").expect_status(200).expect_body("ok");
+    assert_eq!((puzzled.asked(), knowing.asked()), (2, 1));
 }
 
 #[test]

@@ -269,6 +269,7 @@ impl Resolver {
             let pool = self.here(|asking| asking.pools.get(server % asking.pools.len().max(1)).cloned())?;
             let pool = pool.ok_or(Unresolved::ServerFailure)?;
             let query = Query::query(name.clone(), kind);
+            let again = Instant::now() + AGAIN;
             let error = match pool.lookup(query, DnsRequestOptions::default()).first_answer().await {
                 Ok(response) => return Ok(Some(response.into_message())),
                 Err(error) => error,
@@ -276,6 +277,11 @@ impl Resolver {
             match reason(&error) {
                 // nginx asks the next one until `resolver_timeout`, which the caller keeps.
                 Unresolved::TimedOut => server = server.wrapping_add(1),
+                // Nor does it believe one that does not understand the question.
+                Unresolved::Format => {
+                    tokio::time::sleep_until(again.into()).await;
+                    server = server.wrapping_add(1);
+                }
                 Unresolved::NotFound => return Ok(None),
                 why => return Err(why),
             }
