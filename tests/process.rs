@@ -399,7 +399,7 @@ fn the_heap_is_told_how_much_to_keep_at_hand() {
     };
     let twice = begins(&[], &[], None);
     assert_eq!(twice.len(), 2, "{twice:#?}");
-    assert!(twice[1].contains("\"GLIBC_TUNABLES=glibc.malloc.tcache_count=32\""), "{twice:#?}");
+    assert!(twice[1].contains("\"GLIBC_TUNABLES=glibc.malloc.tcache_count=128\""), "{twice:#?}");
     // Its arguments are the same.
     let arguments =
         |line: &str| line.split_once('[').expect("there are some").1.split_once(']').map(|(all, _)| all.to_owned());

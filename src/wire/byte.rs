@@ -135,7 +135,13 @@ pub(crate) fn hex(byte: u8) -> Option<u8> {
 pub(crate) const UPPER: &[u8; 16] = b"0123456789ABCDEF";
 
 /// Writes `number` in decimal.
-pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+pub fn push_decimal(out: &mut Vec<u8>, number: u64) {
+    with_decimal(number, |digits| out.extend_from_slice(digits));
+}
+
+/// Shows the decimal digits of `number`.
+#[inline]
+pub fn with_decimal<T>(mut number: u64, show: impl FnOnce(&[u8]) -> T) -> T {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -146,7 +152,7 @@ pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
             break;
         }
     }
-    out.extend_from_slice(&digits[at..]);
+    show(&digits[at..])
 }
 
 /// Whether two names of fields are the same, letters of either case alike. Most names are written as everyone writes

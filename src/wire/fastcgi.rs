@@ -43,9 +43,10 @@ pub struct RequestWriter {
 const PARAMS_START: usize = 3 * HEADER;
 
 impl RequestWriter {
-    /// `keep_conn`: the application is asked not to close the connection (`fastcgi_keep_conn`).
-    pub fn new(keep_conn: bool) -> Self {
-        let mut out = Vec::with_capacity(2048);
+    /// Writes into the memory of `out`. `keep_conn`: the application is asked not to close the connection
+    /// (`fastcgi_keep_conn`).
+    pub fn new(mut out: Vec<u8>, keep_conn: bool) -> Self {
+        out.clear();
         out.extend_from_slice(&header(BEGIN_REQUEST, 8));
         out.extend_from_slice(&[0, RESPONDER, if keep_conn { KEEP_CONN } else { 0 }, 0, 0, 0, 0, 0]);
         out.extend_from_slice(&[0; HEADER]);
@@ -322,7 +323,7 @@ mod tests {
 
     #[test]
     fn requests() {
-        let mut writer = RequestWriter::new(true);
+        let mut writer = RequestWriter::new(Vec::new(), true);
         writer.param(b"A", false, |out| out.extend_from_slice(b"bc"));
         writer.param(b"N", true, |_| ());
         writer.field(b"x-Y", &[b"1", b"2"]);
@@ -346,13 +347,13 @@ mod tests {
 
     #[test]
     fn params_fit_one_record() {
-        let mut writer = RequestWriter::new(false);
+        let mut writer = RequestWriter::new(Vec::new(), false);
         writer.param(b"", false, |out| out.extend_from_slice(&[0; 65535 - 5]));
         assert_eq!(writer.finish().map(|bytes| bytes.len()), Ok(24 + 65536 + 8));
-        let mut writer = RequestWriter::new(false);
+        let mut writer = RequestWriter::new(Vec::new(), false);
         writer.param(b"", false, |out| out.extend_from_slice(&[0; 65536 - 5]));
         assert_eq!(writer.finish(), Err(TooBig(65536)));
-        let empty = RequestWriter::new(false).finish().expect("it fits");
+        let empty = RequestWriter::new(Vec::new(), false).finish().expect("it fits");
         assert_eq!(empty.len(), 32);
         assert_eq!(empty[10], 0);
     }

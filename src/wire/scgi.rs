@@ -10,9 +10,10 @@ pub struct NetstringWriter {
 }
 
 impl NetstringWriter {
-    /// `content_length`: of the body that follows.
-    pub fn new(content_length: u64) -> Self {
-        let mut writer = Self { out: Vec::with_capacity(2048) };
+    /// Writes into the memory of `out`. `content_length`: of the body that follows.
+    pub fn new(mut out: Vec<u8>, content_length: u64) -> Self {
+        out.clear();
+        let mut writer = Self { out };
         writer.param(b"CONTENT_LENGTH", false, |out| out.extend_from_slice(content_length.to_string().as_bytes()));
         writer
     }
@@ -55,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_request_is_a_netstring() {
-        let mut writer = NetstringWriter::new(27);
+        let mut writer = NetstringWriter::new(b"before".to_vec(), 27);
         writer.param(b"SCGI", false, |out| out.push(b'1'));
         writer.param(b"EMPTY", false, |_| ());
         writer.param(b"NOTHING", true, |_| ());

@@ -17,8 +17,9 @@ pub struct PacketWriter {
 }
 
 impl PacketWriter {
-    pub fn new(modifier1: u8, modifier2: u8) -> Self {
-        let mut out = Vec::with_capacity(2048);
+    /// Writes into the memory of `out`.
+    pub fn new(mut out: Vec<u8>, modifier1: u8, modifier2: u8) -> Self {
+        out.clear();
         out.extend_from_slice(&[modifier1, 0, 0, modifier2]);
         Self { out }
     }
@@ -79,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_packet_is_packed() {
-        let mut writer = PacketWriter::new(5, 7);
+        let mut writer = PacketWriter::new(Vec::new(), 5, 7);
         writer.param(b"A", false, |out| out.extend_from_slice(b"bc"));
         writer.param(b"N", true, |_| ());
         writer.field(b"x-y", &[b"1", b"2"]);
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn a_packet_has_its_limit() {
         let packet = |len| {
-            let mut writer = PacketWriter::new(0, 0);
+            let mut writer = PacketWriter::new(b"before".to_vec(), 0, 0);
             writer.param(b"", false, |out| out.resize(out.len() + len, b'x'));
             writer.finish()
         };

@@ -205,7 +205,7 @@ class Callgrind:
     @staticmethod
     def wrap(output: Path) -> list[str]:
         # Set, so that the server does not execute itself once more: valgrind would not follow.
-        heap = "GLIBC_TUNABLES=glibc.malloc.tcache_count=32"
+        heap = "GLIBC_TUNABLES=glibc.malloc.tcache_count=128"
         return ["env", heap, "valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={output}"]
 
     @staticmethod

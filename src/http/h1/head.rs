@@ -329,7 +329,7 @@ impl<'a> Parts<'a> {
     }
 
     /// The head is whole: takes it off the connection and makes the request of it.
-    fn finish(mut self, line: RequestLine, end: usize) -> Head {
+    fn finish(&mut self, line: RequestLine, end: usize) -> Head {
         let connection = self.connection.clone();
         if !self.has_host {
             // Without a host it is the server without a name that is meant, where there is one.

@@ -29,9 +29,7 @@ pub fn define(level: &Level<'_>, vars: &mut Definitions<Request>) -> Result<(), 
 
 /// A number in decimal digits.
 fn decimal(number: u64) -> Value {
-    let mut digits = Vec::with_capacity(20);
-    byte::push_decimal(&mut digits, number);
-    Some(digits.into())
+    Some(byte::with_decimal(number, Bytes::copy_from_slice))
 }
 
 /// A port; nginx shows port 0 as nothing.

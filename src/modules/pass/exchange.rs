@@ -389,7 +389,7 @@ impl<C: Codec> Exchange<C> {
         }
         self.request_sent = true;
         self.body_sent = false;
-        self.input = buffers::borrow(self.settings.buffer_size);
+        self.input = BytesMut::new();
         if let Some(raw) = &mut self.raw {
             raw.clear();
         }
@@ -633,6 +633,11 @@ impl<C: Codec> Exchange<C> {
     fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Reply>, Stop>> {
         loop {
             let Some(link) = &mut self.at.link else { return Poll::Pending };
+            if self.input.capacity() == 0 {
+                // A request that waits has no buffer. What is wrong with the connection, the read says.
+                let _ = ready!(link.io.poll_readable(cx));
+                self.input = buffers::borrow(self.settings.buffer_size);
+            }
             let read = match ready!(link.io.poll_read(cx, &mut self.input)) {
                 Ok(0) => {
                     let message = format_args!("upstream prematurely closed connection");

@@ -3,6 +3,11 @@
 //! In: the lines of one level. Out: names and values in the order in which nginx sends them. A field that a param speaks
 //! for is not told again. nginx: `ngx_http_fastcgi_init_params`, the same for uwsgi and SCGI.
 
+use std::cell::Cell;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
 use super::vars::same;
 use crate::base::text;
 use crate::conf::error::Fault;
@@ -110,7 +115,7 @@ impl Params {
     }
 
     fn write_fields(&self, fields: &Fields, writer: &mut impl Writer) {
-        let mut values: Vec<&[u8]> = Vec::with_capacity(4);
+        let mut values: SmallVec<[&[u8]; 4]> = SmallVec::new();
         for (n, field) in fields.iter().enumerate() {
             if self.own.iter().any(|own| same(field.name, own)) {
                 continue;
@@ -122,6 +127,24 @@ impl Params {
         }
     }
 }
+
+/// Has a request packed in memory that this thread keeps for it. What waits for its answer is as long as it has to be.
+pub fn packed<E>(pack: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>) -> Result<Bytes, E> {
+    let room = pack(ROOM.take())?;
+    let bytes = Bytes::copy_from_slice(&room);
+    if room.capacity() <= KEPT_ROOM {
+        ROOM.set(room);
+    }
+    Ok(bytes)
+}
+
+thread_local! {
+    /// Taken while it is in use.
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Memory that one huge request has made larger is not kept.
+const KEPT_ROOM: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

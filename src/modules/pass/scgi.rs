@@ -96,12 +96,13 @@ struct Netstring;
 impl Pack for Netstring {
     fn pack(
         &self,
+        room: Vec<u8>,
         request: &Request,
         params: &Params,
         settings: &Settings,
         content_length: u64,
     ) -> Result<Vec<u8>, Refusal> {
-        let mut writer = NetstringWriter::new(content_length);
+        let mut writer = NetstringWriter::new(room, content_length);
         params.write(request, settings.pass_request_headers, &mut writer);
         Ok(writer.finish())
     }

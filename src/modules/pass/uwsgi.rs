@@ -143,8 +143,15 @@ struct Packet {
 }
 
 impl Pack for Packet {
-    fn pack(&self, request: &Request, params: &Params, settings: &Settings, _: u64) -> Result<Vec<u8>, Refusal> {
-        let mut writer = PacketWriter::new(self.modifier1, self.modifier2);
+    fn pack(
+        &self,
+        room: Vec<u8>,
+        request: &Request,
+        params: &Params,
+        settings: &Settings,
+        _: u64,
+    ) -> Result<Vec<u8>, Refusal> {
+        let mut writer = PacketWriter::new(room, self.modifier1, self.modifier2);
         params.write(request, settings.pass_request_headers, &mut writer);
         writer.raw(&self.string);
         writer.finish().map_err(|too_big| {

@@ -17,7 +17,7 @@ use super::cache::origin::Origin;
 use super::cache::serve;
 use super::exchange::{self, Job, Keeping, Pieces, Ready};
 use super::group;
-use super::params::{Param, Params};
+use super::params::{self, Param, Params};
 use super::settings::{self, Family, Settings};
 use super::tls::Tls;
 use crate::conf::error::Fault;
@@ -32,9 +32,10 @@ use crate::http::upload::Upload;
 
 /// How a protocol packs what a program is told.
 pub trait Pack: Send + Sync + 'static {
-    /// The bytes in front of the body. `content_length`: of that body.
+    /// The bytes in front of the body, in the memory of `room`. `content_length`: of that body.
     fn pack(
         &self,
+        room: Vec<u8>,
         request: &Request,
         params: &Params,
         settings: &Settings,
@@ -153,8 +154,9 @@ impl<P: Pack> Origin for Programs<P> {
             _ => request.head.content_length.unwrap_or(0),
         };
         let own_params = self.kept_params.as_ref().filter(|_| keeping.is_some());
-        let head = self.pack.pack(request, own_params.unwrap_or(&self.params), &settings, length)?;
-        let mut pieces: Pieces = smallvec::smallvec![Piece::Mem(head.into())];
+        let params = own_params.unwrap_or(&self.params);
+        let head = params::packed(|room| self.pack.pack(room, request, params, &settings, length))?;
+        let mut pieces: Pieces = smallvec::smallvec![Piece::Mem(head)];
         if let Some(stored) = body.filter(|_| settings.pass_request_body) {
             if let Some(file) = &stored.file {
                 pieces.push(Piece::File(FilePiece { file: file.file.clone(), offset: 0, len: file.len }));

@@ -19,10 +19,11 @@ use crate::modules::pass::cgi::status;
 use crate::modules::pass::codec::{Codec, Flow, Looked};
 use crate::modules::pass::exchange::{Pieces, action};
 use crate::modules::pass::params::Writer;
-use crate::modules::pass::reply::Reply;
+use crate::modules::pass::reply::{InvalidHead, Reply};
 use crate::wire::fastcgi::{self, MAX_STDIN, Record, RecordReader, RequestWriter, STDIN_END, trim_stderr};
 use crate::wire::http1::field::{FieldParser, Line, NameRules};
 use crate::wire::http1::name::Kind;
+use crate::wire::span::Span;
 
 /// One exchange in FastCGI.
 pub struct Records {
@@ -90,35 +91,68 @@ impl Records {
         }
     }
 
-    /// Reads lines of the head. `None`: it goes on in the next record.
-    fn lines(&mut self, request: &Request, input: &mut BytesMut) -> Option<Looked> {
+    /// Reads lines of the head, of which `text` is what came so far. `None`: it goes on in the next record.
+    fn lines(&mut self, request: &Request, text: &[u8]) -> Option<Result<usize, InvalidHead>> {
         loop {
-            match self.parser.next(&self.text, NameRules::UPSTREAM) {
+            match self.parser.next(text, NameRules::UPSTREAM) {
                 Ok(None) => return None,
-                Ok(Some(Line::Field(field))) => self.fields.push(field, Kind::of(field.name.of(&self.text))),
-                Ok(Some(Line::End(end))) => return Some(self.finish(request, input, end as usize)),
+                Ok(Some(Line::Field(field))) => self.fields.push(field, Kind::of(field.name.of(text))),
+                Ok(Some(Line::End(end))) => return Some(Ok(end as usize)),
                 Err(broken) => {
                     let message = format_args!(
                         "upstream sent invalid header: \"{}\\x{:02x}...\" while {}",
-                        Raw(broken.line.of(&self.text)),
+                        Raw(broken.line.of(text)),
                         broken.byte,
                         action::HEAD
                     );
                     request.log(Level::Error, message);
-                    return Some(Looked::Invalid);
+                    return Some(Err(InvalidHead));
                 }
             }
         }
     }
 
-    /// The head ends at `end` of the text; what follows in the record belongs to the body, and stays in the input.
-    fn finish(&mut self, request: &Request, input: &mut BytesMut, end: usize) -> Looked {
-        let head = self.text.split_to(end.min(self.text.len())).freeze();
-        self.head = head.clone();
-        let body = std::mem::take(&mut self.text).len();
+    /// The program has written this at `span` of the input. Most heads are whole in their first record, and read where
+    /// they stand.
+    fn wrote(&mut self, request: &Request, input: &mut BytesMut, span: Span) -> Option<Looked> {
+        let mut text = std::mem::take(&mut self.text);
+        let first = text.is_empty();
+        if !first {
+            text.extend_from_slice(span.of(input));
+        }
+        let end = match self.lines(request, if first { span.of(input) } else { &text }) {
+            Some(Ok(end)) => end,
+            Some(Err(InvalidHead)) => return Some(Looked::Invalid),
+            None => {
+                if first {
+                    text.extend_from_slice(span.of(input));
+                }
+                self.text = text;
+                return None;
+            }
+        };
+        // What follows in the record belongs to the body, and stays in the input.
+        let body = if first { span.len() } else { text.len() }.saturating_sub(end);
         self.reader.put_back(body);
-        input.advance(self.seen.saturating_sub(body).min(input.len()));
+        let head_end = (span.end as usize).saturating_sub(body).min(input.len());
+        let head = match first {
+            true => {
+                input.advance(span.start as usize);
+                input.split_to(head_end.saturating_sub(span.start as usize))
+            }
+            false => {
+                input.advance(head_end);
+                text.truncate(end);
+                text
+            }
+        };
         self.seen = 0;
+        Some(self.finish(request, head.freeze()))
+    }
+
+    /// The head is whole.
+    fn finish(&mut self, request: &Request, head: Bytes) -> Looked {
+        self.head = head.clone();
         let fields = Fields::of(head, std::mem::take(&mut self.fields));
         let Some((status, line)) = status(request, &fields) else { return Looked::Invalid };
         let Ok(reply) = Reply::new(request, status, line, fields) else { return Looked::Invalid };
@@ -190,8 +224,7 @@ impl Codec for Records {
             match record {
                 Ok(Record::Stdout(span)) => {
                     self.seen = span.end as usize;
-                    self.text.extend_from_slice(span.of(input));
-                    if let Some(looked) = self.lines(request, input) {
+                    if let Some(looked) = self.wrote(request, input, span) {
                         return looked;
                     }
                 }

@@ -17,7 +17,7 @@ use super::cache::origin::Origin;
 use super::cache::serve;
 use super::exchange::{self, Job, Keeping, Pieces, Ready};
 use super::group;
-use super::params::{Param, Params};
+use super::params::{self, Param, Params};
 use super::settings::{self, Family, HIDDEN_OF_PROGRAMS, Next, Settings};
 use crate::base::regex::{Captures, Pattern};
 use crate::base::text;
@@ -269,14 +269,17 @@ impl Origin for FastCgi {
             streamed = !exchange::preread(request, &mut early).await?;
         }
         let body = if streamed { None } else { Some(Upload::read(request).await?) };
-        let mut writer = RequestWriter::new(self.keep_conn);
         let own_params = self.kept_params.as_ref().filter(|_| keeping.is_some());
-        own_params.unwrap_or(&self.params).write(request, settings.pass_request_headers, &mut writer);
-        let head = writer.finish().map_err(|too_big| {
+        let head = params::packed(|room| {
+            let mut writer = RequestWriter::new(room, self.keep_conn);
+            own_params.unwrap_or(&self.params).write(request, settings.pass_request_headers, &mut writer);
+            writer.finish()
+        });
+        let head = head.map_err(|too_big| {
             request.log(LogLevel::Alert, format_args!("fastcgi request record is too big: {}", too_big.0));
             Refusal::Status(500)
         })?;
-        let mut pieces: Pieces = smallvec::smallvec![Piece::Mem(head.into())];
+        let mut pieces: Pieces = smallvec::smallvec![Piece::Mem(head)];
         if !streamed {
             codec::whole(body.filter(|_| settings.pass_request_body), &mut pieces);
         }
