@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::kit::{Client, Server, Setup, eventually};
 
@@ -142,4 +142,24 @@ fn a_worker_that_quits_does_not_wait_for_those_that_rest() {
     assert!(server.wait().success());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     clients[0].0.expect_closed();
+}
+
+#[test]
+fn a_crowd_that_comes_in_one_moment_rests_at_once() {
+    const CROWD: usize = 800;
+    let server = start(2048, "");
+    let worker = server.workers()[0];
+    // All have asked before the first is accepted, and the thread has no moment to spare until the last is answered.
+    let signal = |signal| kill(worker, signal).expect("the worker runs");
+    signal(Signal::SIGSTOP);
+    let mut clients: Vec<Client> = (0..CROWD).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send(ASK);
+    }
+    signal(Signal::SIGCONT);
+    for client in &mut clients {
+        client.response().expect_status(200);
+    }
+    let rest = resting(&server);
+    assert!(rest + AWAKE + 10 >= CROWD, "{rest} of {CROWD} rest");
 }

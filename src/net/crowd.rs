@@ -87,6 +87,7 @@ impl Slot {
     pub fn of_client(life: &Arc<Life>, log: &ErrorLog) -> Option<Self> {
         let mut slot = Self::take(log)?;
         slot.crowd.know(life);
+        slot.crowd.rest.one_comes();
         slot.life = Some(life.clone());
         HANDLED.fetch_add(1, Ordering::Relaxed);
         ACTIVE.fetch_add(1, Ordering::Relaxed);

@@ -101,6 +101,21 @@ impl Rest {
         }
     }
 
+    /// One comes beside many: who is idle for longest rests at once, whatever time the thread has. What a crowd that comes in one
+    /// moment takes from the heap is not given back when it rests.
+    pub(super) fn one_comes(&self) {
+        if self.fresh.borrow().len() <= AWAKE || self.watch.borrow().is_none() {
+            return;
+        }
+        self.fresh.borrow_mut().visit(|_, idle| {
+            let told = std::mem::replace(&mut idle.rest, true);
+            if !told {
+                idle.waker.wake_by_ref();
+            }
+            told
+        });
+    }
+
     /// How many wait, in their tasks and at rest.
     pub(super) fn count(&self) -> usize {
         self.fresh.borrow().len() + self.watch.borrow().as_ref().map_or(0, Watch::count)
