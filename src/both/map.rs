@@ -175,7 +175,7 @@ impl Reader {
         let template = Template::new(result, names)?;
         let place = u32::try_from(self.table.results.len()).map_err(|_| Fault::new("too many map results"))?;
         self.table.results.push(match template.constant() {
-            Some(bytes) => Outcome::Constant(bytes),
+            Some(bytes) => Outcome::Constant(bytes.clone()),
             None => Outcome::Template(template),
         });
         self.known.insert(result.to_owned(), place);

@@ -71,10 +71,11 @@ impl Template {
     }
 
     /// The text, when it has no variables.
-    pub fn constant(&self) -> Option<Bytes> {
+    pub fn constant(&self) -> Option<&Bytes> {
+        static EMPTY: Bytes = Bytes::new();
         match self.parts.as_slice() {
-            [] => Some(Bytes::new()),
-            [Part::Literal(bytes)] => Some(bytes.clone()),
+            [] => Some(&EMPTY),
+            [Part::Literal(bytes)] => Some(bytes),
             _ => None,
         }
     }

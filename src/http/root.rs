@@ -56,10 +56,18 @@ pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
 /// What `root` or `alias` say, absolute, and `path` behind it.
 fn below_root(request: &Request, path: &[u8]) -> Vec<u8> {
     let root = &request.plan().core.root;
-    let base = root.path.eval(request);
+    // All threads share what the configuration says: it is not even counted who looks at it.
+    let made;
+    let base = match root.path.constant() {
+        Some(said) => said,
+        None => {
+            made = root.path.eval(request);
+            &made
+        }
+    };
     match base.starts_with(b"/") {
-        true => [base.as_ref(), path].concat(),
-        false => [root.prefix.as_os_str().as_encoded_bytes(), b"/", &base, path].concat(),
+        true => [base, path].concat(),
+        false => [root.prefix.as_os_str().as_encoded_bytes(), b"/", base, path].concat(),
     }
 }
 

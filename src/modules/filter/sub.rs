@@ -40,7 +40,7 @@ impl Module for Sub {
     fn link(level: &Level<'_>, plan: &mut Plan) -> Result<(), Fault> {
         let conf = level.location::<Self>();
         let Some(pairs) = conf.sub_filter.said() else { return Ok(()) };
-        let fixed: Option<Vec<Bytes>> = pairs.iter().map(|pair| pair.string.constant()).collect();
+        let fixed: Option<Vec<Bytes>> = pairs.iter().map(|pair| pair.string.constant().cloned()).collect();
         plan.filters.push(Box::new(Replacer {
             needles: fixed.map(|strings| Arc::new(Needles::new(strings))),
             pairs: pairs.into(),

@@ -53,7 +53,7 @@ impl Module for AuthBasic {
     fn link(level: &Level<'_>, plan: &mut Plan) -> Result<(), Fault> {
         let conf = level.location::<Self>();
         let (Some(realm), Some(file)) = (conf.realm.said(), conf.file.said()) else { return Ok(()) };
-        if realm.constant().as_deref() != Some(b"off") {
+        if realm.constant().is_none_or(|realm| realm != "off") {
             let prefix = level.cx.conf_prefix.as_os_str().as_encoded_bytes().to_vec();
             plan.access.push(Box::new(Door { realm, file, prefix }));
         }

@@ -588,7 +588,7 @@ impl Conf {
             max_temp_file_size,
             temp_file_write_size: write_size,
             temp_path,
-            limit_rate: self.limit_rate.said().filter(|rate| rate.constant().as_deref() != Some(b"0")),
+            limit_rate: self.limit_rate.said().filter(|rate| rate.constant().is_none_or(|rate| rate != "0")),
             force_ranges: self.force_ranges.or(false),
             ignore_client_abort: self.ignore_client_abort.or(false),
             intercept_errors: self.intercept_errors.or(false),

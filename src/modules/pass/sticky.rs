@@ -110,7 +110,7 @@ fn cookie(words: &Words<'_>) -> Result<Said, Fault> {
             ("secure", None) => cookie.secure = true,
             ("samesite", Some(value)) => {
                 let template = words.compile(n, value)?;
-                if template.constant().is_some_and(|value| !is_samesite(&value)) {
+                if template.constant().is_some_and(|value| !is_samesite(value)) {
                     return Err(Fault::directive("invalid \"samesite\" parameter value"));
                 }
                 cookie.samesite = Some(template);

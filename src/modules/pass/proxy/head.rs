@@ -78,7 +78,7 @@ impl RequestHead {
             match value.constant() {
                 Some(constant) if constant.is_empty() => {}
                 Some(constant) => {
-                    for part in [&name[..], b": ", &constant, b"\r\n"] {
+                    for part in [&name[..], b": ", constant, b"\r\n"] {
                         text.put_slice(part);
                     }
                 }
