@@ -18,9 +18,9 @@ use super::exchange::{At, action};
 use super::reply::Reply;
 use super::settings::Settings;
 use super::store::Keeper;
-use crate::base::clock;
 use crate::base::text::errno;
 use crate::base::units;
+use crate::base::{buffers, clock};
 use crate::http::body::{Broken, FilePiece, Next, Piece, Source, Spliced};
 use crate::http::open_file::OpenFile;
 use crate::http::response::{Field, Replied};
@@ -318,7 +318,18 @@ impl<C: Codec> Inner<C> {
             return Poll::Ready(());
         };
         let most = if self.buffering { self.settings.buffers.total().min(READ) } else { self.settings.buffer_size };
+        if link.io.poll_readable(cx).is_pending() {
+            // Who waits has no buffer.
+            let input = self.input.is_empty().then(|| std::mem::take(&mut self.input));
+            if let Some(input) = input.filter(|input| input.capacity() > 0) {
+                buffers::give_back(input, most);
+            }
+            return self.poll_patience(cx);
+        }
         let want = usize::try_from(self.codec.expected()).unwrap_or(usize::MAX).clamp(1, most).min(limit);
+        if self.input.capacity() == 0 {
+            self.input = buffers::borrow(want);
+        }
         // What is left of the last buffer is used up, unless that would make for many small reads.
         if self.input.capacity() - self.input.len() < want.min(most / 4 + 1) || limit != usize::MAX {
             self.input.reserve(want);
