@@ -107,12 +107,14 @@ impl Rest {
         if self.fresh.borrow().len() <= AWAKE || self.watch.borrow().is_none() {
             return;
         }
+        let mut seen = 0;
         self.fresh.borrow_mut().visit(|_, idle| {
+            seen += 1;
             let told = std::mem::replace(&mut idle.rest, true);
             if !told {
                 idle.waker.wake_by_ref();
             }
-            told
+            told && seen < BATCH // the thread has to turn before more can follow
         });
     }
 
