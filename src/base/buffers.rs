@@ -25,10 +25,11 @@ pub fn borrow(size: usize) -> BytesMut {
     })
 }
 
-/// Takes a buffer back whose bytes were all taken off. Parts of it may still be on their way.
+/// Takes a buffer back whose bytes were all taken off. Parts of it may still be on their way; one that has no room left is
+/// theirs.
 pub fn give_back(mut buffer: BytesMut, size: usize) {
     buffer.clear();
-    if size > LARGEST || buffer.capacity() > LARGEST {
+    if size > LARGEST || !(1..=LARGEST).contains(&buffer.capacity()) {
         return;
     }
     BUFFERS.with_borrow_mut(|buffers| {
@@ -65,6 +66,10 @@ mod tests {
             give_back(BytesMut::with_capacity(1024), 1024);
         }
         give_back(BytesMut::with_capacity(2 * LARGEST), 1024);
-        BUFFERS.with_borrow(|buffers| assert_eq!(buffers.len(), SPARE));
+        give_back(BytesMut::new(), 1024);
+        BUFFERS.with_borrow(|buffers| {
+            assert_eq!(buffers.len(), SPARE);
+            assert!(buffers.iter().all(|buffer| buffer.capacity() == 1024));
+        });
     }
 }

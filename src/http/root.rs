@@ -2,6 +2,7 @@
 //!
 //! In: the path of a request. Out: a name on the disk. Nothing looks there yet.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use super::request::Request;
@@ -57,17 +58,10 @@ pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
 fn below_root(request: &Request, path: &[u8]) -> Vec<u8> {
     let root = &request.plan().core.root;
     // All threads share what the configuration says: it is not even counted who looks at it.
-    let made;
-    let base = match root.path.constant() {
-        Some(said) => said,
-        None => {
-            made = root.path.eval(request);
-            &made
-        }
-    };
+    let base = root.path.constant().map_or_else(|| Cow::Owned(root.path.eval(request)), Cow::Borrowed);
     match base.starts_with(b"/") {
-        true => [base, path].concat(),
-        false => [root.prefix.as_os_str().as_encoded_bytes(), b"/", base, path].concat(),
+        true => [base.as_ref(), path].concat(),
+        false => [root.prefix.as_os_str().as_encoded_bytes(), b"/", base.as_ref(), path].concat(),
     }
 }
 

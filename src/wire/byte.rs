@@ -136,23 +136,21 @@ pub(crate) const UPPER: &[u8; 16] = b"0123456789ABCDEF";
 
 /// Writes `number` in decimal.
 pub fn push_decimal(out: &mut Vec<u8>, number: u64) {
-    with_decimal(number, |digits| out.extend_from_slice(digits));
+    out.extend_from_slice(decimal(number, &mut [0; 20]));
 }
 
-/// Shows the decimal digits of `number`.
+/// A number in decimal, in these digits.
 #[inline]
-pub fn with_decimal<T>(mut number: u64, show: impl FnOnce(&[u8]) -> T) -> T {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
+pub fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut start = digits.len();
     loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
         number /= 10;
         if number == 0 {
-            break;
+            return &digits[start..];
         }
     }
-    show(&digits[at..])
 }
 
 /// Whether two names of fields are the same, letters of either case alike. Most names are written as everyone writes

@@ -10,6 +10,7 @@ use crate::base::clock;
 use crate::http::request::Request;
 use crate::http::response::Head;
 use crate::http::settings::Tokens;
+use crate::wire::byte;
 use crate::wire::http1::request::Version;
 use crate::wire::http1::status;
 
@@ -106,7 +107,7 @@ fn write(request: &Request, head: &Head, framing: Framing, out: &mut BytesMut) {
         && (head.status != 204 || head.foreign)
     {
         out.extend_from_slice(b"\r\nContent-Length: ");
-        out.extend_from_slice(itoa(length, &mut [0; 20]));
+        out.extend_from_slice(byte::decimal(length, &mut [0; 20]));
     }
     if let (Some(second), false) = (head.last_modified, own.last_modified) {
         // nginx: the page of an error is not as old as what it is about.
@@ -130,7 +131,7 @@ fn write(request: &Request, head: &Head, framing: Framing, out: &mut BytesMut) {
         out.extend_from_slice(b"\r\nConnection: keep-alive");
         if let Some(seconds) = core.keepalive_timeout.header {
             out.extend_from_slice(b"\r\nKeep-Alive: timeout=");
-            out.extend_from_slice(itoa(seconds, &mut [0; 20]));
+            out.extend_from_slice(byte::decimal(seconds, &mut [0; 20]));
         }
     } else {
         out.extend_from_slice(b"\r\nConnection: close");
@@ -219,7 +220,7 @@ fn put_authority(request: &Request, out: &mut BytesMut) {
     let port = request.connection.local().map_or(0, |local| local.port());
     if core.port_in_redirect && port != if secure { 443 } else { 80 } && port != 0 {
         out.put_slice(b":");
-        out.put_slice(itoa(u64::from(port), &mut [0; 20]));
+        out.put_slice(byte::decimal(u64::from(port), &mut [0; 20]));
     }
 }
 
@@ -232,29 +233,4 @@ pub fn location(request: &Request, target: &Bytes) -> Bytes {
     put_authority(request, &mut whole);
     whole.put_slice(target);
     whole.freeze()
-}
-
-/// A number in decimal digits.
-pub fn itoa(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return &digits[start..];
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers() {
-        for number in [0, 7, 10, 1234, u64::MAX] {
-            assert_eq!(itoa(number, &mut [0; 20]), number.to_string().as_bytes());
-        }
-    }
 }

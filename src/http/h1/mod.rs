@@ -4,7 +4,6 @@ pub mod encode;
 mod head;
 pub mod send;
 
-pub use encode::itoa;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 

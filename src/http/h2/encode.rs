@@ -13,6 +13,7 @@ use crate::http::h1::{self, Own};
 use crate::http::request::Request;
 use crate::http::response::{Field, Head};
 use crate::http::settings::Tokens;
+use crate::wire::byte;
 use crate::wire::http2::hpack::{Known, put_field, put_field_named, put_status};
 
 /// Our names, as they are written.
@@ -55,7 +56,7 @@ pub(super) fn head(request: &Request, head: &Head, out: &mut BytesMut) {
     if let (Some(length), false) = (head.content_length, own.content_length)
         && (head.status != 204 || head.foreign)
     {
-        put_field_named(Known::ContentLength, h1::itoa(length, &mut [0; 20]), out);
+        put_field_named(Known::ContentLength, byte::decimal(length, &mut [0; 20]), out);
     }
     if let (Some(second), false) = (head.last_modified, own.last_modified)
         && matches!(head.status, 200 | 206 | 304)

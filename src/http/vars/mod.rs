@@ -29,7 +29,7 @@ pub fn define(level: &Level<'_>, vars: &mut Definitions<Request>) -> Result<(), 
 
 /// A number in decimal digits.
 fn decimal(number: u64) -> Value {
-    Some(byte::with_decimal(number, Bytes::copy_from_slice))
+    Some(Bytes::copy_from_slice(byte::decimal(number, &mut [0; 20])))
 }
 
 /// A port; nginx shows port 0 as nothing.

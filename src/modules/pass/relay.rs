@@ -320,9 +320,8 @@ impl<C: Codec> Inner<C> {
         let most = if self.buffering { self.settings.buffers.total().min(READ) } else { self.settings.buffer_size };
         if link.io.poll_readable(cx).is_pending() {
             // Who waits has no buffer.
-            let input = self.input.is_empty().then(|| std::mem::take(&mut self.input));
-            if let Some(input) = input.filter(|input| input.capacity() > 0) {
-                buffers::give_back(input, most);
+            if self.input.is_empty() {
+                buffers::give_back(std::mem::take(&mut self.input), most);
             }
             return self.poll_patience(cx);
         }

@@ -4,8 +4,8 @@
 
 use super::address::PassAddress;
 use super::cgi::{self, Pack, Said};
-use super::params::{Param, Params, Writer};
-use super::settings::{Family, HIDDEN_OF_PROGRAMS, Next, Settings};
+use super::params::{Param, Writer};
+use super::settings::{Family, HIDDEN_OF_PROGRAMS, Next};
 use crate::conf::error::Fault;
 use crate::conf::module::{Arity, Directive, EVERYWHERE, IF_LOCATION, LOCATION, Level, Module, Section};
 use crate::conf::setting::Setting;
@@ -94,16 +94,13 @@ impl Section for Conf {
 struct Netstring;
 
 impl Pack for Netstring {
-    fn pack(
-        &self,
-        room: Vec<u8>,
-        request: &Request,
-        params: &Params,
-        settings: &Settings,
-        content_length: u64,
-    ) -> Result<Vec<u8>, Refusal> {
-        let mut writer = NetstringWriter::new(room, content_length);
-        params.write(request, settings.pass_request_headers, &mut writer);
+    type Writer = NetstringWriter;
+
+    fn begin(&self, room: Vec<u8>, content_length: u64) -> NetstringWriter {
+        NetstringWriter::new(room, content_length)
+    }
+
+    fn finish(&self, writer: NetstringWriter, _: &Request) -> Result<Vec<u8>, Refusal> {
         Ok(writer.finish())
     }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::address::{PassAddress, Schemes};
 use super::cgi::{self, Pack, Said};
-use super::params::{Param, Params, Writer};
-use super::settings::{Family, HIDDEN_OF_PROGRAMS, Next, Settings};
+use super::params::{Param, Writer};
+use super::settings::{Family, HIDDEN_OF_PROGRAMS, Next};
 use super::tls::{self, Secure};
 use crate::base::text;
 use crate::conf::error::Fault;
@@ -143,16 +143,13 @@ struct Packet {
 }
 
 impl Pack for Packet {
-    fn pack(
-        &self,
-        room: Vec<u8>,
-        request: &Request,
-        params: &Params,
-        settings: &Settings,
-        _: u64,
-    ) -> Result<Vec<u8>, Refusal> {
-        let mut writer = PacketWriter::new(room, self.modifier1, self.modifier2);
-        params.write(request, settings.pass_request_headers, &mut writer);
+    type Writer = PacketWriter;
+
+    fn begin(&self, room: Vec<u8>, _: u64) -> PacketWriter {
+        PacketWriter::new(room, self.modifier1, self.modifier2)
+    }
+
+    fn finish(&self, mut writer: PacketWriter, request: &Request) -> Result<Vec<u8>, Refusal> {
         writer.raw(&self.string);
         writer.finish().map_err(|too_big| {
             request.log(LogLevel::Alert, format_args!("uwsgi request is too big: {}", too_big.0));

@@ -32,15 +32,13 @@ use crate::http::upload::Upload;
 
 /// How a protocol packs what a program is told.
 pub trait Pack: Send + Sync + 'static {
-    /// The bytes in front of the body, in the memory of `room`. `content_length`: of that body.
-    fn pack(
-        &self,
-        room: Vec<u8>,
-        request: &Request,
-        params: &Params,
-        settings: &Settings,
-        content_length: u64,
-    ) -> Result<Vec<u8>, Refusal>;
+    type Writer: params::Writer;
+
+    /// Begins what stands in front of the body, in the memory of `room`. `content_length`: of that body.
+    fn begin(&self, room: Vec<u8>, content_length: u64) -> Self::Writer;
+
+    /// The bytes, when everything was told.
+    fn finish(&self, writer: Self::Writer, request: &Request) -> Result<Vec<u8>, Refusal>;
 }
 
 /// What one level says.
@@ -155,7 +153,11 @@ impl<P: Pack> Origin for Programs<P> {
         };
         let own_params = self.kept_params.as_ref().filter(|_| keeping.is_some());
         let params = own_params.unwrap_or(&self.params);
-        let head = params::packed(|room| self.pack.pack(room, request, params, &settings, length))?;
+        let head = params::packed(|room| {
+            let mut writer = self.pack.begin(room, length);
+            params.write(request, settings.pass_request_headers, &mut writer);
+            self.pack.finish(writer, request)
+        })?;
         let mut pieces: Pieces = smallvec::smallvec![Piece::Mem(head)];
         if let Some(stored) = body.filter(|_| settings.pass_request_body) {
             if let Some(file) = &stored.file {

@@ -14,6 +14,7 @@ use crate::http::request::Request;
 use crate::http::response::{Field, Refusal};
 use crate::log::Level;
 use crate::modules::pass::names::FieldNames;
+use crate::wire::byte;
 use crate::wire::uri::{Escape, escape};
 
 /// Fields that are never the client's, whether or not they are set.
@@ -140,7 +141,7 @@ impl RequestHead {
                 }
                 Part::ContentLength => {
                     if let Some(length) = parts.length {
-                        line(&mut out, b"Content-Length", crate::http::h1::itoa(length, &mut [0; 20]));
+                        line(&mut out, b"Content-Length", byte::decimal(length, &mut [0; 20]));
                     }
                 }
                 Part::TransferEncoding if parts.chunked => line(&mut out, b"Transfer-Encoding", b"chunked"),
