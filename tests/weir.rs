@@ -9,6 +9,7 @@ mod browser;
 mod charset;
 mod command_line;
 mod conf;
+mod deferred;
 mod differential;
 mod docs;
 mod explain;

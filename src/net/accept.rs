@@ -16,7 +16,7 @@ use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -28,6 +28,7 @@ use rustix::net::{SocketAddrUnix, SocketFlags};
 use tokio::io::Interest;
 
 use super::crowd::{ACCEPTED, Crowd, Life, Slot};
+use super::defer::Deferral;
 use super::unpaced;
 use super::watch;
 use crate::base::addr::Address;
@@ -65,6 +66,8 @@ pub struct Door {
     pub listener: usize,
     /// What is decided for the listening socket holds for all that it takes.
     pub within: bool,
+    /// [`Options::may_defer`](super::listen::Options::may_defer).
+    pub may_defer: bool,
     pub multi_accept: bool,
     pub log: ErrorLog,
 }
@@ -79,9 +82,13 @@ pub async fn accept(socket: OwnedFd, door: Door) {
         Ok(listening) => listening,
         Err(error) => return failed(log, Level::Alert, &error, "epoll_ctl(1)"),
     };
+    let mut deferral = door.may_defer.then(|| Deferral::new(listening.get_ref().as_fd()));
     loop {
         match listening.async_io(Interest::READABLE, accept_one).await {
-            Ok((socket, peer)) => admit(socket, peer, &door),
+            Ok((socket, peer)) => {
+                deferral.iter_mut().for_each(|deferral| deferral.accepted(&socket));
+                admit(socket, peer, &door);
+            }
             Err(error) => {
                 let (level, rest) = match error.raw_os_error() {
                     Some(libc::ECONNABORTED) => (Level::Error, false),
@@ -185,6 +192,7 @@ mod tests {
                 life: Arc::new(Life::new(1)),
                 listener: 0,
                 within: true,
+                may_defer: true,
                 multi_accept: false,
                 log: ErrorLog::none(),
             };

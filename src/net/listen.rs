@@ -17,6 +17,7 @@ use nix::sys::socket::SetSockOpt;
 use nix::{setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
+use super::defer::DeferAccept;
 use super::unpaced;
 pub use crate::base::addr::Address;
 use crate::conf::error::Fault;
@@ -71,6 +72,11 @@ impl Options {
             keepalive: Keepalive::System,
             multipath: false,
         }
+    }
+
+    /// Whether it is ours to say when connections are handed over: they are TCP's, and `deferred` is not given.
+    pub fn may_defer(&self) -> bool {
+        matches!(self.address, Address::Inet(_)) && !self.deferred
     }
 
     /// How many sockets the address gets.
@@ -291,10 +297,6 @@ fn share_file(path: &Path, purpose: Purpose, log: &ErrorLog) {
     }
 }
 
-sockopt_impl!(
-    /// Seconds to wait for the first bytes before the connection is handed over without them.
-    DeferAccept, SetOnly, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, libc::c_int
-);
 sockopt_impl!(
     /// The length of the queue of connections that came with data and are not confirmed yet.
     FastOpen, SetOnly, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, libc::c_int

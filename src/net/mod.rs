@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod connect;
 pub mod crowd;
+pub mod defer;
 pub mod io;
 pub mod listen;
 pub mod pipe;

@@ -200,6 +200,7 @@ fn open_doors(index: usize, generation: &Arc<Generation>) -> JoinSet<()> {
             life: generation.life.clone(),
             listener: door.index,
             within: unpaced::is_within(&door.listener.options.address),
+            may_defer: door.listener.options.may_defer(),
             multi_accept: generation.settings.multi_accept,
             log: generation.log.clone(),
         };
