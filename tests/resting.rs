@@ -148,6 +148,7 @@ fn a_worker_that_quits_does_not_wait_for_those_that_rest() {
 fn a_crowd_that_comes_in_one_moment_rests_at_once() {
     const CROWD: usize = 800;
     let server = start(2048, "");
+    server.fetch("/who").expect_status(200); // there is a worker
     let worker = server.workers()[0];
     // All have asked before the first is accepted, and the thread has no moment to spare until the last is answered.
     let signal = |signal| kill(worker, signal).expect("the worker runs");

@@ -13,7 +13,7 @@
 //! of processors.
 
 use std::ffi::OsStr;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::net::{SocketAddrUnix, SocketFlags};
@@ -83,6 +84,7 @@ pub async fn accept(socket: OwnedFd, door: Door) {
         Err(error) => return failed(log, Level::Alert, &error, "epoll_ctl(1)"),
     };
     let mut deferral = door.may_defer.then(|| Deferral::new(listening.get_ref().as_fd()));
+    let mut in_a_row = 0;
     loop {
         match listening.async_io(Interest::READABLE, accept_one).await {
             Ok((socket, peer)) => {
@@ -103,10 +105,33 @@ pub async fn accept(socket: OwnedFd, door: Door) {
             }
         }
         if !door.multi_accept {
-            // Let those who are here already have their turn.
-            tokio::task::yield_now().await;
+            in_a_row += 1;
+            if in_a_row < IN_A_ROW {
+                // Let it be served first.
+                behind_others().await;
+            } else {
+                // Let those who are here already have their turn.
+                in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
+}
+
+/// So many connections are accepted before the loop looks for what else has happened.
+const IN_A_ROW: u32 = 8;
+
+/// Ready when all have run who are ready now, without the loop asking the system for more.
+async fn behind_others() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
 }
 
 /// Accepts one connection, which does not wait in the loop yet.
@@ -149,8 +174,6 @@ mod tests {
     use crate::net::io::Io;
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpStream as Client};
-
-    use std::future::poll_fn;
 
     use bytes::BytesMut;
     use tokio::runtime::{Builder, LocalOptions};
