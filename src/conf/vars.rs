@@ -5,6 +5,7 @@
 //! that nobody defined is nginx's `unknown "x" variable`.
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,8 @@ use super::error::{At, Fault};
 
 use crate::base::hash::QuickMap;
 use crate::base::regex::Pattern;
+use crate::wire::byte;
+use crate::wire::span::Span;
 
 /// A variable's number, valid for the configuration that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,13 +125,58 @@ pub enum Keep {
     Never,
 }
 
+/// A value that is there already, or of which one can say in a moment what it is.
+pub enum Lent<'a> {
+    Shared(&'a Bytes),
+    Part(&'a Bytes, Span),
+    Fixed(&'static [u8]),
+    /// A number in decimal, right-aligned, and where it begins.
+    Digits([u8; 20], usize),
+    Own(Bytes),
+}
+
+impl Lent<'_> {
+    pub fn number(number: u64) -> Self {
+        let mut digits = [0; 20];
+        let len = byte::decimal(number, &mut digits).len();
+        Self::Digits(digits, digits.len() - len)
+    }
+
+    fn into_value(self) -> Bytes {
+        match self {
+            Self::Shared(bytes) => bytes.clone(),
+            Self::Part(whole, span) => span.slice(whole),
+            Self::Fixed(text) => Bytes::from_static(text),
+            Self::Digits(..) => Bytes::copy_from_slice(&self),
+            Self::Own(bytes) => bytes,
+        }
+    }
+}
+
+impl Deref for Lent<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Part(whole, span) => span.of(whole),
+            Self::Fixed(text) => text,
+            Self::Digits(digits, from) => digits.get(*from..).unwrap_or_default(),
+            Self::Own(bytes) => bytes,
+        }
+    }
+}
+
 pub type Get<R> = Box<dyn Fn(&R) -> Value + Send + Sync>;
+pub type Lend<R> = for<'a> fn(&'a R) -> Option<Lent<'a>>;
 pub type Set<R> = Box<dyn Fn(&R, Value) + Send + Sync>;
 
 /// One variable: how to compute it and whether `set` may change it.
 pub struct Row<R> {
     pub keep: Keep,
     pub get: Get<R>,
+    /// The same for who only looks.
+    pub lend: Option<Lend<R>>,
     /// What `set $name` does beyond keeping the value; `None` where nginx says `the duplicate "x" variable`.
     pub set: Option<Set<R>>,
     /// May be given another value by `set` or `map`.
@@ -137,7 +185,15 @@ pub struct Row<R> {
 
 impl<R> Row<R> {
     pub fn once(get: impl Fn(&R) -> Value + Send + Sync + 'static) -> Self {
-        Self { keep: Keep::Once, get: Box::new(get), set: None, changeable: false }
+        Self { keep: Keep::Once, get: Box::new(get), lend: None, set: None, changeable: false }
+    }
+
+    /// Computed at each use, and to keep it would cost more.
+    pub fn lent(lend: Lend<R>) -> Self
+    where
+        R: 'static,
+    {
+        Self { lend: Some(lend), ..Self::each(move |values| lend(values).map(Lent::into_value)) }
     }
 
     pub fn each(get: impl Fn(&R) -> Value + Send + Sync + 'static) -> Self {

@@ -55,6 +55,7 @@ pub struct Connection {
     pub told: OnceCell<Box<Told>>,
     client: OnceCell<Bytes>,
     local: OnceCell<Option<SocketAddr>>,
+    server_host: OnceCell<Option<Bytes>>,
     address: Cell<usize>,
 }
 
@@ -85,6 +86,7 @@ impl Connection {
             told: OnceCell::new(),
             client: OnceCell::new(),
             local: OnceCell::new(),
+            server_host: OnceCell::new(),
             address: Cell::new(0),
         };
         let address = this.http.listens[listen].choose(|| this.local().map(|local| local.ip()));
@@ -135,6 +137,7 @@ impl Connection {
                 told,
                 client: OnceCell::new(),
                 local: OnceCell::new(),
+                server_host: OnceCell::new(),
                 address,
             };
             Box::pin(h1::serve(Rc::new(this), pause >= SHORT)) as Pin<Box<dyn Future<Output = ()>>>
@@ -159,6 +162,12 @@ impl Connection {
             Address::Inet(_) => self.local().map(Address::Inet),
             unix @ Address::Unix(_) => Some(unix.clone()),
         }
+    }
+
+    /// The same without its port, as text: `$server_addr`.
+    pub fn server_host(&self) -> Option<&Bytes> {
+        let host = || Some(text::bytes(&self.server_address()?.host()).into());
+        self.server_host.get_or_init(host).as_ref()
     }
 
     /// The server that is asked while no host is known.

@@ -779,6 +779,9 @@ impl Values for Request {
     }
 
     fn with_value<T>(&self, id: VarId, then: impl FnOnce(Option<&[u8]>) -> T) -> T {
+        if let Some(lend) = self.http().vars.row(id).lend {
+            return then(lend(self).as_deref());
+        }
         match self.know(id) {
             Ok(()) => self.with_kept(id, |value| then(value.as_deref())),
             Err(value) => then(value.as_deref()),

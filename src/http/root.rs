@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::request::Request;
 use super::response::Refusal;
 use crate::conf::template::Template;
+use crate::conf::vars::Lent;
 use crate::log::{Level, Raw};
 
 /// Where files are: `root` or `alias`.
@@ -52,6 +53,14 @@ pub fn file_path(request: &Request, path: &[u8]) -> Vec<u8> {
             Some(Alias::Whole) => &[],
         },
     )
+}
+
+/// What `root` or `alias` say, absolute: `$document_root`.
+pub fn document_root(request: &Request) -> Lent<'_> {
+    match request.plan().core.root.path.constant() {
+        Some(path) if path.starts_with(b"/") => Lent::Shared(path),
+        _ => Lent::Own(file_path(request, b"").into()),
+    }
 }
 
 /// What `root` or `alias` say, absolute, and `path` behind it.

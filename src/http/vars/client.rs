@@ -5,9 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 
 use super::{decimal, port, push_seconds};
-use crate::base::text;
 use crate::conf::error::Fault;
-use crate::conf::vars::{Definitions, Row, Value};
+use crate::conf::vars::{Definitions, Lent, Row, Value};
 use crate::http::request::Request;
 use crate::log::Level;
 use crate::net::accept::Peer;
@@ -15,16 +14,13 @@ use crate::net::tcp_info::{self, TcpInfo};
 use crate::wire::proxy_protocol::{BadTlv, Proxied, Tlv};
 
 pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
-    vars.define("remote_addr", Row::once(|r: &Request| Some(r.client().clone())))?;
+    vars.define("remote_addr", Row::lent(|r| Some(Lent::Shared(r.client()))))?;
     vars.define("binary_remote_addr", Row::once(binary_remote_addr))?;
-    vars.define("remote_port", Row::once(|r: &Request| port(inet(r).map_or(0, |peer| peer.port()))))?;
-    vars.define(
-        "server_addr",
-        Row::once(|r: &Request| Some(text::bytes(&r.connection.server_address()?.host()).into())),
-    )?;
-    vars.define("server_port", Row::once(|r: &Request| port(r.connection.server_address()?.port().unwrap_or(0))))?;
-    vars.define("scheme", Row::once(|r: &Request| Some(Bytes::from_static(by_tls(r, b"https", b"http")))))?;
-    vars.define("https", Row::once(|r: &Request| Some(Bytes::from_static(by_tls(r, b"on", b"")))))?;
+    vars.define("remote_port", Row::lent(|r| Some(port(inet(r).map_or(0, |peer| peer.port())))))?;
+    vars.define("server_addr", Row::lent(|r| r.connection.server_host().map(Lent::Shared)))?;
+    vars.define("server_port", Row::lent(|r| Some(port(r.connection.server_address()?.port().unwrap_or(0)))))?;
+    vars.define("scheme", Row::lent(|r| Some(Lent::Fixed(by_tls(r, b"https", b"http")))))?;
+    vars.define("https", Row::lent(|r| Some(Lent::Fixed(by_tls(r, b"on", b"")))))?;
     connection(vars)?;
     proxy_protocol(vars)
 }
@@ -61,9 +57,9 @@ fn connection(vars: &mut Definitions<Request>) -> Result<(), Fault> {
 fn proxy_protocol(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     let addr = |text: &str| Some(Bytes::copy_from_slice(text.as_bytes()));
     vars.define("proxy_protocol_addr", Row::once(move |r: &Request| addr(&proxied(r)?.source.addr)))?;
-    vars.define("proxy_protocol_port", Row::once(|r: &Request| port(proxied(r)?.source.port)))?;
+    vars.define("proxy_protocol_port", Row::lent(|r| Some(port(proxied(r)?.source.port))))?;
     vars.define("proxy_protocol_server_addr", Row::once(move |r: &Request| addr(&proxied(r)?.destination.addr)))?;
-    vars.define("proxy_protocol_server_port", Row::once(|r: &Request| port(proxied(r)?.destination.port)))?;
+    vars.define("proxy_protocol_server_port", Row::lent(|r| Some(port(proxied(r)?.destination.port))))?;
     vars.family("proxy_protocol_tlv_", |name| {
         let (tlv, name) = (Tlv::named(name), name.to_owned());
         Row::once(move |r: &Request| {

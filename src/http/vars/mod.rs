@@ -1,7 +1,8 @@
 //! The core module's variables: nginx's `ngx_http_core_variables`, TLS ones apart.
 //!
-//! In: a request. Out: values, which are slices of what is there already wherever that is possible. A variable that
-//! nginx recomputes at each use (`NGX_HTTP_VAR_NOCACHEABLE`) is an [`Row::each`] here, every other an [`Row::once`].
+//! In: a request. Out: values, which are slices of what is there already wherever that is possible. What a request has as it
+//! is to be shown is a [`Row::lent`]; of the others, what nginx recomputes at each use (`NGX_HTTP_VAR_NOCACHEABLE`) is a
+//! [`Row::each`], and the rest a [`Row::once`].
 
 mod client; // who asks: addresses, ports, the PROXY protocol
 mod sent; // what was answered
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use super::request::Request;
 use crate::conf::error::Fault;
 use crate::conf::module::Level;
-use crate::conf::vars::{Definitions, Value};
+use crate::conf::vars::{Definitions, Lent, Value};
 use crate::http::fields::FieldRef;
 use crate::wire::byte;
 
@@ -33,8 +34,8 @@ fn decimal(number: u64) -> Value {
 }
 
 /// A port; nginx shows port 0 as nothing.
-pub fn port(number: u16) -> Value {
-    if number == 0 { Some(Bytes::new()) } else { decimal(u64::from(number)) }
+pub fn port(number: u16) -> Lent<'static> {
+    if number == 0 { Lent::Fixed(b"") } else { Lent::number(u64::from(number)) }
 }
 
 /// All lines of a field as one value. A single one is not copied.
@@ -75,7 +76,6 @@ mod tests {
 
     #[test]
     fn ports() {
-        assert_eq!(port(0), Some("".into()));
-        assert_eq!(port(8080), Some("8080".into()));
+        assert_eq!((&*port(0), &*port(8080)), (&b""[..], &b"8080"[..]));
     }
 }

@@ -13,12 +13,13 @@ use super::{decimal, joined, named, port};
 use crate::base::text::errno;
 use crate::base::units;
 use crate::conf::error::Fault;
-use crate::conf::vars::{Definitions, Row, Value};
+use crate::conf::vars::{Definitions, Lend, Lent, Row, Value};
 use crate::http::fields::FieldRef;
 use crate::http::request::Request;
-use crate::http::root::file_path;
+use crate::http::root::{document_root, file_path};
 use crate::http::upload::Stored;
 use crate::log::{Level, Raw};
+use crate::wire::span::Span;
 use crate::wire::{basic, list};
 
 pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
@@ -26,34 +27,34 @@ pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     uri(vars)?;
     fields(vars)?;
     body(vars)?;
-    vars.define("host", Row::once(|r: &Request| Some(r.host().clone())))?;
-    vars.define("server_name", Row::once(|r: &Request| Some(r.server().name.clone())))?;
-    vars.define("request_port", Row::once(|r: &Request| port(r.head.host_port)))?;
-    vars.define("is_request_port", Row::once(|r: &Request| mark(r.head.host_port != 0, b":")))?;
+    vars.define("host", Row::lent(|r| Some(Lent::Shared(r.host()))))?;
+    vars.define("server_name", Row::lent(|r| Some(Lent::Shared(&r.server().name))))?;
+    vars.define("request_port", Row::lent(|r| Some(port(r.head.host_port))))?;
+    vars.define("is_request_port", Row::lent(|r| mark(r.head.host_port != 0, b":")))?;
     vars.define("remote_user", Row::once(remote_user))?;
     vars.define("request_id", Row::once(|_: &Request| Some(request_id())))?;
     vars.define("limit_rate", Row::each(|r: &Request| decimal(r.limit_rate.get().unwrap_or(0))).settable(limit_rate))
 }
 
 fn line(vars: &mut Definitions<Request>) -> Result<(), Fault> {
-    vars.define("request", Row::once(|r: &Request| Some(r.head.line.whole.slice(&r.head.line.text))))?;
-    vars.define("request_method", Row::each(|r: &Request| some(&r.main().method())))?;
+    vars.define("request", Row::lent(|r| Some(Lent::Part(&r.head.line.text, r.head.line.whole))))?;
+    vars.define("request_method", Row::lent(|r| own(r.main().method())))?;
     // nginx: a target that makes no sense is none.
-    vars.define("request_uri", Row::once(|r: &Request| some(&r.head.target_bytes()).filter(|_| !r.path().is_empty())))?;
-    vars.define("server_protocol", Row::once(|r: &Request| some(&r.head.line.protocol.slice(&r.head.line.text))))
+    vars.define("request_uri", Row::lent(|r| said(r, r.head.line.target).filter(|_| !r.with_path(Bytes::is_empty))))?;
+    vars.define("server_protocol", Row::lent(|r| said(r, r.head.line.protocol)))
 }
 
 fn uri(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     for name in ["uri", "document_uri"] {
         // nginx: a path that could not be made sense of is empty, one that was never read is not there.
-        vars.define(name, Row::each(|r: &Request| Some(r.path()).filter(|_| !r.head.target().is_empty())))?;
+        vars.define(name, Row::lent(|r| Some(Lent::Own(r.path())).filter(|_| !r.head.target().is_empty())))?;
     }
-    vars.define("query_string", Row::each(|r: &Request| some(&r.args())))?;
+    vars.define("query_string", Row::lent(|r| own(r.args())))?;
     vars.define(
         "args",
-        Row::each(|r: &Request| some(&r.args())).settable(|r, value| r.set_args(value.unwrap_or_default())),
+        Row::lent(|r: &Request| own(r.args())).settable(|r, value| r.set_args(value.unwrap_or_default())),
     )?;
-    vars.define("is_args", Row::each(|r: &Request| mark(!r.args().is_empty(), b"?")))?;
+    vars.define("is_args", Row::lent(|r| mark(!r.args().is_empty(), b"?")))?;
     vars.family("arg_", |name| {
         let name = name.to_owned();
         Row::each(move |r: &Request| {
@@ -61,24 +62,25 @@ fn uri(vars: &mut Definitions<Request>) -> Result<(), Fault> {
             list::argument(&args, name.as_bytes()).map(|value| args.slice_ref(value))
         })
     });
-    vars.define("document_root", Row::each(|r: &Request| Some(file_path(r, b"").into())))?;
+    vars.define("document_root", Row::lent(|r| Some(document_root(r))))?;
     vars.define("request_filename", Row::each(|r: &Request| Some(file_path(r, &r.path()).into())))?;
     vars.define("realpath_root", Row::each(realpath_root))
 }
 
 fn fields(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     // These belong to the core, so `set` may not redefine them. They mean the field of exactly that name.
-    for (name, field) in [
-        ("http_host", "host"),
-        ("http_user_agent", "user-agent"),
-        ("http_referer", "referer"),
-        ("http_via", "via"),
-        ("http_x_forwarded_for", "x-forwarded-for"),
-        ("content_type", "content-type"),
-    ] {
-        vars.define(name, Row::once(move |r: &Request| joined(lines(r, field), b", ")))?;
+    let known: [(&str, Lend<Request>); 7] = [
+        ("http_host", |r| field(r, "host", b", ")),
+        ("http_user_agent", |r| field(r, "user-agent", b", ")),
+        ("http_referer", |r| field(r, "referer", b", ")),
+        ("http_via", |r| field(r, "via", b", ")),
+        ("http_x_forwarded_for", |r| field(r, "x-forwarded-for", b", ")),
+        ("http_cookie", |r| field(r, "cookie", b"; ")),
+        ("content_type", |r| field(r, "content-type", b", ")),
+    ];
+    for (name, lend) in known {
+        vars.define(name, Row::lent(lend))?;
     }
-    vars.define("http_cookie", Row::once(|r: &Request| joined(lines(r, "cookie"), b"; ")))?;
     vars.family("http_", |rest| {
         let rest = rest.to_owned();
         Row::once(move |r: &Request| joined(named(r.head.fields.iter(), &rest), b", "))
@@ -113,8 +115,21 @@ fn some(value: &Bytes) -> Value {
     Some(value.clone()).filter(|value| !value.is_empty())
 }
 
-fn mark(there: bool, text: &'static [u8]) -> Value {
-    Some(Bytes::from_static(if there { text } else { b"" }))
+fn own(value: Bytes) -> Option<Lent<'static>> {
+    Some(Lent::Own(value)).filter(|value| !value.is_empty())
+}
+
+/// A part of the request line, unless there is none.
+fn said(request: &Request, part: Span) -> Option<Lent<'_>> {
+    Some(Lent::Part(&request.head.line.text, part)).filter(|part| !part.is_empty())
+}
+
+fn mark(there: bool, text: &'static [u8]) -> Option<Lent<'static>> {
+    Some(Lent::Fixed(if there { text } else { b"" }))
+}
+
+fn field<'a>(request: &'a Request, name: &str, separator: &[u8]) -> Option<Lent<'a>> {
+    joined(lines(request, name), separator).map(Lent::Own)
 }
 
 fn lines<'a>(request: &'a Request, name: &str) -> impl Iterator<Item = FieldRef<'a>> {

@@ -38,8 +38,7 @@ impl Module for RealIp {
 
     fn link_main(_: &Level<'_>, main: &mut Main) -> Result<(), Fault> {
         main.vars.define("realip_remote_addr", Row::once(|r: &Request| Some(r.connection.client().clone())))?;
-        main.vars
-            .define("realip_remote_port", Row::once(|r: &Request| vars::port(r.connection.peer.port().unwrap_or(0))))
+        main.vars.define("realip_remote_port", Row::lent(|r| Some(vars::port(r.connection.peer.port().unwrap_or(0)))))
     }
 
     fn link(level: &Level<'_>, plan: &mut Plan) -> Result<(), Fault> {
