@@ -88,7 +88,9 @@ pub async fn accept(socket: OwnedFd, door: Door) {
     loop {
         match listening.async_io(Interest::READABLE, accept_one).await {
             Ok((socket, peer)) => {
-                deferral.iter_mut().for_each(|deferral| deferral.accepted(&socket));
+                if let Some(deferral) = &mut deferral {
+                    deferral.accepted(&socket);
+                }
                 admit(socket, peer, &door);
             }
             Err(error) => {
