@@ -369,6 +369,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lent_and_what_is_given_are_the_same() {
+        let line = Bytes::from_static(b"GET / HTTP/1.1");
+        for (lent, text) in [
+            (Lent::Shared(&line), "GET / HTTP/1.1"),
+            (Lent::Part(&line, Span { start: 4, end: 5 }), "/"),
+            (Lent::Part(&line, Span { start: 4, end: 50 }), ""),
+            (Lent::Fixed(b"http"), "http"),
+            (Lent::number(0), "0"),
+            (Lent::number(u64::MAX), "18446744073709551615"),
+            (Lent::Own(line.slice(..3)), "GET"),
+        ] {
+            assert_eq!(*lent, *text.as_bytes());
+            assert_eq!(lent.into_value(), text);
+        }
+        let row: Row<Bytes> = Row::lent(|values| Some(Lent::Shared(values)));
+        assert_eq!(((row.get)(&line), row.keep), (Some(line.clone()), Keep::Never));
+    }
+
+    #[test]
     fn names_meet_rows_families_and_slots() {
         let names = Names::default();
         let (a, b, c) = (names.id("Alpha"), names.id("x_long_rest"), names.captured("mine", &here()));
