@@ -2,8 +2,8 @@
 //!
 //! In: each connection that one thread accepts. Out: TCP_DEFER_ACCEPT (tcp(7)) on the listening socket, which `listen … deferred`
 //! sets for good, for as long as two things are so: connections come so fast that it is worth something, and nearly all of those
-//! that come have asked already. Then a connection is accepted, read, answered and closed without a place in the loop: four system
-//! calls instead of seven, and a turn of the loop less.
+//! that come have asked already. Then a connection is accepted, read, answered and closed, four system calls, and never has a place
+//! in the loop.
 //!
 //! Nobody may be hurt by what the operator did not ask for. Until its first bytes, and for at most a second, a connection
 //! is no more than a place in the kernel's queue of handshakes, which is as long as `backlog`; where many clients connect and
