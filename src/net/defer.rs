@@ -8,7 +8,8 @@
 //! Nobody may be hurt by what the operator did not ask for. Until its first bytes, and for at most a second, a connection
 //! is no more than a place in the kernel's queue of handshakes, which is as long as `backlog`; where many clients connect and
 //! wait, that queue would fill. So every sixteenth connection is looked at, and when about one in nine had nothing to
-//! say, the listener is left alone for a minute. Each thread judges by its own connections: those that share
+//! say, the listener is left alone for a minute. When connections stop coming, the option stays until sixteen more have: what it
+//! holds back then are a few that say nothing, for a second. Each thread judges by its own connections: those that share
 //! a socket see the same clients, and when one has taken the option back, the others find clients that say nothing and do the same.
 
 use std::os::fd::{AsFd, BorrowedFd};
