@@ -1,4 +1,4 @@
-//! What every other room stands on: text, units, the clock, addresses, patterns.
+//! What every other room stands on: text, units, the clock, addresses, patterns, the system.
 
 pub mod addr;
 pub mod buffers;
@@ -7,6 +7,7 @@ pub mod glob;
 pub mod hash;
 pub mod lately;
 pub mod names;
+pub mod os;
 pub mod place;
 pub mod regex;
 pub mod release;

@@ -10,7 +10,6 @@ pub mod pipe;
 pub mod resolver;
 pub mod rest;
 pub mod socket;
-pub mod tcp_info;
 pub mod timer;
 pub mod tls;
 pub mod unpaced;

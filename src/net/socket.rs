@@ -13,14 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use rustix::net::RecvFlags;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// So much is read at once before the socket is in the loop.
-const FIRST: usize = 2048;
+use crate::base::os;
 
 /// See the module's head.
 pub struct Socket {
@@ -131,14 +130,7 @@ impl Socket {
 
     /// Appends what is there to `buffer`, at most `room`.
     pub fn try_read(&self, buffer: &mut BytesMut, room: usize) -> io::Result<usize> {
-        if let Some(stream) = self.joined.get() {
-            return stream.try_read_buf(&mut buffer.limit(room));
-        }
-        let mut first = [0; FIRST];
-        let room = room.min(FIRST);
-        let read = self.try_read_into(&mut first[..room])?;
-        buffer.extend_from_slice(first.get(..read).unwrap_or_default());
-        Ok(read)
+        self.try_io(Interest::READABLE, |socket| os::receive(socket, buffer, room))
     }
 
     /// Forgets that the socket was readable: a read came back short, or all that the peer has to say was moved. Otherwise
@@ -239,8 +231,8 @@ mod tests {
     fn who_was_read_dry_waits_without_asking_and_misses_nothing() {
         run(async || {
             let (mut peer, socket) = Socket::pair();
-            peer.write_all(&[b'x'; FIRST + 10]).expect("it is open");
-            assert_eq!(read(&socket, 2 * FIRST).await.len(), FIRST);
+            peer.write_all(b"onexxxxxxxxxx").expect("it is open");
+            assert_eq!(read(&socket, 3).await, b"one");
             socket.drained();
             assert_eq!(read(&socket, 4).await, b"xxxx");
             assert!(socket.joined.get().is_some());

@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::os::fd::{OwnedFd, RawFd};
 
-use super::os;
+use crate::base::os;
 use crate::log::{Context, ErrorLog, Level};
 use crate::net::listen::Listener;
 

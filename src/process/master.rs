@@ -33,11 +33,11 @@ use super::channel::{Channel, Kind, Message, Received};
 use super::cli::Options;
 use super::generation::{Draft, Generation};
 use super::inherit::From;
-use super::os::{self, Fork};
 use super::sandbox::Sandbox;
 use super::signal::Signals;
 use super::worker::{self, Start, redirect_stderr, until};
 use super::{inherit, notify, pidfile, report};
+use crate::base::os::{self, Fork};
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
 use crate::net::listen::{self, Purpose, previous_of};
 

@@ -18,7 +18,6 @@ pub mod inherit;
 pub mod logs;
 pub mod master;
 pub mod notify;
-pub mod os;
 pub mod pidfile;
 pub mod report;
 pub mod sandbox;
@@ -39,12 +38,11 @@ use inherit::Inherited;
 use master::Upgrade;
 use worker::Start;
 
-use crate::base::release;
+use crate::base::{os, release};
 use crate::conf::error::Fault;
 use crate::conf::source::Source;
 use crate::log::{Context, ErrorLog, Level, Sinks, error};
 use crate::net::listen::Purpose;
-use crate::net::tcp_info;
 use crate::net::tls::ktls;
 
 /// The program: what the arguments ask for, and how it went.
@@ -104,7 +102,6 @@ fn begin(
         }
         Task::Test { .. } | Task::Signal(_) => Inherited::default(),
     };
-    tcp_info::provide(os::tcp_info);
     let title = os::Title::claim();
     let sinks = Sinks::new();
     let log = ErrorLog::startup(&sinks, options.error_log().as_deref());

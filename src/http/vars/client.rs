@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 
 use super::{decimal, port, push_seconds};
+use crate::base::os::{self, TcpInfo};
 use crate::conf::error::Fault;
 use crate::conf::vars::{Definitions, Lent, Row, Value};
 use crate::http::request::Request;
 use crate::log::Level;
 use crate::net::accept::Peer;
-use crate::net::tcp_info::{self, TcpInfo};
 use crate::wire::proxy_protocol::{BadTlv, Proxied, Tlv};
 
 pub(super) fn define(vars: &mut Definitions<Request>) -> Result<(), Fault> {
@@ -46,7 +46,7 @@ fn connection(vars: &mut Definitions<Request>) -> Result<(), Fault> {
     ];
     for (name, fact) in facts {
         let row = Row::each(move |r: &Request| {
-            let info = r.connection.io.socket().with(|socket| tcp_info::of(&socket)).ok()??;
+            let info = r.connection.io.socket().with(os::tcp_info).ok()??;
             decimal(u64::from(fact(info)))
         });
         vars.define(name, row)?;

@@ -84,22 +84,23 @@ impl Tunnel {
 
 impl body::Tunnel for Tunnel {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let request = self.at.request.clone();
+        let Self { at, link, up: upwards, down: downwards, slow, .. } = self;
+        let request = &*at.request;
         // A direction that has nothing to move is not asked again: it wakes us.
         let (mut up, mut down) = (Turn::Moved(0), Turn::Moved(0));
         loop {
             let mut moved = false;
             if let Turn::Moved(_) = up {
-                up = self.up.turn(cx, &*request, &self.link.io);
+                up = upwards.turn(cx, request, &link.io);
                 if let Turn::Moved(bytes) = up {
-                    self.at.note(|attempt| attempt.bytes_sent += bytes);
+                    at.note(|attempt| attempt.bytes_sent += bytes);
                     moved = true;
                 }
             }
             if let Turn::Moved(_) = down {
-                down = self.down.turn(cx, &self.link.io, &*request);
+                down = downwards.turn(cx, &link.io, request);
                 if let Turn::Moved(bytes) = down {
-                    self.at.note(|attempt| {
+                    at.note(|attempt| {
                         attempt.bytes_received += bytes;
                         attempt.response_length += bytes;
                     });
@@ -113,8 +114,8 @@ impl body::Tunnel for Tunnel {
             if !moved {
                 break;
             }
-            self.link.timer.disarm();
-            self.slow.disarm();
+            link.timer.disarm();
+            slow.disarm();
         }
         if down == Turn::Blocked {
             let timeout = self.at.request.plan().core.send_timeout;

@@ -1,22 +1,23 @@
-//! What only the operating system can do and no safe crate offers: forking, the environment, the process title.
+//! What only the operating system can do and no safe crate offers: forking, the environment, the process title, what the
+//! kernel knows of a connection, and reading into memory that nobody has written to yet.
 //!
-//! This is the one file that may contain `unsafe`. Every function here is safe to call: what its block relies on is
-//! checked in the function itself, or follows from the one rule that the callers keep: all of this happens while the
-//! process has a single thread, before any runtime is built. `fork` and `set_environment` count the threads first.
-//! `tcp_info` relies on nothing and may be called at any time.
+//! This is the one file that may contain `unsafe`, and stands below all that need it. Every function here is safe to call: what
+//! its block relies on is checked in the function itself, or follows from the one rule that the callers keep: forking, the
+//! environment and the title are for while the process has a single thread, before any runtime is built. `fork` and
+//! `set_environment` count the threads first. `tcp_info` and `receive` rely on nothing and may be called at any time.
 
-#![expect(unsafe_code, reason = "fork, the environment and the argument area have no safe interface")]
+#![expect(unsafe_code, reason = "what is done here has no safe interface")]
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use bytes::{BufMut, BytesMut};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, ForkResult, Pid};
-
-use crate::net::tcp_info::TcpInfo;
+use rustix::net::RecvFlags;
 
 /// Which side of [`fork`] this is.
 pub enum Fork {
@@ -127,7 +128,32 @@ impl Title {
     }
 }
 
-/// What the kernel knows of a TCP connection, for `net::tcp_info`, which lends this to the rest. Any thread may ask.
+/// Appends what has arrived at a socket to `buffer`, at most `room` and what its capacity holds. 0 is the end, or that there is no
+/// room.
+///
+/// The C library's `recv` is a cancellation point: where there are threads it announces with one locked instruction that it
+/// may be cancelled, and takes it back with another. Nobody is cancelled here, so the system is asked past it.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut, room: usize) -> io::Result<usize> {
+    let spare = buffer.spare_capacity_mut();
+    let room = room.min(spare.len());
+    let ((read, _), _) = rustix::net::recv(socket, &mut spare[..room], RecvFlags::empty())?;
+    let read = read.len();
+    // SAFETY: so many bytes of the spare capacity, from its beginning, are initialised: they are what was read.
+    unsafe { buffer.advance_mut(read) };
+    Ok(read)
+}
+
+/// What is shown of a TCP connection as `$tcpinfo_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Microseconds.
+    pub rtt: u32,
+    pub rttvar: u32,
+    pub snd_cwnd: u32,
+    pub rcv_space: u32,
+}
+
+/// What the kernel knows of a connection; `None` when it is not a TCP one.
 pub fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -194,7 +220,6 @@ mod tests {
 
     #[test]
     fn tcp_sockets_have_facts_and_others_have_none() {
-        use std::os::fd::AsFd;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let stream = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("somebody listens");
         let info = tcp_info(stream.as_fd()).expect("a TCP socket");
