@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -86,7 +86,15 @@ pub async fn accept(socket: OwnedFd, door: Door) {
     let mut deferral = door.may_defer.then(|| Deferral::new(listening.get_ref().as_fd()));
     let mut in_a_row = 0;
     loop {
-        match listening.async_io(Interest::READABLE, accept_one).await {
+        let mut next = pin!(listening.async_io(Interest::READABLE, accept_one));
+        let accepted = poll_fn(|cx| {
+            let polled = next.as_mut().poll(cx);
+            if let (Poll::Pending, Some(deferral)) = (&polled, &mut deferral) {
+                deferral.wait(cx);
+            }
+            polled
+        });
+        match accepted.await {
             Ok((socket, peer)) => {
                 if let Some(deferral) = &mut deferral {
                     deferral.accepted(&socket);

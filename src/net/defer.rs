@@ -8,17 +8,19 @@
 //! Nobody may be hurt by what the operator did not ask for. Until its first bytes, and for at most a second, a connection
 //! is no more than a place in the kernel's queue of handshakes, which is as long as `backlog`; where many clients connect and
 //! wait, that queue would fill. So every sixteenth connection is looked at, and when about one in nine had nothing to
-//! say, the listener is left alone for a minute. When connections stop coming, the option stays until sixteen more have: what it
-//! holds back then are a few that say nothing, for a second. Each thread judges by its own connections: those that share
-//! a socket see the same clients, and when one has taken the option back, the others find clients that say nothing and do the same.
+//! say, the listener is left alone for a minute; and when none comes for a sixth of a second, the option is taken back. Each
+//! thread judges by its own connections: those that share a socket see the same clients, and when one has taken the option back,
+//! the others find clients that say nothing, or none, and do the same.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::SetSockOpt;
 use nix::{setsockopt_impl, sockopt_impl};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::timer::Timer;
 use crate::base::clock;
 
 sockopt_impl!(
@@ -32,7 +34,7 @@ const STEP: u32 = 16;
 const QUICK: Duration = Duration::from_millis(32);
 /// So many quick steps, one after the other, are no accident.
 const QUICK_STEPS: u32 = 8;
-/// A step that takes longer is not worth it any more: 100 connections a second.
+/// A step that takes longer is not worth it any more: 100 connections a second. Nor is a wait for one connection.
 const SLOW: Duration = Duration::from_millis(160);
 /// What a client that said nothing weighs against one that did.
 const SILENCE: u32 = 8;
@@ -48,6 +50,8 @@ pub struct Deferral<'a> {
     accepted: u32,
     looked: Instant,
     state: State,
+    /// Since the last connection.
+    quiet: Timer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +67,29 @@ impl<'a> Deferral<'a> {
     pub fn new(socket: BorrowedFd<'a>) -> Self {
         let _ = DeferAccept.set(&socket, &0); // where it cannot be unset it was not set
         let now = clock::now();
-        Self { socket, accepted: 0, looked: now, state: State::Off { quick_steps: 0, not_before: now } }
+        Self {
+            socket,
+            accepted: 0,
+            looked: now,
+            state: State::Off { quick_steps: 0, not_before: now },
+            quiet: Timer::default(),
+        }
     }
 
     /// A connection was accepted.
     pub fn accepted(&mut self, connection: impl AsFd) {
+        self.quiet.disarm();
         self.accepted += 1;
         if self.accepted == STEP {
             self.accepted = 0;
             self.look(clock::now(), || has_spoken(connection));
+        }
+    }
+
+    /// Called while there is none to accept. `cx` is told when that has lasted.
+    pub fn wait(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.state, State::On { .. }) && self.quiet.poll(cx, SLOW).is_ready() {
+            self.state = self.off(clock::now());
         }
     }
 
@@ -120,6 +138,7 @@ fn has_spoken(connection: impl AsFd) -> bool {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
+    use std::task::Poll;
 
     use nix::getsockopt_impl;
     use nix::sys::socket::getsockopt;
@@ -195,6 +214,20 @@ mod tests {
             looks(&mut deferral, 1, QUICK, false);
         }
         assert!(!is_deferred(&socket));
+    }
+
+    #[test]
+    fn when_nobody_comes_it_ends() {
+        let socket = listener();
+        let mut deferral = Deferral::new(socket.as_fd());
+        looks(&mut deferral, QUICK_STEPS + 1, QUICK, true);
+        assert!(is_deferred(&socket));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("descriptors are left").block_on(std::future::poll_fn(|cx| {
+            deferral.wait(cx);
+            if is_deferred(&socket) { Poll::Pending } else { Poll::Ready(()) }
+        }));
+        assert!(matches!(deferral.state, State::Off { quick_steps: 0, .. }));
     }
 
     #[test]
