@@ -66,6 +66,12 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The same when there are so many: an answer is on its way before it is kept.
+fn so_many_files(count: usize, directory: &Path) -> Vec<PathBuf> {
+    eventually("what was answered is kept", || files(directory).len() == count);
+    files(directory)
+}
+
 #[test]
 fn what_was_kept_is_served_from_its_file() {
     let (upstream, count) = counting("Cache-Control: max-age=60\r\nETag: \"a\"\r\nAccept-Ranges: bytes\r\n");
@@ -215,6 +221,19 @@ fn many_clients_share_one_fetch_while_it_lasts() {
 }
 
 #[test]
+fn who_has_an_answer_and_asks_again_finds_it_kept() {
+    let (upstream, count) = counting("Cache-Control: max-age=60\r\n");
+    let setup = Setup::new().main("worker_processes 4;");
+    let server = start_with(setup, &upstream.address.to_string(), "", "");
+    for n in 1..=500 {
+        let (path, body) = (format!("/{n}"), format!("answer {n}"));
+        expect(&server, &path, "MISS", &body);
+        expect(&server, &path, "HIT", &body); // whichever thread has this connection
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 500);
+}
+
+#[test]
 fn a_fetch_that_fails_frees_those_who_wait() {
     let upstream = Upstream::start();
     let server = start(&upstream.address().to_string(), "", "proxy_cache_lock on; proxy_cache_lock_timeout 60s;");
@@ -233,7 +252,7 @@ fn broken_files_are_misses_and_are_replaced() {
     let (upstream, _) = counting("Cache-Control: max-age=60\r\n");
     let server = start(&upstream.address.to_string(), "", "");
     expect(&server, "/a", "MISS", "answer 1");
-    let path = files(&server.path("cache")).pop().expect("a file");
+    let path = so_many_files(1, &server.path("cache")).pop().expect("a file");
     let whole = fs::read(&path).expect("its bytes");
     let mut n = 1;
     let mut damage = |what: &str, change: &dyn Fn(&fs::File)| {
@@ -406,7 +425,7 @@ fn what_the_page_cache_lacks_is_read_by_a_thread() {
         for path in ["/large", "/small"] {
             get(&server, path, "").expect_field("X-Cache", "MISS");
         }
-        for file in files(&server.path("cache")) {
+        for file in so_many_files(2, &server.path("cache")) {
             let file = fs::File::open(file).expect("a file");
             file.sync_all().expect("on the disk");
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("out of memory");

@@ -1,4 +1,4 @@
-//! A cache file that is being made: a temporary file, and at the end its name.
+//! A cache file that is being made: in memory while it is small, then a temporary file, and at the end its name.
 //!
 //! In: what stands before the body, and the body as it comes. Out: the file in its place and counted, by rename, so
 //! that nobody sees half of it but those who know that it grows. Dropped before, it is deleted. A disk that refuses ends
@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,18 +24,26 @@ pub struct Filling {
     key: Key,
     /// `None` once the file is in its place.
     turn: Option<Turn>,
-    file: Arc<File>,
-    temp: PathBuf,
+    /// Where it stands until it is whole; beside its place without.
+    temporary: Option<Arc<TempPath>>,
+    /// `None` while nothing is written.
+    written: Option<Written>,
     /// What is not written yet.
     buffer: Vec<u8>,
-    /// Bytes in the file.
-    len: u64,
     /// Bytes before the body.
     start: u64,
     /// Whoever waits may have what is there already: that the body ends too early would not go unnoticed.
     open: bool,
     /// What it is kept under.
     name: Name,
+}
+
+/// What is on the disk already.
+#[derive(Debug)]
+struct Written {
+    file: Arc<File>,
+    path: PathBuf,
+    len: u64,
 }
 
 /// What a file is kept under, whichever variant it is.
@@ -64,31 +72,33 @@ impl Filling {
         store: &Arc<Store>,
         (key, name): (Key, Name),
         turn: Turn,
-        temporary: Option<&TempPath>,
+        temporary: Option<&Arc<TempPath>>,
         front: Vec<u8>,
         open: bool,
-    ) -> Result<Self, Refused> {
-        let created = match temporary {
-            Some(directory) => directory.create().map_err(|error| (directory.path.clone(), error)),
-            None => {
-                let path = store.file(key);
-                temp::create_beside(&path, &store.lacking).map_err(|error| (path, error))
-            }
-        };
-        let (file, temp) = created.map_err(|(path, error)| Refused { call: "open", path, error })?;
-        let start = front.len() as u64;
-        Ok(Self {
+    ) -> Self {
+        Self {
             store: store.clone(),
             key,
             turn: Some(turn),
-            file: Arc::new(file),
-            temp,
+            temporary: temporary.cloned(),
+            written: None,
+            start: front.len() as u64,
             buffer: front,
-            len: 0,
-            start,
             open,
             name,
-        })
+        }
+    }
+
+    fn create(&self) -> Result<Written, Refused> {
+        let created = match &self.temporary {
+            Some(directory) => directory.create().map_err(|error| (directory.path.clone(), error)),
+            None => {
+                let path = self.store.file(self.key);
+                temp::create_beside(&path, &self.store.lacking).map_err(|error| (path, error))
+            }
+        };
+        let (file, path) = created.map_err(|(path, error)| Refused { call: "open", path, error })?;
+        Ok(Written { file: Arc::new(file), path, len: 0 })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Refused> {
@@ -100,61 +110,70 @@ impl Filling {
         Ok(())
     }
 
-    /// Writes what waits, and tells those who wait.
-    pub fn flush(&mut self) -> Result<(), Refused> {
-        if self.buffer.is_empty() {
-            return Ok(());
+    /// Writes what waits, and tells those who wait. Out: the file, and how many bytes of it are written.
+    pub fn flush(&mut self) -> Result<(&Arc<File>, u64), Refused> {
+        let written = match self.written.take() {
+            Some(written) => written,
+            None => self.create()?,
+        };
+        let written = self.written.insert(written);
+        if !self.buffer.is_empty() {
+            let wrote = written.file.write_all_at(&self.buffer, written.len);
+            wrote.map_err(|error| Refused { call: "pwrite", path: written.path.clone(), error })?;
+            written.len += self.buffer.len() as u64;
+            self.buffer.clear();
+            if let Some(turn) = self.turn.as_ref().filter(|_| self.open) {
+                turn.fill.grew(&written.file, written.len);
+            }
         }
-        let wrote = self.file.write_all_at(&self.buffer, self.len);
-        wrote.map_err(|error| Refused { call: "pwrite", path: self.temp.clone(), error })?;
-        self.len += self.buffer.len() as u64;
-        self.buffer.clear();
-        if let Some(turn) = self.turn.as_ref().filter(|_| self.open) {
-            turn.fill.grew(&self.file, self.len);
-        }
-        Ok(())
+        Ok((&written.file, written.len))
     }
 
     /// Bytes of the body so far.
     pub fn body_len(&self) -> u64 {
-        (self.len + self.buffer.len() as u64).saturating_sub(self.start)
+        let written = self.written.as_ref().map_or(0, |written| written.len);
+        (written + self.buffer.len() as u64).saturating_sub(self.start)
+    }
+
+    /// The body is whole, and [`Filling::finish`] will follow at once.
+    pub fn arrives(&mut self) {
+        if let Some(turn) = &mut self.turn {
+            turn.arrives();
+        }
     }
 
     /// The body is whole: the file gets its name, unless what it would be kept under was purged after it was asked for.
     pub fn finish(mut self) -> Result<(), Refused> {
         self.flush()?;
+        let Some(Written { file, path: temporary, len }) = &self.written else { return Ok(()) };
         if let Some(turn) = &self.turn
             && self.store.index.purges.has(self.name.main, &self.name.text, turn.fill.since, i64::MAX)
         {
-            turn.fill.whole(&self.file, self.len);
+            turn.fill.whole(file, *len);
             return Ok(());
         }
         let path = self.store.file(self.key);
-        let put = temp::put(&self.temp, &path, 0o600, &self.store.lacking);
-        put.map_err(|(call, error)| Refused { call, path: path.clone(), error })?;
-        let size = self.store.size_on_disk((self.len, 0));
+        let put = temp::put(temporary, &path, 0o600, &self.store.lacking);
+        put.map_err(|(call, error)| Refused { call, path, error })?;
+        let size = self.store.size_on_disk((*len, 0));
         if let Some(turn) = self.turn.take() {
-            turn.fill.whole(&self.file, self.len);
+            turn.fill.whole(file, *len);
             turn.made(size);
         }
         self.store.bell.ring_if_full(&self.store);
         Ok(())
     }
 
-    /// The file, and how many bytes of it are written.
-    pub fn so_far(&self) -> (&File, u64) {
-        (&self.file, self.len)
-    }
-
-    pub fn temporary(&self) -> &Path {
-        &self.temp
+    /// Where it goes.
+    pub fn place(&self) -> PathBuf {
+        self.store.file(self.key)
     }
 }
 
 impl Drop for Filling {
     fn drop(&mut self) {
-        if self.turn.is_some() {
-            let _ = fs::remove_file(&self.temp); // it may be gone already
+        if let (Some(_), Some(written)) = (&self.turn, &self.written) {
+            let _ = fs::remove_file(&written.path); // it may be gone already
         }
     }
 }

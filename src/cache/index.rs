@@ -97,6 +97,8 @@ struct Node {
     /// A status that stands for a file.
     error: u16,
     exists: bool,
+    /// Who is fetching it has all of it, and its file will be in its place at once.
+    arrives: bool,
     /// The loader has seen its file.
     seen: bool,
 }
@@ -112,6 +114,8 @@ impl Node {
 pub enum Found {
     /// This status is the answer.
     Error(u16),
+    /// The file that answers is on its way to its place: [`Held::fill`].
+    Arrives,
     Entry {
         /// There is a file, or there may be one: the disk is to be asked.
         on_disk: bool,
@@ -199,6 +203,7 @@ impl Index {
         node.uses = node.uses.saturating_add(1);
         node.holders += 1;
         let found = match () {
+            () if node.arrives => Found::Arrives,
             () if known.is_some() && node.error != 0 && node.error_until >= now => Found::Error(node.error),
             () if known.is_some() && node.error == 0 => {
                 let often = node.exists || node.uses >= min_uses;
@@ -372,6 +377,7 @@ impl Inner {
             made: 0,
             error: 0,
             exists: false,
+            arrives: false,
             seen: true,
         };
         let place = match self.nodes.get(self.free as usize) {
@@ -490,6 +496,11 @@ impl Held {
         });
     }
 
+    /// What those see of a fetch who wait for it; `None` when it is over.
+    pub fn fill(&self) -> Option<Arc<Fill>> {
+        self.with(|inner, place| inner.nodes[place].fill.clone())
+    }
+
     /// The right to fetch what is missing, one at a time; another may have it when `age` milliseconds have passed. The
     /// error is who has it, and until when.
     pub fn turn(self, now: u64, age: u64) -> Result<Turn, (Self, Arc<Fill>, u64)> {
@@ -576,6 +587,21 @@ impl Turn {
         });
     }
 
+    /// All of it has come, and its file will be in its place at once: whoever looks for it from now on waits for that.
+    pub fn arrives(&mut self) {
+        let next = || self.held.index.turns.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = if self.number == 0 { next() } else { self.number };
+        self.number = self.held.with(|inner, place| {
+            let node = &mut inner.nodes[place];
+            if node.is_fetched() && node.turn != number {
+                return self.number; // those who wait have somebody else to wait for
+            }
+            (node.turn, node.turn_until, node.arrives) = (number, u64::MAX, true);
+            node.fill = Some(self.fill.clone());
+            number
+        });
+    }
+
     /// There will be no file: until `until` this status is the answer.
     pub fn failed(self, status: u16, until: i64) {
         self.held.with(|inner, place| {
@@ -598,8 +624,7 @@ impl Drop for Turn {
                 let node = &mut inner.nodes[place];
                 // nginx: who was given up on has nothing to end any more
                 if node.turn == number {
-                    node.turn = 0;
-                    node.fill = None;
+                    (node.turn, node.fill, node.arrives) = (0, None, false);
                 }
             });
         }
@@ -709,6 +734,28 @@ mod tests {
         third.failed(502, 9);
         assert_eq!(held(&index, "a", 9).1, Found::Error(502));
         assert_eq!(held(&index, "a", 10).1, MISSING);
+    }
+
+    #[test]
+    fn what_arrives_is_waited_for() {
+        let index = index(10);
+        let mut first = held(&index, "a", 1).0.share();
+        let mut second = held(&index, "a", 1).0.share();
+        assert_eq!(held(&index, "a", 1).1, MISSING, "nobody knows how long it will take");
+        first.arrives();
+        second.arrives();
+        let (waits, found) = held(&index, "a", 1);
+        assert_eq!(found, Found::Arrives);
+        assert!(waits.fill().is_some_and(|fill| Arc::ptr_eq(&fill, &first.fill)));
+        second.made(1);
+        assert_eq!(held(&index, "a", 1).1, Found::Arrives, "of two the first counts");
+        first.made(1);
+        assert_eq!((held(&index, "a", 1).1, waits.fill().is_none()), (THERE, true));
+        let mut third = waits.turn(1000, 500).expect("nobody has it");
+        third.arrives();
+        assert!(held(&index, "a", 1).0.turn(9000, 500).is_err(), "it is not given up any more");
+        drop(third);
+        assert_eq!(held(&index, "a", 1).1, THERE, "it came to nothing, and the old one is left");
     }
 
     #[test]

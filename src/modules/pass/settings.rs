@@ -4,6 +4,7 @@
 
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::names::FieldNames;
@@ -587,7 +588,7 @@ impl Conf {
             buffers,
             max_temp_file_size,
             temp_file_write_size: write_size,
-            temp_path,
+            temp_path: Arc::new(temp_path),
             limit_rate: self.limit_rate.said().filter(|rate| rate.constant().is_none_or(|rate| rate != "0")),
             force_ranges: self.force_ranges.or(false),
             ignore_client_abort: self.ignore_client_abort.or(false),
@@ -718,7 +719,7 @@ pub struct Settings {
     pub buffers: Buffers,
     pub max_temp_file_size: u64,
     pub temp_file_write_size: usize,
-    pub temp_path: TempPath,
+    pub temp_path: Arc<TempPath>,
     pub limit_rate: Option<Template>,
     pub force_ranges: bool,
     pub ignore_client_abort: bool,

@@ -1,6 +1,8 @@
 //! An answer on its way into the cache, or into a file of `*_store`: the relay's copy of a body.
 
 use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::base::text::errno;
 use crate::cache::filling::{Filling, Refused};
@@ -61,23 +63,29 @@ impl Copy {
     }
 
     /// The file that has all that was written, and where in it that ends. `None`: there is none to read from.
-    pub fn on_disk(&mut self, request: &Request) -> Option<(&File, u64)> {
+    pub fn on_disk(&mut self, request: &Request) -> Option<(Arc<File>, u64)> {
         let Self::Cache(kept) = self else { return None };
-        if !Kept::done(request, kept.filling.as_mut()?.flush()) {
-            kept.filling = None;
+        match kept.filling.as_mut()?.flush() {
+            Ok((file, len)) => Some((file.clone(), len)),
+            Err(refused) => {
+                log(request, &refused);
+                kept.filling = None;
+                None
+            }
         }
-        kept.filling.as_ref().map(Filling::so_far)
     }
 
-    /// The body has ended.
-    pub fn finish(self, request: &Request, settings: &Settings) {
+    /// The body has ended. What is for the cache goes there behind the answers that are ready now: no client waits for the disk.
+    /// Who has one of them and asks again, of another thread even, waits instead of having it fetched once more.
+    pub fn finish(self, request: &Rc<Request>, settings: &Settings) {
         match self {
             Self::File(keeper) => keeper.finish(request, settings),
             Self::Cache(Kept { filling, length }) => {
-                let Some(filling) = filling else { return };
-                if length.is_none_or(|length| length == filling.body_len()) {
-                    Kept::done(request, filling.finish());
-                }
+                let whole = |filling: &Filling| length.is_none_or(|length| length == filling.body_len());
+                let Some(mut filling) = filling.filter(whole) else { return };
+                filling.arrives();
+                let request = request.clone();
+                tokio::task::spawn_local(async move { Kept::done(&request, filling.finish()) });
             }
         }
     }

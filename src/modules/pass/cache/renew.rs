@@ -86,11 +86,8 @@ pub(super) async fn replace<O: Origin>(
     let front = meta.front(&entry.text, head, long, origin.settings().buffer_size);
     let Some(front) = front.ok().filter(|_| keep.vary == meta.vary) else { return fresh };
     let temporary = entry.zone.use_temp_path.then_some(&origin.settings().temp_path);
-    let made = match Filling::begin(&entry.zone.store, (entry.key, entry.name()), turn, temporary, front, true) {
-        Ok(filling) => filled(filling, &copied.stored, copied.file).await,
-        Err(refused) => Err(refused),
-    };
-    if let Err(refused) = made {
+    let filling = Filling::begin(&entry.zone.store, (entry.key, entry.name()), turn, temporary, front, true);
+    if let Err(refused) = filled(filling, &copied.stored, copied.file).await {
         keep::log(request, &refused);
     }
     fresh
@@ -156,7 +153,7 @@ pub(super) async fn filled(mut filling: Filling, from: &Stored, file: Option<Arc
     let (mut at, mut bytes) = (u64::from(from.meta.body_start), vec![0; STEP]);
     loop {
         let read = file.read_at(&mut bytes, at);
-        let refused = |error| Refused { call: "pread", path: filling.temporary().to_owned(), error };
+        let refused = |error| Refused { call: "pread", path: filling.place(), error };
         let got = read.map_err(refused)?;
         if got == 0 {
             return filling.finish();

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::copied::{self, Copied, Opened};
 use super::entry::{self, Entry, now, other_variant, pairs, variant};
-use super::keep::{self, Copy, Kept};
+use super::keep::{Copy, Kept};
 use super::origin::Origin;
 use super::renew;
 use super::strict;
@@ -143,8 +143,8 @@ enum Way {
     Refuse(u16),
     /// The upstream is asked. Without a turn its answer is not kept.
     Fetch { turn: Option<Turn>, stale: Option<Copied>, status: Status },
-    /// Somebody is asking; until then at most.
-    Wait { fill: Arc<Fill>, until: u64 },
+    /// Somebody is asking; until then at most. Without that, the answer is here.
+    Wait { fill: Arc<Fill>, until: Option<u64> },
     /// Another variant is asked for.
     Variant(Key),
     /// The disk has to be waited for.
@@ -182,7 +182,7 @@ async fn through_cache<O: Origin>(
                 Box::pin(copied::warm(request, file, origin.settings().buffer_size)).await;
                 waited = true;
             }
-            Way::Wait { .. } if entry.wish.is_some_and(|wish| wish.only_if_cached) => {
+            Way::Wait { until: Some(_), .. } if entry.wish.is_some_and(|wish| wish.only_if_cached) => {
                 return Err(Refusal::Status(504));
             }
             Way::Wait { fill, until } => match patience.wait(origin.settings(), request, fill, until).await? {
@@ -217,6 +217,10 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     };
     let (on_disk, keep) = match found {
         Found::Error(status) => return Way::Refuse(status),
+        Found::Arrives => match held.fill() {
+            Some(fill) => return Way::Wait { fill, until: None },
+            None => (true, true), // it has come meanwhile
+        },
         Found::Entry { on_disk, keep } => (on_disk, keep),
     };
     if on_disk {
@@ -283,7 +287,7 @@ fn find<O: Origin>(origin: &Arc<O>, plan: &Plan, request: &Rc<Request>, entry: &
     let Some(age) = plan.lock else { return missing(Some(held.share())) };
     match held.turn(clock::milliseconds(), age) {
         Ok(turn) => missing(Some(turn)),
-        Err((_held, fill, until)) => Way::Wait { fill, until },
+        Err((_held, fill, until)) => Way::Wait { fill, until: Some(until) },
     }
 }
 
@@ -311,13 +315,13 @@ impl Patience {
         settings: &Settings,
         request: &Rc<Request>,
         fill: Arc<Fill>,
-        until: u64,
+        until: Option<u64>,
     ) -> Result<Waited, Refusal> {
         if self.left.is_zero() {
             return Ok(Waited::Enough);
         }
         let left = self.left.saturating_sub(clock::now().saturating_duration_since(self.since));
-        let age = Duration::from_millis(until.saturating_sub(clock::milliseconds()).max(1));
+        let age = until.map_or(left, |until| Duration::from_millis(until.saturating_sub(clock::milliseconds()).max(1)));
         let waiter = Waiter::new(fill);
         let mut timer = Timer::default();
         let waited = std::future::poll_fn(|cx: &mut Context<'_>| {
@@ -570,11 +574,6 @@ fn begin<C: Codec>(
     let long = length.is_some_and(|length| length > SMALL);
     let front = meta.front(&entry.text, &kept, long, settings.buffer_size).ok()?;
     let temporary = entry.zone.use_temp_path.then_some(&settings.temp_path);
-    match Filling::begin(store, (key, entry.name()), turn, temporary, front, asked.ends_by_itself()) {
-        Ok(filling) => Some(Copy::Cache(Kept::new(filling, length))),
-        Err(refused) => {
-            keep::log(request, &refused);
-            None
-        }
-    }
+    let filling = Filling::begin(store, (key, entry.name()), turn, temporary, front, asked.ends_by_itself());
+    Some(Copy::Cache(Kept::new(filling, length)))
 }
