@@ -1,7 +1,9 @@
 //! Temporary files: numbered names below a directory with levels, as nginx names them.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -86,7 +88,7 @@ impl Lacking {
     }
 
     fn make(&self, name: &Path, mode: u32, expected: u8) -> io::Result<()> {
-        let made = make_directory(name.parent().unwrap_or(Path::new("/")), mode, expected)?;
+        let made = make_directory(above(name).unwrap_or(Path::new("/")), mode, expected)?;
         self.0.store(made, Ordering::Relaxed);
         Ok(())
     }
@@ -116,10 +118,18 @@ pub fn create_beside(path: &Path, lacking: &Lacking) -> io::Result<(File, PathBu
     }
 }
 
+/// The directory that a path names something in; `None` at the root, or where it names nothing but a file. Paths of our own
+/// making have no other slashes: [`Path::parent`] looks at every component from the end on.
+fn above(path: &Path) -> Option<&Path> {
+    let path = path.as_os_str().as_bytes();
+    let slash = memchr::memrchr(b'/', path).filter(|slash| *slash > 0)?;
+    Some(Path::new(OsStr::from_bytes(&path[..slash])))
+}
+
 /// Makes a directory, and those above that are missing; says how many it made. The one that is tried first is the topmost
 /// of `expected`.
 fn make_directory(path: &Path, mode: u32, expected: u8) -> io::Result<u8> {
-    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let parent = above(path);
     let mut made = match parent {
         Some(parent) if expected > 1 => make_directory(parent, mode, expected - 1)?,
         _ => 0,
@@ -143,16 +153,16 @@ fn make_directory(path: &Path, mode: u32, expected: u8) -> io::Result<u8> {
 /// tree that the file goes to.
 pub fn put(temp: &Path, name: &Path, mode: u32, lacking: &Lacking) -> Result<(), (&'static str, std::io::Error)> {
     // A directory that may be read may be entered.
-    let above = mode | ((mode & 0o444) >> 2);
-    if temp.parent() != name.parent() {
-        lacking.make_expected(name, above).map_err(|error| ("mkdir", error))?;
+    let entered = mode | ((mode & 0o444) >> 2);
+    if above(temp) != above(name) {
+        lacking.make_expected(name, entered).map_err(|error| ("mkdir", error))?;
     }
     let error = match fs::rename(temp, name) {
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
     if error.raw_os_error() == Some(libc::ENOENT) {
-        lacking.make_missing(name, above).map_err(|error| ("mkdir", error))?;
+        lacking.make_missing(name, entered).map_err(|error| ("mkdir", error))?;
     } else if error.raw_os_error() != Some(libc::EXDEV) {
         return Err(("rename", error));
     }

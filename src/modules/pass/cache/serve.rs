@@ -71,7 +71,7 @@ pub fn answer<'a, O: Origin>(origin: &'a Arc<O>, request: &'a Rc<Request>) -> An
             Err(refusal) => return Answer::Now(Err(refusal)),
         };
     }
-    Answer::Wait(Box::pin(async move {
+    Answer::Wait(place::pinned(|| async move {
         Some(match seen {
             Some((entry, way)) => through_cache(origin, plan, request, entry, way).await,
             None => cached(origin, plan, request).await,
@@ -172,7 +172,7 @@ async fn through_cache<O: Origin>(
                 return Err(Refusal::Status(status));
             }
             Way::Fetch { turn, stale, status } => {
-                return Box::pin(fetch(origin, plan, request, &entry, turn, stale, status)).await;
+                return place::pinned(|| fetch(origin, plan, request, &entry, turn, stale, status)).await;
             }
             Way::Variant(key) => {
                 entry.key = key;
