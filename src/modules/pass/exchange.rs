@@ -790,8 +790,8 @@ impl<C: Codec> Exchange<C> {
             return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
         let buffering = reply.is_buffered(&self.settings);
-        let stores = copy.is_some() || !matches!(self.settings.store, Store::Off);
-        if request.is_head() && !stores {
+        let stores = !matches!(self.settings.store, Store::Off);
+        if request.is_head() && !stores && copy.is_none() {
             self.leave();
             return Ok(Response::new(head, Body::Empty));
         }
@@ -805,6 +805,9 @@ impl<C: Codec> Exchange<C> {
             Flow::End if !stores && !self.codec.has_trailers() => {
                 // The usual answer is small, and all of it is here.
                 self.part();
+                if let Some(copy) = copy {
+                    copy.write_whole(&request, &queue, &self.settings);
+                }
                 buffers::give_back(std::mem::take(&mut self.input), self.settings.buffer_size);
                 let body = match queue.len() {
                     0 => Body::Empty,

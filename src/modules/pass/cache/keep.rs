@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::base::text::errno;
 use crate::cache::filling::{Filling, Refused};
+use crate::http::body::Piece;
 use crate::http::request::Request;
 use crate::log::Level;
 use crate::modules::pass::settings::Settings;
@@ -60,6 +61,21 @@ impl Copy {
                 }
             }
         }
+    }
+
+    /// The whole body, in memory.
+    pub fn write_whole<'a>(
+        mut self,
+        request: &Rc<Request>,
+        pieces: impl IntoIterator<Item = &'a Piece>,
+        settings: &Settings,
+    ) {
+        for piece in pieces {
+            if let Piece::Mem(bytes) = piece {
+                self.write(request, bytes);
+            }
+        }
+        self.finish(request, settings);
     }
 
     /// The file that has all that was written, and where in it that ends. `None`: there is none to read from.
