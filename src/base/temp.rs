@@ -118,8 +118,8 @@ pub fn create_beside(path: &Path, lacking: &Lacking) -> io::Result<(File, PathBu
     }
 }
 
-/// The directory that a path names something in; `None` at the root, or where it names nothing but a file. Paths of our own
-/// making have no other slashes: [`Path::parent`] looks at every component from the end on.
+/// The directory that a path names something in; `None` at the root, or where it names nothing but a file. The last slash tells:
+/// [`Path::parent`] looks at every component, and a slash that is doubled costs no more than a call in vain.
 fn above(path: &Path) -> Option<&Path> {
     let path = path.as_os_str().as_bytes();
     let slash = memchr::memrchr(b'/', path).filter(|slash| *slash > 0)?;

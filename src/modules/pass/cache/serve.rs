@@ -143,7 +143,7 @@ enum Way {
     Refuse(u16),
     /// The upstream is asked. Without a turn its answer is not kept.
     Fetch { turn: Option<Turn>, stale: Option<Copied>, status: Status },
-    /// Somebody is asking; until then at most. Without that, the answer is here.
+    /// Somebody is asking; until then at most. Without a time, all of the answer has come.
     Wait { fill: Arc<Fill>, until: Option<u64> },
     /// Another variant is asked for.
     Variant(Key),
