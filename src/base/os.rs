@@ -229,6 +229,23 @@ mod tests {
     }
 
     #[test]
+    fn what_has_arrived_is_appended() {
+        use std::io::Write;
+        let (mut peer, socket) = std::os::unix::net::UnixStream::pair().expect("two sockets");
+        let mut buffer = BytesMut::with_capacity(8);
+        buffer.extend_from_slice(b"ab");
+        peer.write_all(b"cdefghijkl").expect("it is open");
+        let mut receive = |room| receive(socket.as_fd(), &mut buffer, room).map(|read| (read, buffer.to_vec())).ok();
+        assert_eq!(receive(3), Some((3, b"abcde".to_vec())));
+        assert_eq!(receive(100), Some((3, b"abcdefgh".to_vec())), "no more than there is room for");
+        assert_eq!(receive(100), Some((0, b"abcdefgh".to_vec())), "and none");
+        drop(peer);
+        buffer.clear();
+        assert_eq!(super::receive(socket.as_fd(), &mut buffer, 8).ok(), Some(4));
+        assert_eq!((super::receive(socket.as_fd(), &mut buffer, 4).ok(), &buffer[..]), (Some(0), &b"ijkl"[..]));
+    }
+
+    #[test]
     fn fork_is_refused_beside_other_threads() {
         // The test harness runs each test on a thread of its own beside the main one.
         assert!(fork().is_err());

@@ -93,7 +93,7 @@ impl Filling {
         let created = match &self.temporary {
             Some(directory) => directory.create().map_err(|error| (directory.path.clone(), error)),
             None => {
-                let path = self.store.file(self.key);
+                let path = self.place();
                 temp::create_beside(&path, &self.store.lacking).map_err(|error| (path, error))
             }
         };
@@ -152,7 +152,7 @@ impl Filling {
             turn.fill.whole(file, *len);
             return Ok(());
         }
-        let path = self.store.file(self.key);
+        let path = self.place();
         let put = temp::put(temporary, &path, 0o600, &self.store.lacking);
         put.map_err(|(call, error)| Refused { call, path, error })?;
         let size = self.store.size_on_disk((*len, 0));

@@ -33,14 +33,8 @@ impl Kept {
         Self { filling: Some(filling), length }
     }
 
-    fn done(request: &Request, done: Result<(), Refused>) -> bool {
-        match done {
-            Ok(()) => true,
-            Err(refused) => {
-                log(request, &refused);
-                false
-            }
-        }
+    fn done<T>(request: &Request, done: Result<T, Refused>) -> Option<T> {
+        done.inspect_err(|refused| log(request, refused)).ok()
     }
 }
 
@@ -56,7 +50,7 @@ impl Copy {
             Self::File(keeper) => keeper.write(request, bytes),
             Self::Cache(kept) => {
                 let Some(filling) = &mut kept.filling else { return };
-                if !Kept::done(request, filling.write(bytes)) {
+                if Kept::done(request, filling.write(bytes)).is_none() {
                     kept.filling = None;
                 }
             }
@@ -81,14 +75,12 @@ impl Copy {
     /// The file that has all that was written, and where in it that ends. `None`: there is none to read from.
     pub fn on_disk(&mut self, request: &Request) -> Option<(Arc<File>, u64)> {
         let Self::Cache(kept) = self else { return None };
-        match kept.filling.as_mut()?.flush() {
-            Ok((file, len)) => Some((file.clone(), len)),
-            Err(refused) => {
-                log(request, &refused);
-                kept.filling = None;
-                None
-            }
+        let flushed = kept.filling.as_mut()?.flush().map(|(file, len)| (file.clone(), len));
+        let flushed = Kept::done(request, flushed);
+        if flushed.is_none() {
+            kept.filling = None;
         }
+        flushed
     }
 
     /// The body has ended. What is for the cache goes there behind the answers that are ready now: no client waits for the disk.
