@@ -39,6 +39,24 @@ fn clients(server: &Server) -> Vec<(Client, String)> {
     clients
 }
 
+/// So many clients that have all asked before the first is accepted, and have had their answers. The thread has no moment to
+/// spare until the last is answered, and reads no clock.
+fn crowd(server: &Server, count: usize) -> Vec<Client> {
+    server.fetch("/who").expect_status(200); // there is a worker
+    let worker = server.workers()[0];
+    let signal = |signal| kill(worker, signal).expect("the worker runs");
+    signal(Signal::SIGSTOP);
+    let mut clients: Vec<Client> = (0..count).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send(ASK);
+    }
+    signal(Signal::SIGCONT);
+    for client in &mut clients {
+        client.response().expect_status(200);
+    }
+    clients
+}
+
 /// How many sockets are waited for in an epoll set that is itself in another one.
 fn resting(server: &Server) -> usize {
     let process = format!("/proc/{}", server.workers()[0]);
@@ -134,6 +152,21 @@ fn who_rests_for_longest_makes_room() {
 }
 
 #[test]
+fn of_those_who_came_in_one_moment_the_first_make_room() {
+    let limit = AWAKE + RESTING + 10;
+    let server = start(limit, "");
+    let mut clients = crowd(&server, AWAKE);
+    // One after the other, and so the first of the crowd rest by then.
+    clients.extend((0..RESTING).map(|_| {
+        let mut client = server.client();
+        client.send(ASK).response().expect_status(200);
+        client
+    }));
+    server.wait_for_log("worker_connections are not enough, reusing connections");
+    clients[0].expect_closed();
+}
+
+#[test]
 fn a_worker_that_quits_does_not_wait_for_those_that_rest() {
     let mut server = start(2048, "");
     let mut clients = clients(&server);
@@ -148,19 +181,7 @@ fn a_worker_that_quits_does_not_wait_for_those_that_rest() {
 fn a_crowd_that_comes_in_one_moment_rests_at_once() {
     const CROWD: usize = 800;
     let server = start(2048, "");
-    server.fetch("/who").expect_status(200); // there is a worker
-    let worker = server.workers()[0];
-    // All have asked before the first is accepted, and the thread has no moment to spare until the last is answered.
-    let signal = |signal| kill(worker, signal).expect("the worker runs");
-    signal(Signal::SIGSTOP);
-    let mut clients: Vec<Client> = (0..CROWD).map(|_| server.client()).collect();
-    for client in &mut clients {
-        client.send(ASK);
-    }
-    signal(Signal::SIGCONT);
-    for client in &mut clients {
-        client.response().expect_status(200);
-    }
+    let _clients = crowd(&server, CROWD);
     let rest = resting(&server);
     assert!(rest + AWAKE + 10 >= CROWD, "{rest} of {CROWD} rest");
 }

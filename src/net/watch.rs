@@ -175,11 +175,12 @@ impl<T> Watch<T> {
         places.into_iter().filter_map(|place| self.take(place)).map(|(_, what)| what).collect()
     }
 
+    /// The one that has begun by then: who is here does not seem to have come later than who came at the same time.
     fn moment(&self, time: Instant) -> Moment {
-        let milliseconds = |span: Duration| Moment::try_from(span.as_millis()).unwrap_or(Moment::MAX - 1);
+        let moment = |milliseconds: u128| Moment::try_from(milliseconds).unwrap_or(Moment::MAX - 1);
         match time.checked_duration_since(self.made) {
-            Some(after) => milliseconds(after),
-            None => -milliseconds(self.made.saturating_duration_since(time)),
+            Some(after) => moment(after.as_millis()),
+            None => -moment(self.made.saturating_duration_since(time).as_nanos().div_ceil(1_000_000)),
         }
     }
 
@@ -244,6 +245,15 @@ mod tests {
         for (until, told) in [(7, 7), (-5, -5), (-9, -5), (Moment::MAX, Moment::from(u32::MAX) - 5)] {
             watched.set_until(until);
             assert_eq!(watched.until(), told);
+        }
+    }
+
+    #[test]
+    fn nobody_seems_to_have_come_later_than_he_did() {
+        let watch = Watch::<()>::new().expect("descriptors are left");
+        for time in [watch.made - Duration::from_micros(2300), watch.made, watch.made + Duration::from_micros(2700)] {
+            let told = watch.instant(watch.moment(time));
+            assert!(told <= time && time - told < Duration::from_millis(1), "{told:?} for {time:?}");
         }
     }
 
