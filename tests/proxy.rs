@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::kit::{Client, Server, Setup, Step, Upstream, eventually};
+use crate::kit::{Client, Conversation, Server, Setup, Step, Upstream, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -425,6 +425,62 @@ fn an_unbuffered_answer_arrives_as_it_is_sent() {
     client.read_until(b"\r\n\r\nabc");
     conversation.reply("def");
     client.read_until(b"def");
+}
+
+/// A server with buffers of 64 KB and connections that are kept, and an upstream that has begun a long answer: all of it
+/// that came with the head has arrived, and the rest is waited for.
+fn begun() -> (Server, Client, Upstream, Conversation) {
+    let upstream = Upstream::start();
+    let conf = "upstream kept { server %%UPSTREAM%%; keepalive 1; } proxy_buffers 4 64k;
+                server { listen %%ADDR_0%%; location / {
+                    proxy_pass http://kept; proxy_http_version 1.1; proxy_set_header Connection \"\"; } }";
+    let server = Setup::new().set("UPSTREAM", upstream.address()).start(conf);
+    let mut client = server.client();
+    client.get("/");
+    let mut conversation = upstream.expect("GET /");
+    conversation.reply(format!("HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n{}", "a".repeat(20_000)));
+    client.read_until(b"\r\n\r\n");
+    client.read_exactly(20_000);
+    (server, client, upstream, conversation)
+}
+
+#[test]
+fn what_does_not_fill_a_buffer_waits_for_a_moment() {
+    let (_server, mut client, upstream, mut conversation) = begun();
+    conversation.reply("b".repeat(100)); // no buffer is full of that
+    assert_eq!(client.read_exactly(100), [b'b'; 100]);
+    conversation.reply("c".repeat(100));
+    assert_eq!(client.read_exactly(100), [b'c'; 100]); // the next is not waited for
+    conversation.reply("d".repeat(179_800));
+    assert!(client.read_exactly(179_800).iter().all(|byte| *byte == b'd'));
+    // The connection is as it was.
+    for _ in 0..2 {
+        client.get("/");
+        conversation.expect("GET /").reply(OK);
+        client.response().expect_body("ok");
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn a_long_answer_that_came_in_buffers_leaves_a_connection_as_it_was() {
+    let (_server, mut client, upstream, mut conversation) = begun();
+    conversation.reply("b".repeat(64 * 1024));
+    client.read_exactly(64 * 1024);
+    conversation.reply("c".repeat(180_000 - 64 * 1024));
+    client.read_exactly(180_000 - 64 * 1024);
+    client.get("/");
+    conversation.expect("GET /").reply(OK);
+    client.response().expect_body("ok");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn what_came_before_an_early_end_is_passed_on() {
+    let (server, mut client, _upstream, mut conversation) = begun();
+    conversation.reply("b".repeat(100)).close();
+    assert_eq!(client.rest(), [b'b'; 100]);
+    server.wait_for_log("upstream prematurely closed connection while reading upstream");
 }
 
 #[test]

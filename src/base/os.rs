@@ -1,10 +1,10 @@
 //! What only the operating system can do and no safe crate offers: forking, the environment, the process title, what the
-//! kernel knows of a connection, and reading into memory that nobody has written to yet.
+//! kernel knows of a connection and when it tells of what has come, and reading into memory that nobody has written to yet.
 //!
 //! This is the one file that may contain `unsafe`, and stands below all that need it. Every function here is safe to call: what
 //! its block relies on is checked in the function itself, or follows from the one rule that the callers keep: forking, the
 //! environment and the title are for while the process has a single thread, before any runtime is built. `fork` and
-//! `set_environment` count the threads first. `tcp_info` and `receive` rely on nothing and may be called at any time.
+//! `set_environment` count the threads first. What is done with sockets relies on nothing and may be called at any time.
 
 #![expect(unsafe_code, reason = "what is done here has no safe interface")]
 
@@ -143,6 +143,17 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut, room: usize) -> io
     Ok(read)
 }
 
+/// From now on a TCP socket is readable when so many bytes are there, or the end, or all that fits: `SO_RCVLOWAT`, socket(7). The
+/// system makes room for them. Other sockets do not mind.
+pub fn set_readable_at(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let len = size_of_val(&bytes) as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes, which is the size of `bytes`, and the descriptor is open.
+    let failed = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const bytes).cast(), len)
+    };
+    if failed != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// What is shown of a TCP connection as `$tcpinfo_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpInfo {
@@ -226,6 +237,36 @@ mod tests {
         assert!(info.snd_cwnd > 0 && info.rcv_space > 0, "{info:?}");
         let (unix, _) = std::os::unix::net::UnixStream::pair().expect("two sockets");
         assert_eq!(tcp_info(unix.as_fd()), None);
+    }
+
+    #[test]
+    fn a_socket_is_readable_when_enough_is_there() {
+        use std::io::{Read, Write};
+
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("somebody listens");
+        let (socket, _) = listener.accept().expect("it has connected");
+        let readable = |patience: u16| {
+            let mut sets = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            poll(&mut sets, PollTimeout::from(patience)).expect("a socket can be polled") == 1
+        };
+        set_readable_at(socket.as_fd(), 1000).expect("a TCP socket");
+        peer.write_all(&[b'a'; 999]).expect("it is read");
+        assert!(!readable(50));
+        peer.write_all(b"a").expect("it is read");
+        assert!(readable(10_000));
+        set_readable_at(socket.as_fd(), 1001).expect("a TCP socket");
+        assert!(!readable(0));
+        peer.shutdown(std::net::Shutdown::Write).expect("it is open");
+        assert!(readable(10_000), "the end is always told");
+        let (mut unix, mut other) = std::os::unix::net::UnixStream::pair().expect("two sockets");
+        unix.set_nonblocking(true).expect("a socket");
+        set_readable_at(unix.as_fd(), 1000).expect("any socket");
+        other.write_all(b"a").expect("it is read");
+        let mut sets = [PollFd::new(unix.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut sets, PollTimeout::from(10_000_u16)), Ok(1));
+        assert_eq!(unix.read(&mut [0; 10]).expect("it has come"), 1);
     }
 
     #[test]

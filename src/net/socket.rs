@@ -156,6 +156,11 @@ impl Socket {
         Ok(done)
     }
 
+    /// The polls for reading are ready when so many bytes are there, or all that will come. See [`os::set_readable_at`].
+    pub fn set_readable_at(&self, bytes: u32) -> io::Result<()> {
+        self.with(|socket| os::set_readable_at(socket, bytes))?
+    }
+
     /// What is written leaves at once. A unix socket has no delay anyway.
     pub fn set_nodelay(&self) {
         let _ = self.with(|socket| SockRef::from(&socket).set_tcp_nodelay(true)); // only those fail

@@ -24,7 +24,7 @@ pub use client::{Client, Response};
 pub use php_fpm::PhpFpm;
 pub use server::{Server, Setup};
 pub use tls::{Authority, Pair, TlsClient};
-pub use upstream::{Asked, Step, Upstream};
+pub use upstream::{Asked, Conversation, Step, Upstream};
 
 /// How long anything that should happen soon may take. Generous, because the tests share few cores; it is only
 /// ever spent in full by a test that fails.

@@ -57,6 +57,10 @@ struct Inner<C> {
     minds_client: bool,
     /// While bytes pass that nobody looks at.
     pipe: Option<Pipe>,
+    /// The upstream's connection is readable when so many bytes are there.
+    readable_at: u32,
+    /// The last time that buffers were waited for they were not full by the end of [`HOLD`].
+    trickles: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,9 @@ const READ: usize = 256 * 1024;
 
 /// Less than this is copied.
 const SPLICE: usize = 16 * 1024;
+
+/// So long half of the buffers may take to be full before what is there goes on.
+const HOLD: Duration = Duration::from_millis(20);
 
 /// What is there when the body's relay begins.
 pub struct Start {
@@ -119,6 +126,8 @@ impl<C: Codec> Relay<C> {
             copy,
             minds_client,
             pipe: None,
+            readable_at: 1,
+            trickles: false,
         });
         inner.took(0, flow);
         Self(Some(inner))
@@ -218,6 +227,7 @@ impl<C: Codec> Inner<C> {
     /// Moves bytes from the upstream to the client through a pipe: a body of known length that is not kept, not slowed
     /// and not changed. A buffered body comes back to memory when the client is slow, to be read ahead.
     fn poll_splice(&mut self, cx: &mut Context<'_>, client: &Io, limit: u64) -> Spliced {
+        let half = self.half();
         loop {
             if let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
                 return match pipe.poll_pour(cx, client) {
@@ -243,6 +253,7 @@ impl<C: Codec> Inner<C> {
             let limit = if rest < most.saturating_add(SPLICE) { rest } else { most };
             match pipe.poll_fill(cx, &link.io, limit) {
                 Poll::Pending => {
+                    self.wait_for_buffers();
                     return match self.poll_patience(cx) {
                         Poll::Pending => Spliced::Waits,
                         Poll::Ready(()) => Spliced::Not,
@@ -254,6 +265,7 @@ impl<C: Codec> Inner<C> {
                 }
                 Poll::Ready(Ok(read)) => {
                     link.timer.disarm();
+                    self.trickles &= read < half;
                     self.codec.passed(read as u64);
                     // Something that is no body may follow, and be here already.
                     let ended = self.codec.expected() == 0;
@@ -292,6 +304,33 @@ impl<C: Codec> Inner<C> {
         }
     }
 
+    /// A buffered body of known length goes on when half of the buffers is full of it, or all that is left is there: so a long one
+    /// is moved in few pieces. But what is there waits no longer than [`HOLD`].
+    fn wait_for_buffers(&mut self) {
+        let left = usize::try_from(self.codec.plain()).unwrap_or(usize::MAX);
+        let full = self.half().min(left);
+        let secure = self.at.link.as_ref().is_none_or(|link| link.io.is_secure());
+        let waits = self.buffering && full >= SPLICE && !secure && !self.trickles && self.pace.is_none();
+        self.set_readable_at(if waits { u32::try_from(full).unwrap_or(u32::MAX) } else { 1 });
+    }
+
+    /// What is waited for where it comes fast enough.
+    fn half(&self) -> usize {
+        self.settings.buffers.total() / 2
+    }
+
+    /// `false`: the system refused.
+    fn set_readable_at(&mut self, bytes: u32) -> bool {
+        if bytes != self.readable_at {
+            let set = self.at.link.as_ref().is_some_and(|link| link.io.socket().set_readable_at(bytes).is_ok());
+            if !set {
+                return false;
+            }
+            self.readable_at = bytes;
+        }
+        true
+    }
+
     /// Nothing comes from the upstream: whether that is still borne.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.minds_client && self.at.request.poll_gone(cx).is_ready() {
@@ -299,6 +338,13 @@ impl<C: Codec> Inner<C> {
             self.at.log(Level::Info, message, action::BODY);
             self.fail();
             return Poll::Ready(());
+        }
+        let Some(link) = &mut self.at.link else { return Poll::Pending };
+        if self.readable_at > 1 {
+            ready!(link.timer.poll(cx, HOLD));
+            link.timer.disarm();
+            self.trickles = true;
+            self.set_readable_at(1);
         }
         let Some(link) = &mut self.at.link else { return Poll::Pending };
         ready!(link.timer.poll(cx, self.settings.read_timeout));
@@ -323,6 +369,7 @@ impl<C: Codec> Inner<C> {
             if self.input.is_empty() {
                 buffers::give_back(std::mem::take(&mut self.input), most);
             }
+            self.wait_for_buffers();
             return self.poll_patience(cx);
         }
         let want = usize::try_from(self.codec.expected()).unwrap_or(usize::MAX).clamp(1, most).min(limit);
@@ -334,7 +381,10 @@ impl<C: Codec> Inner<C> {
             self.input.reserve(want);
         }
         let read = match link.io.poll_read_at_most(cx, &mut self.input, limit) {
-            Poll::Pending => return self.poll_patience(cx),
+            Poll::Pending => {
+                self.wait_for_buffers();
+                return self.poll_patience(cx);
+            }
             Poll::Ready(Ok(read)) => read,
             Poll::Ready(Err(error)) => {
                 self.at.log(Level::Error, format_args!("recv() failed {}", errno(&error)), action::BODY);
@@ -347,6 +397,7 @@ impl<C: Codec> Inner<C> {
             self.closed();
             return Poll::Ready(());
         }
+        self.trickles &= read < self.half();
         if let Some(pace) = &mut self.pace {
             pace.took(read as u64);
         }
@@ -412,7 +463,7 @@ impl<C: Codec> Inner<C> {
     fn end(&mut self) {
         self.state = State::Ended;
         let _ = self.replied.trailers.set(self.codec.take_trailers()); // a body ends once
-        if self.codec.is_reusable() && self.body_sent && self.input.is_empty() {
+        if self.codec.is_reusable() && self.body_sent && self.input.is_empty() && self.set_readable_at(1) {
             self.at.keep(Arc::as_ptr(&self.settings) as usize);
         }
         self.at.link = None;
