@@ -1,5 +1,6 @@
 //! Proxying as a conversation: silence, early ends, retries, buffers, kept connections.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::kit::{Client, Conversation, Server, Setup, Step, Upstream, eventually};
@@ -199,6 +200,52 @@ fn without_temporary_files_a_slow_client_slows_the_upstream() {
     assert!(got == expected);
     let done = writer.join().expect("the upstream writes");
     assert!(done >= first_read, "the upstream was read to its end before the client was");
+}
+
+#[test]
+fn a_disk_that_takes_no_more_slows_the_upstream() {
+    let upstream = Upstream::start();
+    let server = Setup::new()
+        .largest_file(2048)
+        .set("UPSTREAM", upstream.address())
+        .start("proxy_buffers 4 64k; server { listen %%ADDR_0%%; location / { proxy_pass http://%%UPSTREAM%%; } }");
+    taken_in_full(&server, &upstream);
+    let line = server.wait_for_log("[crit]");
+    let (_, line) = line.split_once("pwritev() \"").expect("the call");
+    let name = server.path("temp/proxy/0000000001");
+    let rest = format!("{}\" failed (27: File too large) while reading upstream, client: ", name.display());
+    assert!(line.starts_with(&rest), "{line}");
+    assert_eq!(server.error_log().matches("[crit]").count(), 1, "it is not asked again");
+}
+
+#[test]
+fn where_no_temporary_file_can_be_made_the_upstream_is_slowed() {
+    let upstream = Upstream::start();
+    let server = proxy(&upstream, "");
+    fs::remove_dir(server.path("temp/proxy")).expect("it is empty");
+    fs::write(server.path("temp/proxy"), "").expect("a file in its place");
+    taken_in_full(&server, &upstream);
+    let line = server.wait_for_log("[crit]");
+    let name = server.path("temp/proxy/0000000001");
+    let said = format!("open() \"{}\" failed (20: Not a directory) while reading upstream, client: ", name.display());
+    assert!(line.contains(&said), "{line}");
+}
+
+/// A long answer is asked for and not read before the error log has a critical line; then all of it comes.
+fn taken_in_full(server: &Server, upstream: &Upstream) {
+    let body: Vec<u8> = (0..30_000_000_u32).map(|number| (number % 253) as u8).collect();
+    let mut client = server.client();
+    client.get("/");
+    let mut conversation = upstream.expect("GET /");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            conversation.reply(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()));
+            conversation.reply(&body).close();
+        });
+        server.wait_for_log("[crit]");
+        let response = client.response();
+        assert!(response.body == body, "{} bytes came", response.body.len());
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Temporary files: numbered names below a directory with levels, as nginx names them.
 
 use std::ffi::OsStr;
+use std::fmt::{self, Display};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,12 +10,29 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::release;
+use super::text::errno;
 
 /// A directory for temporary files and how many digits of their number name each level below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TempPath {
     pub path: PathBuf,
     pub levels: Vec<usize>,
+}
+
+/// What the disk refused. Shown, it is what nginx logs: `open() "/tmp/0000000001" failed (13: Permission denied)`.
+#[derive(Debug)]
+pub struct Refused {
+    /// `pwrite`: its name alone.
+    pub call: &'static str,
+    pub path: PathBuf,
+    pub error: io::Error,
+}
+
+impl Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, path, error } = self;
+        write!(f, "{call}() \"{}\" failed {}", path.display(), errno(error))
+    }
 }
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -26,32 +44,11 @@ impl TempPath {
     }
 
     /// Creates a file that nobody else has. Level directories are made when they are missing.
-    pub fn create(&self) -> io::Result<(File, PathBuf)> {
-        loop {
-            let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
-            let path = self.name(&format!("{number:010}"));
-            let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-            let opened = match open() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let parent = path.parent().unwrap_or(&self.path);
-                    DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-                    open()
-                }
-                other => other,
-            };
-            match opened {
-                Ok(file) => return Ok((file, path)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Creates a file whose name is gone at once: it lives as long as it is open.
-    pub fn create_nameless(&self) -> io::Result<File> {
-        let (file, path) = self.create()?;
-        std::fs::remove_file(path)?;
-        Ok(file)
+    pub fn create(&self) -> Result<(File, PathBuf), Refused> {
+        create(
+            |number| self.name(&number),
+            |path| DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(&self.path)),
+        )
     }
 
     /// `…/7/65/0000034567` for levels 1 and 2: each takes its digits from the end, the last first.
@@ -95,25 +92,36 @@ impl Lacking {
 }
 
 /// Creates a file beside `path`, under its name with a dot and ten digits behind it.
-pub fn create_beside(path: &Path, lacking: &Lacking) -> io::Result<(File, PathBuf)> {
-    lacking.make_expected(path, 0o700)?;
+pub fn create_beside(path: &Path, lacking: &Lacking) -> Result<(File, PathBuf), Refused> {
+    let _ = lacking.make_expected(path, 0o700); // a guess: open() tells what is wrong
+    let name = |number: String| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    };
+    create(name, |path| lacking.make_missing(path, 0o700))
+}
+
+/// Creates a file under the name of the next number that is free. `make_above` makes the directories that it lacks.
+fn create(
+    name: impl Fn(String) -> PathBuf,
+    make_above: impl Fn(&Path) -> io::Result<()>,
+) -> Result<(File, PathBuf), Refused> {
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{number:010}"));
-        let name = PathBuf::from(name);
-        let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&name);
+        let path = name(format!("{number:010}"));
+        let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let opened = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                lacking.make_missing(path, 0o700)?;
-                open()
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match make_above(&path) {
+                Ok(()) => open(),
+                Err(error) => return Err(Refused { call: "mkdir", path, error }),
+            },
             other => other,
         };
         match opened {
-            Ok(file) => return Ok((file, name)),
+            Ok(file) => return Ok((file, path)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(Refused { call: "open", path, error }),
         }
     }
 }

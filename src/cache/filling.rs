@@ -5,7 +5,6 @@
 //! the file, not the answer: whoever writes is told once.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use bytes::Bytes;
 use super::index::Turn;
 use super::key::Key;
 use super::store::Store;
-use crate::base::temp::{self, TempPath};
+use crate::base::temp::{self, Refused, TempPath};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -56,15 +55,6 @@ pub struct Name {
 /// So much is written at once.
 const BUFFER: usize = 64 * 1024;
 
-/// What the disk refused.
-#[derive(Debug)]
-pub struct Refused {
-    /// `pwrite`: its name alone.
-    pub call: &'static str,
-    pub path: PathBuf,
-    pub error: io::Error,
-}
-
 impl Filling {
     /// Begins a file with `front`, which stands before the body. `temporary`: where it stands until it is
     /// whole; beside its place without. `open`: the body tells itself where it ends, so others may have what there is.
@@ -90,14 +80,10 @@ impl Filling {
     }
 
     fn create(&self) -> Result<Written, Refused> {
-        let created = match &self.temporary {
-            Some(directory) => directory.create().map_err(|error| (directory.path.clone(), error)),
-            None => {
-                let path = self.place();
-                temp::create_beside(&path, &self.store.lacking).map_err(|error| (path, error))
-            }
-        };
-        let (file, path) = created.map_err(|(path, error)| Refused { call: "open", path, error })?;
+        let (file, path) = match &self.temporary {
+            Some(directory) => directory.create(),
+            None => temp::create_beside(&self.place(), &self.store.lacking),
+        }?;
         Ok(Written { file: Arc::new(file), path, len: 0 })
     }
 

@@ -79,7 +79,8 @@ pub fn rewrite(directory: &Path, records: &[Record]) {
     }
     let mut bytes = Vec::new();
     records.iter().for_each(|record| record.encode(&mut bytes));
-    let written = temp::create_beside(&path, &Lacking::default()).and_then(|(mut file, temporary)| {
+    let written = temp::create_beside(&path, &Lacking::default()).map_err(|refused| refused.error);
+    let written = written.and_then(|(mut file, temporary)| {
         let written = file.write_all(&bytes).and_then(|()| fs::rename(&temporary, &path));
         if written.is_err() {
             let _ = fs::remove_file(&temporary); // the first error is the one to tell

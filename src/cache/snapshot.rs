@@ -32,7 +32,7 @@ pub fn save(store: &Store) {
 }
 
 fn write(bytes: &[u8], path: &std::path::Path) -> io::Result<()> {
-    let (mut file, temporary) = temp::create_beside(path, &Lacking::default())?;
+    let (mut file, temporary) = temp::create_beside(path, &Lacking::default()).map_err(|refused| refused.error)?;
     let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary); // the first error is the one to tell

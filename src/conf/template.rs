@@ -88,14 +88,6 @@ impl Template {
         }
     }
 
-    /// The variable, when the text is that and nothing else.
-    pub fn lone_variable(&self) -> Option<VarId> {
-        match self.parts.as_slice() {
-            [Part::Variable(id)] => Some(*id),
-            _ => None,
-        }
-    }
-
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

@@ -255,11 +255,6 @@ impl<R> Definitions<R> {
         let (prefix, make) = families.max_by_key(|(prefix, _)| prefix.len())?;
         Some(make(&name[prefix.len()..]))
     }
-
-    /// Whether `set $name` is allowed: an unknown name or a changeable one.
-    pub fn may_set(&self, name: &str) -> bool {
-        self.rows.get(&name.to_ascii_lowercase()).is_none_or(|row| row.changeable)
-    }
 }
 
 /// What a whole block shares while it is linked, as modules see it that `http` and `stream` share.

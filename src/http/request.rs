@@ -653,12 +653,6 @@ impl Request {
         self.owed.borrow_mut().as_mut()?.media_type.take()
     }
 
-    pub fn clear_owed_location(&self) {
-        if let Some(owed) = self.owed.borrow_mut().as_mut() {
-            owed.location = None;
-        }
-    }
-
     /// Caches shall be told that the answer depends on `Accept-Encoding`, whoever makes it.
     pub fn owe_vary(&self) {
         self.owed.borrow_mut().get_or_insert_default().vary_encoding = true;

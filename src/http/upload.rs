@@ -18,6 +18,7 @@ use super::request::Request;
 use super::response::{Field, Refusal};
 use super::settings::InFile;
 use super::stream::Stream;
+use crate::base::text::errno;
 use crate::log::Level;
 use crate::net::pipe::Pipe;
 use crate::net::timer::Timer;
@@ -314,7 +315,7 @@ impl Upload {
                 Poll::Ready(Ok(count))
             }
             Poll::Ready(Err(error)) => {
-                Poll::Ready(Err(self.lost(request, 400, format_args!("recv() failed {}", plain(&error)))))
+                Poll::Ready(Err(self.lost(request, 400, format_args!("recv() failed {}", errno(&error)))))
             }
         }
     }
@@ -423,10 +424,6 @@ fn invite(request: &Request) {
     }
 }
 
-fn plain(error: &io::Error) -> String {
-    crate::base::text::errno(error)
-}
-
 /// Takes a body in and keeps it.
 struct Keeper<'a> {
     request: &'a Request,
@@ -471,9 +468,8 @@ impl Keeper<'_> {
                 self.file = Some(StoredFile { file: Arc::new(file.into()), path, len: 0, clean });
                 Ok(())
             }
-            Err(error) => {
-                let message = format_args!("open() \"{}\" failed {}", temp.path.display(), plain(&error));
-                self.request.log(Level::Crit, message);
+            Err(refused) => {
+                self.request.log(Level::Crit, format_args!("{refused}"));
                 Err(Refusal::Status(500))
             }
         }
@@ -490,7 +486,7 @@ impl Keeper<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let Some(StoredFile { file, path, len, .. }) = &mut self.file else { return Ok(()) };
         if let Err(error) = file.write_all_at(bytes, *len) {
-            let message = format_args!("pwrite() \"{}\" failed {}", path.display(), plain(&error));
+            let message = format_args!("pwrite() \"{}\" failed {}", path.display(), errno(&error));
             self.request.log(Level::Crit, message);
             return Err(Refusal::Status(500));
         }
@@ -513,7 +509,7 @@ impl Keeper<'_> {
             }
             Err(error) => {
                 // nginx's word for it
-                let message = format_args!("pwrite() \"{}\" failed {}", path.display(), plain(&error));
+                let message = format_args!("pwrite() \"{}\" failed {}", path.display(), errno(&error));
                 self.request.log(Level::Crit, message);
                 Err(Refusal::Status(500))
             }

@@ -36,6 +36,8 @@ pub struct Setup {
     names: Vec<(String, String)>,
     main: String,
     binary: PathBuf,
+    /// In half kilobytes.
+    largest_file: Option<u32>,
     alerts: bool,
     pid_file: &'static str,
 }
@@ -62,6 +64,7 @@ impl Setup {
             names: Vec::new(),
             main: String::new(),
             binary: super::binary(),
+            largest_file: None,
             alerts: false,
             pid_file: "pid",
         }
@@ -119,6 +122,12 @@ impl Setup {
         self
     }
 
+    /// A file that would be larger than so many half kilobytes is refused, as if the disk were full.
+    pub fn largest_file(mut self, blocks: u32) -> Setup {
+        self.largest_file = Some(blocks);
+        self
+    }
+
     /// Shares the ports of another server (which then listens on another address).
     pub fn ports(mut self, ports: &[Arc<Port>]) -> Setup {
         self.ports = ports.to_vec();
@@ -165,7 +174,15 @@ impl Setup {
     }
 
     fn command(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match self.largest_file {
+            None => Command::new(&self.binary),
+            Some(blocks) => {
+                let mut shell = Command::new("sh");
+                let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+                shell.args(["-c", &limited]).arg(&self.binary);
+                shell
+            }
+        };
         command.arg("-p").arg(&self.prefix).args(["-c", "conf/nginx.conf", "-e", "stderr"]).args(more);
         // The tests compare local times.
         command.env("TZ", "UTC").current_dir(&self.prefix);

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use super::exchange::{At, action};
 use super::reply::Reply;
 use super::settings::Settings;
 use super::store::Keeper;
+use crate::base::temp::Refused;
 use crate::base::text::errno;
 use crate::base::units;
 use crate::base::{buffers, clock};
@@ -43,6 +45,8 @@ struct Inner<C> {
     /// Bytes of `queue` that are in memory.
     memory: usize,
     temp: Option<Temp>,
+    /// The disk has refused: what waits stays in memory, and the upstream is read as fast as the client takes it.
+    refused: bool,
     /// The cache file that is being made of it, for a client that is slower than the upstream.
     kept: Option<Arc<OpenFile>>,
     state: State,
@@ -73,6 +77,8 @@ enum State {
 /// The temporary file of one body.
 struct Temp {
     file: Arc<OpenFile>,
+    /// Its name, which nothing else has any more.
+    path: PathBuf,
     len: u64,
 }
 
@@ -117,6 +123,7 @@ impl<C: Codec> Relay<C> {
             queue,
             memory: 0,
             temp: None,
+            refused: false,
             kept: None,
             state: State::Reading,
             body_sent,
@@ -253,7 +260,6 @@ impl<C: Codec> Inner<C> {
             let limit = if rest < most.saturating_add(SPLICE) { rest } else { most };
             match pipe.poll_fill(cx, &link.io, limit) {
                 Poll::Pending => {
-                    self.wait_for_buffers();
                     return match self.poll_patience(cx) {
                         Poll::Pending => Spliced::Waits,
                         Poll::Ready(()) => Spliced::Not,
@@ -339,6 +345,7 @@ impl<C: Codec> Inner<C> {
             self.fail();
             return Poll::Ready(());
         }
+        self.wait_for_buffers();
         let Some(link) = &mut self.at.link else { return Poll::Pending };
         if self.readable_at > 1 {
             ready!(link.timer.poll(cx, HOLD));
@@ -369,7 +376,6 @@ impl<C: Codec> Inner<C> {
             if self.input.is_empty() {
                 buffers::give_back(std::mem::take(&mut self.input), most);
             }
-            self.wait_for_buffers();
             return self.poll_patience(cx);
         }
         let want = usize::try_from(self.codec.expected()).unwrap_or(usize::MAX).clamp(1, most).min(limit);
@@ -381,10 +387,7 @@ impl<C: Codec> Inner<C> {
             self.input.reserve(want);
         }
         let read = match link.io.poll_read_at_most(cx, &mut self.input, limit) {
-            Poll::Pending => {
-                self.wait_for_buffers();
-                return self.poll_patience(cx);
-            }
+            Poll::Pending => return self.poll_patience(cx),
             Poll::Ready(Ok(read)) => read,
             Poll::Ready(Err(error)) => {
                 self.at.log(Level::Error, format_args!("recv() failed {}", errno(&error)), action::BODY);
@@ -479,19 +482,14 @@ impl<C: Codec> Inner<C> {
             return true;
         }
         let limit = self.settings.max_temp_file_size;
-        if self.temp.as_ref().map_or(0, |temp| temp.len) >= limit {
+        if self.refused || self.temp.as_ref().map_or(0, |temp| temp.len) >= limit {
             return false;
         }
-        match self.spill() {
-            Ok(()) => true,
-            Err(error) => {
-                let path = self.settings.temp_path.path.display();
-                self.at.log(Level::Crit, format_args!("pwritev() \"{path}\" failed {}", errno(&error)), action::BODY);
-                self.queue.clear();
-                self.fail();
-                false
-            }
+        if let Err(refused) = self.spill() {
+            self.at.log(Level::Crit, format_args!("{refused}"), action::BODY);
+            self.refused = true;
         }
+        !self.refused
     }
 
     /// What waits in memory is in the cache file too, or will be at once: the client has it from there when it is ready. So
@@ -510,48 +508,55 @@ impl<C: Codec> Inner<C> {
         let waits = self.queue.iter().rposition(|piece| matches!(piece, Piece::File(_))).map_or(0, |n| n + 1);
         let len = self.queue.drain(waits..).map(|piece| piece.len()).sum::<u64>();
         self.memory = 0;
-        self.push_part(kept, end.saturating_sub(len), len);
+        self.put_part(waits, FilePiece { file: kept, offset: end.saturating_sub(len), len });
         true
     }
 
-    /// Part of a file is what comes next.
-    fn push_part(&mut self, file: Arc<OpenFile>, offset: u64, len: u64) {
-        match self.queue.back_mut() {
-            Some(Piece::File(last)) if Arc::ptr_eq(&last.file, &file) && last.offset + last.len == offset => {
-                last.len += len;
+    /// Part of a file is the piece at this place of the queue, or goes with the one before.
+    fn put_part(&mut self, at: usize, part: FilePiece) {
+        match at.checked_sub(1).and_then(|before| self.queue.get_mut(before)) {
+            Some(Piece::File(last)) if Arc::ptr_eq(&last.file, &part.file) && last.offset + last.len == part.offset => {
+                last.len += part.len;
             }
-            _ => self.queue.push_back(Piece::File(FilePiece { file, offset, len })),
+            _ => self.queue.insert(at, Piece::File(part)),
         }
     }
 
-    /// Moves what waits in memory behind the last piece of the file into it.
-    fn spill(&mut self) -> std::io::Result<()> {
-        let mut temp = match self.temp.take() {
+    /// Moves what waits in memory behind the last piece of the file into it, as far as the disk takes it.
+    fn spill(&mut self) -> Result<(), Refused> {
+        let temp = match &mut self.temp {
             Some(temp) => temp,
             None => {
                 let (file, path) = self.settings.temp_path.create()?;
-                std::fs::remove_file(&path)?;
+                let _ = std::fs::remove_file(&path); // as nginx: whether that works or not
                 let message = format_args!(
                     "an upstream response is buffered to a temporary file {} while {}",
                     path.display(),
                     action::BODY
                 );
                 self.at.request.log(Level::Warn, message);
-                Temp { file: Arc::new(file.into()), len: 0 }
+                self.temp.insert(Temp { file: Arc::new(file.into()), path, len: 0 })
             }
         };
         let first = self.queue.iter().rposition(|piece| matches!(piece, Piece::File(_))).map_or(0, |n| n + 1);
-        let start = temp.len;
-        for piece in self.queue.drain(first..) {
+        let (offset, mut end, mut done) = (temp.len, first, Ok(()));
+        for piece in self.queue.range(first..) {
             if let Piece::Mem(bytes) = piece {
-                temp.file.write_all_at(&bytes, temp.len)?;
+                if let Err(error) = temp.file.write_all_at(bytes, temp.len) {
+                    done = Err(Refused { call: "pwritev", path: temp.path.clone(), error });
+                    break;
+                }
                 temp.len += bytes.len() as u64;
+                self.memory = self.memory.saturating_sub(bytes.len());
             }
+            end += 1;
         }
-        self.memory = 0;
-        self.push_part(temp.file.clone(), start, temp.len - start);
-        self.temp = Some(temp);
-        Ok(())
+        let part = FilePiece { file: temp.file.clone(), offset, len: temp.len - offset };
+        self.queue.drain(first..end);
+        if part.len > 0 {
+            self.put_part(first, part);
+        }
+        done
     }
 }
 

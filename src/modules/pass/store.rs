@@ -46,10 +46,7 @@ impl Keeper {
         }
         match settings.temp_path.create() {
             Ok(file) => keeper.file = Some(file),
-            Err(error) => {
-                let path = settings.temp_path.path.display();
-                request.log(Level::Crit, format_args!("open() \"{path}\" failed {}", errno(&error)));
-            }
+            Err(refused) => request.log(Level::Crit, format_args!("{refused}")),
         }
         Some(keeper)
     }

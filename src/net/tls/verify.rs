@@ -63,8 +63,6 @@ const PURPOSE: Invalid = invalid(26, "unsuitable certificate purpose");
 const CRITICAL: Invalid = invalid(34, "unhandled critical extension");
 const CRL_CRITICAL: Invalid = invalid(36, "unhandled critical CRL extension");
 const CONSTRAINTS: Invalid = invalid(51, "unsupported name constraint type");
-/// The peer's certificate is for other names.
-pub const HOSTNAME: Invalid = invalid(62, "hostname mismatch");
 const UNREADABLE: Invalid = invalid(1, "unspecified certificate verification error");
 
 impl Invalid {

@@ -96,16 +96,6 @@ impl FieldParser {
         Self { part: Part::Start, pos, start: pos, name_end: pos, value_start: pos, value_end: pos, invalid: false }
     }
 
-    /// Where the line at hand begins: what is logged as too long when the buffer is full.
-    pub fn line_start(&self) -> usize {
-        self.start
-    }
-
-    /// True between two lines: nothing of the next has been seen.
-    pub fn between_lines(&self) -> bool {
-        self.part == Part::Start
-    }
-
     /// The next line; `None` is "more bytes".
     pub fn next(&mut self, buf: &[u8], rules: NameRules) -> Result<Option<Line>, BrokenLine> {
         let buf = visible(buf);

@@ -9,7 +9,6 @@ impl Version {
     pub const HTTP_10: Self = Self(1000);
     pub const HTTP_11: Self = Self(1001);
     pub const HTTP_20: Self = Self(2000);
-    pub const HTTP_30: Self = Self(3000);
 }
 
 /// The methods that nginx knows by name. Any other word of `A-Z _ -` is a method too.

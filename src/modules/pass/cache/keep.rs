@@ -4,8 +4,8 @@ use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::base::text::errno;
-use crate::cache::filling::{Filling, Refused};
+use crate::base::temp::Refused;
+use crate::cache::filling::Filling;
 use crate::http::body::Piece;
 use crate::http::request::Request;
 use crate::log::Level;
@@ -40,8 +40,7 @@ impl Kept {
 
 /// The disk refuses: the answer passes and is not kept.
 pub fn log(request: &Request, refused: &Refused) {
-    let Refused { call, path, error } = refused;
-    request.log(Level::Crit, format_args!("{call}() \"{}\" failed {}", path.display(), errno(error)));
+    request.log(Level::Crit, format_args!("{refused}"));
 }
 
 impl Copy {
