@@ -3,7 +3,7 @@
 //! In: a port, a way of answering and what it needs. Out: answers to whoever asks, and what of a server's processor time
 //! is the kernel's. It is no server: it takes whatever comes for a whole request, and whatever its upstream sends for an answer.
 //!
-//!     floor PORT answer FILE      epoll_wait, recv, send: head and body from memory
+//!     floor PORT answer FILE      epoll_wait, recv, send: head and body from memory; of a directory, any of its files
 //!     floor PORT once FILE        the same on a connection for each: accept4, epoll_ctl and close beside
 //!     floor PORT file FILE        epoll_wait, recv, send with MSG_MORE, sendfile
 //!     floor PORT pass UPSTREAM    recv, send, recv, send over kept connections to that port
@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::sendfile;
@@ -29,7 +30,7 @@ const ROOM: usize = 256 * 1024;
 enum Way {
     /// Small enough for any socket to take it whole.
     Answer {
-        answer: Vec<u8>,
+        answers: Vec<Vec<u8>>,
         once: bool,
     },
     File {
@@ -62,6 +63,8 @@ struct Floor {
     epoll: OwnedFd,
     links: HashMap<RawFd, Link>,
     buffer: Vec<u8>,
+    /// Which of several answers is next (a linear congruential generator, Knuth's MMIX).
+    chance: u64,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -71,9 +74,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let way = match way.as_str() {
         "answer" | "once" => {
-            let body = std::fs::read(what)?;
-            let answer = [head(body.len() as u64, way == "once"), body].concat();
-            Way::Answer { answer, once: way == "once" }
+            let once = way == "once";
+            let mut answers = Vec::new();
+            for path in files(Path::new(what))? {
+                let body = std::fs::read(path)?;
+                answers.push([head(body.len() as u64, once), body].concat());
+            }
+            Way::Answer { answers, once }
         }
         "file" => {
             let file = File::open(what)?;
@@ -89,7 +96,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     sockopt::set_tcp_congestion(&listener, "reno")?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(u64::MAX), EventFlags::IN)?;
-    Floor { way, epoll, links: HashMap::new(), buffer: vec![0; ROOM] }.run(&listener)
+    Floor { way, epoll, links: HashMap::new(), buffer: vec![0; ROOM], chance: 1 }.run(&listener)
+}
+
+/// The file, or the files of the directory.
+fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    path.read_dir()?.map(|entry| Ok(entry?.path())).collect()
 }
 
 fn head(length: u64, once: bool) -> Vec<u8> {
@@ -169,11 +184,14 @@ impl Floor {
     fn turn(&mut self, fd: RawFd, flags: EventFlags) -> Result<bool, Errno> {
         let Some(link) = self.links.get_mut(&fd) else { return Ok(true) };
         match &self.way {
-            Way::Answer { answer, once } => {
+            Way::Answer { answers, once } => {
                 if recv(&link.socket, &mut self.buffer[..], RecvFlags::empty())?.0 == 0 {
                     return Ok(false);
                 }
-                send(&link.socket, answer, SendFlags::NOSIGNAL)?;
+                self.chance =
+                    self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let next = (self.chance >> 33) as usize % answers.len();
+                send(&link.socket, &answers[next], SendFlags::NOSIGNAL)?;
                 Ok(!once)
             }
             Way::File { head, file, size } => {

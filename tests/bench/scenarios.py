@@ -375,7 +375,7 @@ SCENARIOS = (
 FLOORS = {
     "static-1k": ("answer", "1k.html"),
     "static-1k-browser": ("answer", "1k.html"),
-    "static-many": ("answer", "4k.bin"),
+    "static-many": ("answer", "many"),
     "static-304": ("answer", "empty"),
     "return-200": ("answer", "ok"),
     "static-1k-close": ("once", "1k.html"),
