@@ -166,7 +166,7 @@ fn serve_needs_no_configuration() {
     if !is_weir() {
         return;
     }
-    let setup = Setup::new().file("html/index.html", "<p>here</p>");
+    let setup = Setup::new().file("html/index.html", "<p>here</p>").file("html/below/page.html", "");
     let port = kit::ports::Port::allot();
     let address = format!("127.0.0.1:{}", port.number);
     let directory = setup.prefix().join("html");
@@ -176,6 +176,7 @@ fn serve_needs_no_configuration() {
     eventually("it answers", || std::net::TcpStream::connect(&address).is_ok());
     let mut client = kit::Client::connect(&address);
     client.get("/").response().expect_status(200).expect_body("<p>here</p>");
+    client.get("/below/").response().expect_status(200).expect_in_body("<a href=\"page.html\">page.html</a>");
     client.get("/none").response().expect_status(404);
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it runs");

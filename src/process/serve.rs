@@ -27,7 +27,8 @@ const LISTEN: &str = "127.0.0.1:8080";
 const HELP: &str = "\
 usage: weir serve [DIR] [--proxy URL] [--listen ADDR] [--print-config]
 
-  DIR             the directory to serve; without it, the one you are in
+  DIR             the directory to serve; without it, the one you are in.
+                  Where it has no index.html, what is in it is listed
   --proxy URL     pass every request to URL instead, WebSockets too
   --listen ADDR   where to listen: port, address:port or unix:path; 127.0.0.1:8080
   --print-config  print the configuration that this means, and end
@@ -210,7 +211,11 @@ impl Serve {
                 );
             }
             None => {
-                let _ = write!(conf, "        root {};\n        index index.html;\n", quoted(&self.directory));
+                let _ = write!(
+                    conf,
+                    "        root {};\n        index index.html;\n        autoindex on;\n",
+                    quoted(&self.directory)
+                );
             }
         }
         conf.push_str("    }\n}\n");
