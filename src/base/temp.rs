@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -71,11 +71,11 @@ impl TempPath {
 pub struct Lacking(AtomicU8);
 
 impl Lacking {
-    /// Makes what is expected to be missing above a file of that name.
-    fn make_expected(&self, name: &Path, mode: u32) -> io::Result<()> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            expected => self.make(name, mode, expected),
+    /// Makes what is expected to be missing above a file of that name. Where that fails, what follows tells why.
+    fn make_expected(&self, name: &Path, mode: u32) {
+        let expected = self.0.load(Ordering::Relaxed);
+        if expected > 0 {
+            let _ = self.make(name, mode, expected); // a guess
         }
     }
 
@@ -93,7 +93,7 @@ impl Lacking {
 
 /// Creates a file beside `path`, under its name with a dot and ten digits behind it.
 pub fn create_beside(path: &Path, lacking: &Lacking) -> Result<(File, PathBuf), Refused> {
-    let _ = lacking.make_expected(path, 0o700); // a guess: open() tells what is wrong
+    lacking.make_expected(path, 0o700);
     let name = |number: String| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{number}"));
@@ -157,13 +157,23 @@ fn make_directory(path: &Path, mode: u32, expected: u8) -> io::Result<u8> {
     Ok(made.saturating_add(created))
 }
 
+/// Puts these bytes in the place of the file at `path`, whole or not at all.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (mut file, temporary) = create_beside(path, &Lacking::default()).map_err(|refused| refused.error)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary); // the first error is the one to tell
+    }
+    written
+}
+
 /// Renames, making directories that are missing, and copies where the target is on another disk. `lacking` is that of the
 /// tree that the file goes to.
 pub fn put(temp: &Path, name: &Path, mode: u32, lacking: &Lacking) -> Result<(), (&'static str, std::io::Error)> {
     // A directory that may be read may be entered.
     let entered = mode | ((mode & 0o444) >> 2);
     if above(temp) != above(name) {
-        lacking.make_expected(name, entered).map_err(|error| ("mkdir", error))?;
+        lacking.make_expected(name, entered);
     }
     let error = match fs::rename(temp, name) {
         Ok(()) => return Ok(()),

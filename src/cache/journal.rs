@@ -12,7 +12,7 @@ use std::path::Path;
 use super::key::Key;
 use super::purge::What;
 use super::store::say;
-use crate::base::temp::{self, Lacking};
+use crate::base::temp;
 use crate::base::text::errno;
 use crate::log::Level;
 
@@ -79,15 +79,7 @@ pub fn rewrite(directory: &Path, records: &[Record]) {
     }
     let mut bytes = Vec::new();
     records.iter().for_each(|record| record.encode(&mut bytes));
-    let written = temp::create_beside(&path, &Lacking::default()).map_err(|refused| refused.error);
-    let written = written.and_then(|(mut file, temporary)| {
-        let written = file.write_all(&bytes).and_then(|()| fs::rename(&temporary, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary); // the first error is the one to tell
-        }
-        written
-    });
-    complain(written, &path);
+    complain(temp::replace(&path, &bytes), &path);
 }
 
 fn complain(done: io::Result<()>, path: &Path) {

@@ -5,12 +5,11 @@
 //! only believed until the loader has looked at the files themselves.
 
 use std::fs;
-use std::io::{self, Write};
 
 use super::index::Record;
 use super::key::Key;
 use super::store::{Store, say};
-use crate::base::temp::{self, Lacking};
+use crate::base::temp;
 use crate::base::text::errno;
 use crate::log::Level;
 
@@ -25,19 +24,10 @@ const RECORD: usize = Key::LEN + 8 + 8 + 4;
 /// Writes down what the index knows.
 pub fn save(store: &Store) {
     let path = store.path.join(NAME);
-    let saved = write(&encode(store.index.records()), &path);
+    let saved = temp::replace(&path, &encode(store.index.records()));
     if let Err(error) = saved {
         say(Level::Warn, format_args!("the cache's index was not saved to \"{}\" {}", path.display(), errno(&error)));
     }
-}
-
-fn write(bytes: &[u8], path: &std::path::Path) -> io::Result<()> {
-    let (mut file, temporary) = temp::create_beside(path, &Lacking::default()).map_err(|refused| refused.error)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary); // the first error is the one to tell
-    }
-    written
 }
 
 /// Takes what was written down.

@@ -80,6 +80,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let body = std::fs::read(path)?;
                 answers.push([head(body.len() as u64, once), body].concat());
             }
+            if answers.is_empty() {
+                return Err(format!("there is no file in {what}").into());
+            }
             Way::Answer { answers, once }
         }
         "file" => {

@@ -227,8 +227,12 @@ impl<C: Codec> Inner<C> {
     fn may_splice(&self) -> bool {
         let idle = self.queue.is_empty() && self.input.is_empty() && self.temp.is_none();
         let free = self.copy.is_none() && self.pace.is_none() && !self.hold;
-        let secure = self.at.link.as_ref().is_none_or(|link| link.io.is_secure());
-        self.state == State::Reading && idle && free && !secure && self.codec.plain() >= SPLICE as u64
+        self.state == State::Reading && idle && free && !self.is_secure() && self.codec.plain() >= SPLICE as u64
+    }
+
+    /// What comes is not what the socket has.
+    fn is_secure(&self) -> bool {
+        self.at.link.as_ref().is_none_or(|link| link.io.is_secure())
     }
 
     /// Moves bytes from the upstream to the client through a pipe: a body of known length that is not kept, not slowed
@@ -315,8 +319,7 @@ impl<C: Codec> Inner<C> {
     fn wait_for_buffers(&mut self) {
         let left = usize::try_from(self.codec.plain()).unwrap_or(usize::MAX);
         let full = self.half().min(left);
-        let secure = self.at.link.as_ref().is_none_or(|link| link.io.is_secure());
-        let waits = self.buffering && full >= SPLICE && !secure && !self.trickles && self.pace.is_none();
+        let waits = self.buffering && full >= SPLICE && !self.is_secure() && !self.trickles && self.pace.is_none();
         self.set_readable_at(if waits { u32::try_from(full).unwrap_or(u32::MAX) } else { 1 });
     }
 
